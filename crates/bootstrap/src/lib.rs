@@ -1,0 +1,1 @@
+//! A fresh server becomes an appliance: observe, plan, apply, verify.

@@ -1,0 +1,1 @@
+//! deploy.yml, secrets and host.yml become checked types, with line-accurate complaints.

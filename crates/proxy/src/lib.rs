@@ -1,0 +1,1 @@
+//! The data plane: listeners, TLS, routes, health checks, switch and drain.

@@ -1,0 +1,1 @@
+//! Signed changes, the OCI store, and how both travel over SSH.

@@ -1,0 +1,1 @@
+//! The rollout as a state machine without I/O.

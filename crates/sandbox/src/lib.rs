@@ -1,0 +1,1 @@
+//! Throw-away hosts in local containers, and the images they are made of.

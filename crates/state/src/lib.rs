@@ -1,0 +1,1 @@
+//! What a host remembers: JSON ledgers with a generation, and the hash-chained audit log.

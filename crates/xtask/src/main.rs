@@ -1,0 +1,3 @@
+//! Project tasks: demo, test, bench, dist.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The harness: what a real-host test needs.
