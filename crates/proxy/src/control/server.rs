@@ -1,0 +1,2 @@
+//! The server side of the control socket.
+pub(crate) async fn serve() {}

@@ -1,0 +1,105 @@
+//! What a proxy process is started with.
+
+use std::fmt;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How to run a proxy.
+pub struct Options {
+    /// Listeners for plain HTTP and for HTTPS; more than one of a kind is fine (IPv4 and IPv6).
+    pub listeners: Vec<Listener>,
+    /// Where Prometheus may ask for metrics; off when absent. Meant for a private address.
+    pub metrics: Option<SocketAddr>,
+    /// Path of the control socket; off when absent. A stale file there is replaced.
+    pub control: Option<PathBuf>,
+    /// Where the routing snapshot is kept.
+    pub store: Store,
+    /// Threads that serve requests; one for each processor when absent.
+    pub workers: Option<usize>,
+    /// How long open requests may go on after a stop signal. 30 s is usual.
+    pub drain: Duration,
+    /// Told of each step of the process's life, so that the caller can tell systemd.
+    pub notify: Box<dyn Fn(Notice) + Send + Sync>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("listeners", &self.listeners)
+            .field("metrics", &self.metrics)
+            .field("control", &self.control)
+            .field("store", &self.store)
+            .field("workers", &self.workers)
+            .field("drain", &self.drain)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is spoken on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain HTTP.
+    Http,
+    /// HTTP inside TLS.
+    Https,
+}
+
+impl Scheme {
+    /// `http` or `https`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// 80 or 443.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+/// One listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    /// What is spoken there.
+    pub scheme: Scheme,
+    /// Where it comes from.
+    pub socket: ListenerSocket,
+}
+
+/// Where a listening socket comes from.
+#[derive(Debug)]
+pub enum ListenerSocket {
+    /// Bind this address.
+    Bind(SocketAddr),
+    /// Already listening, handed over by systemd.
+    Inherited(TcpListener),
+}
+
+/// Where the routing snapshot and the certificates are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Store {
+    /// A state directory that belongs to the proxy alone: `snapshot.json`, `certificates/`, `local-ca/`.
+    Directory(PathBuf),
+    /// A snapshot file that a person edits: read again when it is replaced, and on SIGHUP.
+    ///
+    /// `certificates/` and `local-ca/` are kept beside it when they are needed.
+    File(PathBuf),
+}
+
+/// Steps of the process's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// All listeners accept, with this many services.
+    Ready {
+        /// Services in the live snapshot.
+        services: usize,
+    },
+    /// A stop signal came; requests in flight are finished.
+    Stopping,
+}

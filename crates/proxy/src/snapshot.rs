@@ -1,0 +1,282 @@
+//! The routing snapshot: everything the proxy knows, as one JSON document.
+//!
+//! ```json
+//! {
+//!   "format": 1,
+//!   "generation": 7,
+//!   "services": [
+//!     {
+//!       "name": "shop-web",
+//!       "hosts": ["shop.example.com"],
+//!       "tls": { "certificate": { "named": "shop" } },
+//!       "upstreams": ["172.18.0.5:3000"],
+//!       "health_check": { "path": "/up" }
+//!     }
+//!   ]
+//! }
+//! ```
+//!
+//! Every key that is left out has the default named at its field; unknown keys are errors.
+//! Times are whole milliseconds, sizes are bytes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{CertificateName, HostPattern, PathPrefix, ServiceName, UpstreamAddress};
+
+/// The only value of `format` that this version reads and writes.
+pub const FORMAT: u32 = 1;
+
+/// The whole routing state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// Version of this document's shape: [`FORMAT`].
+    pub format: u32,
+    /// Counts the changes; higher is newer.
+    #[serde(default)]
+    pub generation: u64,
+    /// Settings that concern every service.
+    #[serde(default)]
+    pub settings: Settings,
+    /// The services; names are unique, and no two own the same host and prefix.
+    #[serde(default)]
+    pub services: Vec<Service>,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self {
+            format: FORMAT,
+            generation: 0,
+            settings: Settings::default(),
+            services: Vec::new(),
+        }
+    }
+}
+
+/// Settings of the proxy as a whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Networks (`10.0.0.0/8`, `2400:cb00::/32`) whose `X-Forwarded-*` headers are believed. None by default.
+    pub trusted_proxies: Vec<String>,
+    /// Longest time until a request's head has arrived, also between requests' first and last byte. 15 s.
+    #[serde(with = "millis", rename = "header_timeout_ms")]
+    pub header_timeout: Duration,
+    /// How long a client connection may stay silent between requests. 75 s.
+    #[serde(with = "millis", rename = "idle_timeout_ms")]
+    pub idle_timeout: Duration,
+    /// Most bytes of a request's head, request line included. 32 KiB; more is answered with 431.
+    pub max_header_bytes: usize,
+    /// Most header fields of a request. 100; more is answered with 431.
+    pub max_header_count: usize,
+    /// Most client connections at once. 16,384; further ones wait in the kernel's queue.
+    pub max_connections: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            trusted_proxies: Vec::new(),
+            header_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(75),
+            max_header_bytes: 32 << 10,
+            max_header_count: 100,
+            max_connections: 16_384,
+        }
+    }
+}
+
+/// One app role that is reachable: which requests, to which upstreams, how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Unique name; a service with the same name replaces this one.
+    pub name: ServiceName,
+    /// Hosts it answers for; none means every host that no other service names.
+    #[serde(default)]
+    pub hosts: Vec<HostPattern>,
+    /// Path prefixes it answers for. `["/"]`.
+    #[serde(default = "root_prefix")]
+    pub path_prefixes: Vec<PathPrefix>,
+    /// Whether the matched prefix is taken off before the upstream sees the path. True, as in Kamal.
+    #[serde(default = "yes")]
+    pub strip_path_prefix: bool,
+    /// TLS; absent means plain HTTP only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Where the app listens; at least one. Requests go to the one with the fewest in flight.
+    pub upstreams: Vec<UpstreamAddress>,
+    /// How an upstream shows that it can take requests.
+    #[serde(default)]
+    pub health_check: HealthCheck,
+    /// Longest wait for the response's head; then 504. 30 s, as in Kamal.
+    #[serde(default = "thirty_seconds", with = "millis", rename = "response_timeout_ms")]
+    pub response_timeout: Duration,
+    /// Whether `X-Forwarded-*` of the client are kept, whoever the client is. False.
+    ///
+    /// Kamal turns it on for services without TLS; the list of trusted proxies is the better way.
+    #[serde(default)]
+    pub forward_headers: bool,
+    /// Every other of `hosts` is redirected to this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canonical_host: Option<HostPattern>,
+    /// Size limits.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Response headers set on every answer of this service, such as `Strict-Transport-Security`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub response_headers: BTreeMap<String, String>,
+    /// Whether requests are let through; changed by pause, stop and resume, kept over switches.
+    #[serde(default, skip_serializing_if = "Gate::is_open")]
+    pub gate: Gate,
+}
+
+impl Service {
+    /// A service with every default, for `hosts` and `upstreams`.
+    pub fn new(name: ServiceName, hosts: Vec<HostPattern>, upstreams: Vec<UpstreamAddress>) -> Self {
+        Self {
+            name,
+            hosts,
+            path_prefixes: root_prefix(),
+            strip_path_prefix: true,
+            tls: None,
+            upstreams,
+            health_check: HealthCheck::default(),
+            response_timeout: thirty_seconds(),
+            forward_headers: false,
+            canonical_host: None,
+            limits: Limits::default(),
+            response_headers: BTreeMap::new(),
+            gate: Gate::Open,
+        }
+    }
+}
+
+/// TLS of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Whether plain HTTP is redirected to HTTPS (301 for GET and HEAD, 308 for the rest). True.
+    #[serde(default = "yes")]
+    pub redirect: bool,
+    /// Which certificate is shown.
+    pub certificate: Certificate,
+}
+
+/// Where a service's certificate comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Certificate {
+    /// Signed by the local CA in the proxy's state directory, which is created when absent: for development.
+    LocalCa,
+    /// Handed over earlier under this name by `put_certificate`.
+    Named(CertificateName),
+    /// PEM files that the proxy can read; read again when they change.
+    Files {
+        /// The certificate chain, leaf first.
+        chain: PathBuf,
+        /// The private key.
+        key: PathBuf,
+    },
+}
+
+/// How an upstream shows that it can take requests: `GET path` answered with 2xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HealthCheck {
+    /// Path and query. `/up`.
+    pub path: String,
+    /// Value of the `Host` header; the upstream's address when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Port, when it differs from the upstream's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Pause between two tries. 1 s.
+    #[serde(with = "millis", rename = "interval_ms")]
+    pub interval: Duration,
+    /// Longest time for one try. 5 s.
+    #[serde(with = "millis", rename = "timeout_ms")]
+    pub timeout: Duration,
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            path: "/up".into(),
+            host: None,
+            port: None,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Size limits of a service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Most bytes of a request body; more is answered with 413. Unlimited when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_request_body: Option<u64>,
+}
+
+/// Whether a service lets requests through.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state", deny_unknown_fields)]
+pub enum Gate {
+    /// Requests go to the upstreams.
+    #[default]
+    Open,
+    /// Requests wait, each at most this long, then get 504.
+    Paused {
+        /// Longest wait.
+        #[serde(with = "millis", rename = "max_wait_ms")]
+        max_wait: Duration,
+    },
+    /// Requests get 503 with this message.
+    Stopped {
+        /// Shown on the page; may be empty.
+        #[serde(default)]
+        message: String,
+    },
+}
+
+impl Gate {
+    /// Whether requests go through.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Open)
+    }
+}
+
+fn root_prefix() -> Vec<PathPrefix> {
+    vec![PathPrefix::root()]
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn thirty_seconds() -> Duration {
+    Duration::from_secs(30)
+}
+
+/// Durations as whole milliseconds.
+pub(crate) mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}
