@@ -1,3 +1,60 @@
 //! Turns a fresh Ubuntu or Debian server into an appliance that runs your web apps.
+//!
+//! One binary, four faces: the command line, the agent, the proxy and the receiver.
+//! This crate is the only place where two of the others meet, and `ui` the only module that prints.
 
-fn main() {}
+mod agent;
+mod cli;
+mod commands;
+mod developer;
+mod failure;
+mod globals;
+mod receive;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// Returns memory to the system promptly and stays small when idle, which glibc's allocator does not.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap prints help to standard output and mistakes to standard error, each in its own colours.
+            let _closed_pipe = error.print();
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+        }
+    };
+    ui::set_verbosity(cli.globals.verbosity());
+    match cli::dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            let (kind, hints) = failure::classify(&error);
+            ui::error(&chain(&error));
+            for hint in hints {
+                ui::hint(&hint);
+            }
+            ExitCode::from(kind.code())
+        }
+    }
+}
+
+/// The whole chain on one line: what failed, then why.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if cause.is_empty() || text.ends_with(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text
+}

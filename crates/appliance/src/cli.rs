@@ -1,0 +1,133 @@
+//! The command tree and its dispatch.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::commands::{
+    app, audit, bootstrap, cloud_init, config, host, init, key, proxy, push, rollback, sandbox, secrets, status,
+};
+use crate::globals::Globals;
+use crate::{agent, receive, ui};
+
+/// Run your web apps on a server you own: bootstrap, signed pushes, zero-downtime rollouts, restored backups
+#[derive(Debug, Parser)]
+#[command(
+    name = "appliance",
+    disable_help_flag = true,
+    disable_version_flag = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// Flags every command takes
+    #[command(flatten)]
+    pub globals: Globals,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help, global = true)]
+    help: Option<bool>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write config/deploy.yml and .kamal/secrets for a new app
+    Init(init::InitArgs),
+    /// Send the app's image and release to every server, and switch to it without dropping a request
+    #[command(visible_alias = "deploy")]
+    Push(push::PushArgs),
+    /// Run an earlier release again, with the image, configuration and secrets it had
+    Rollback(rollback::RollbackArgs),
+    /// Show what runs on each server, and how it fares
+    Status(status::StatusArgs),
+    /// Start, stop or remove the app
+    #[command(subcommand)]
+    App(app::AppCommand),
+    /// Show the resolved configuration
+    Config(config::ConfigArgs),
+    /// Fetch, extract and print secrets
+    #[command(subcommand)]
+    Secrets(secrets::SecretsCommand),
+    /// Show the record of changes and refusals, and prove it whole
+    Audit(audit::AuditArgs),
+    /// List, enroll and remove the keys a host obeys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// A throw-away server in a local container
+    #[command(subcommand)]
+    Sandbox(sandbox::SandboxCommand),
+    /// Turn this fresh server into an appliance
+    Bootstrap(bootstrap::BootstrapArgs),
+    /// Print the first-boot instructions for a new server
+    CloudInit(cloud_init::CloudInitArgs),
+    /// Look after this host's firewall
+    #[command(subcommand)]
+    Firewall(host::FirewallCommand),
+    /// The agent: the one privileged process of a host
+    Agent(agent::AgentArgs),
+    /// The proxy: 80 and 443
+    Proxy(proxy::ProxyArgs),
+    /// Carry one connection from sshd to the agent
+    Receive(receive::ReceiveArgs),
+    /// Print completions for a shell
+    Completions {
+        /// The shell to complete for
+        shell: clap_complete::Shell,
+    },
+    /// Print the version of this binary
+    Version,
+}
+
+/// Runs the command that was asked for.
+///
+/// # Errors
+/// Whatever the command failed with; `main` prints it and picks the exit code.
+pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let globals = &cli.globals;
+    match cli.command {
+        Command::Init(args) => init::run(&args, globals)?,
+        Command::Push(args) => block_on(push::run(&args, globals))?,
+        Command::Rollback(args) => block_on(rollback::run(&args, globals))?,
+        Command::Status(args) => block_on(status::run(&args, globals))?,
+        Command::App(command) => block_on(app::run(&command, globals))?,
+        Command::Config(args) => return config::run(&args, globals),
+        Command::Secrets(command) => return secrets::run(&command, globals),
+        Command::Audit(args) => block_on(audit::run(&args, globals))?,
+        Command::Key(command) => block_on(key::run(&command, globals))?,
+        Command::Sandbox(command) => block_on(sandbox::run(&command))?,
+        Command::Bootstrap(args) => return bootstrap::run(&args),
+        Command::CloudInit(args) => cloud_init::run(&args)?,
+        Command::Firewall(command) => host::run(&command)?,
+        Command::Agent(args) => agent::run(&args)?,
+        Command::Proxy(args) => proxy::run(&args)?,
+        Command::Receive(args) => block_on(receive::run(&args))?,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "appliance", &mut script);
+            ui::raw(&script);
+        }
+        Command::Version => ui::line(env!("CARGO_PKG_VERSION")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A runtime for commands that talk to hosts; one thread is enough for one person.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| anyhow::anyhow!("cannot start the runtime: {error}"))?
+        .block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

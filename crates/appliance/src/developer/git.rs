@@ -1,0 +1,33 @@
+//! What git knows about the app: its version and who deploys it.
+
+use std::path::Path;
+use std::process::Command;
+
+/// Runs `git` in `directory` and returns its trimmed output when it succeeded.
+fn git(directory: &Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(directory)
+        .args(arguments)
+        .output()
+        .ok()?;
+    if !output.status.success() {
+        return None;
+    }
+    let text = String::from_utf8(output.stdout).ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// The version Kamal would give the app: the full SHA of the commit.
+///
+/// `None` outside a git repository, or before its first commit.
+pub fn version(directory: &Path) -> Option<String> {
+    git(directory, &["rev-parse", "HEAD"])
+}
+
+/// Who is at the keyboard, for people: git's e-mail address, else the login name (Kamal `KAMAL_PERFORMER`).
+pub fn performer(directory: &Path) -> String {
+    git(directory, &["config", "user.email"])
+        .or_else(|| std::env::var("USER").ok())
+        .unwrap_or_else(|| "unknown".to_owned())
+}

@@ -1,0 +1,55 @@
+//! Flags every command takes, with Kamal's spelling (Kamal 2.12, `cli/base.rs`).
+
+use std::path::PathBuf;
+
+/// Kamal's global flags. `-h` names hosts, as in Kamal; help is `--help` or `appliance help`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Globals {
+    /// Say more
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Say errors only
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Act on this version of the app
+    #[arg(long = "version", value_name = "VERSION", global = true)]
+    pub version: Option<String>,
+    /// Only the primary host
+    #[arg(short, long, global = true)]
+    pub primary: bool,
+    /// Only these hosts (comma separated, * globs)
+    #[arg(short = 'h', long, value_delimiter = ',', global = true)]
+    pub hosts: Vec<String>,
+    /// Only these roles (comma separated, * globs)
+    #[arg(short, long, value_delimiter = ',', global = true)]
+    pub roles: Vec<String>,
+    /// The configuration file
+    #[arg(short, long, default_value = "config/deploy.yml", global = true)]
+    pub config_file: PathBuf,
+    /// The destination: config/deploy.DEST.yml is merged over the configuration
+    #[arg(short, long, global = true)]
+    pub destination: Option<String>,
+    /// Do not run hooks
+    #[arg(short = 'H', long, global = true)]
+    pub skip_hooks: bool,
+}
+
+impl Globals {
+    /// The directory configuration paths are relative to: where the command was started.
+    ///
+    /// # Errors
+    /// When the current directory was removed.
+    pub fn directory(&self) -> anyhow::Result<PathBuf> {
+        use anyhow::Context as _;
+        std::env::current_dir().context("cannot tell the current directory; was it removed?")
+    }
+
+    /// What [`crate::ui::set_verbosity`] takes.
+    pub fn verbosity(&self) -> u8 {
+        match (self.quiet, self.verbose) {
+            (true, _) => 0,
+            (_, true) => 2,
+            _ => 1,
+        }
+    }
+}
