@@ -1,0 +1,172 @@
+//! `.kamal/secrets*`: the dotenv grammar, its commands, and the password managers behind them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+
+use crate::runner::Runner;
+
+/// A secret value: shown only on purpose.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a value.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The clear text.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[REDACTED]")
+    }
+}
+
+/// Where secrets are looked for, and how their commands are run.
+pub struct Options<'a> {
+    /// The directory relative paths start at, and where commands run.
+    pub directory: &'a Path,
+    /// Base name of the files, `.kamal/secrets` unless `secrets_path` says otherwise.
+    pub secrets_path: &'a str,
+    /// The destination, if any: `<secrets_path>.<dest>` is then read instead of `<secrets_path>`.
+    pub destination: Option<&'a str>,
+    /// The process environment: for `$NAME` and for commands.
+    pub env: &'a BTreeMap<String, String>,
+    /// `APPLIANCE_SECRETS_SHELL`: runs every `$(...)` as `SHELL -c TEXT`. `None` means `sh`, with
+    /// `kamal secrets …` and `appliance secrets …` run in this process.
+    pub shell: Option<&'a str>,
+    /// Runs the commands.
+    pub runner: &'a dyn Runner,
+}
+
+/// The secrets of one destination.
+#[derive(Debug, Clone)]
+pub struct Secrets {
+    files: Vec<String>,
+    names: Vec<String>,
+    values: IndexMap<String, Secret>,
+}
+
+/// Why secrets could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// Kamal's message; some file exists.
+    #[error("Secret '{name}' not found in {}", files.join(", "))]
+    NotFound {
+        /// The name looked up.
+        name: String,
+        /// The files that were read.
+        files: Vec<String>,
+    },
+    /// Kamal's message; no file exists.
+    #[error("Secret '{name}' not found, no secret files ({}) provided", files.join(", "))]
+    NoFiles {
+        /// The name looked up.
+        name: String,
+        /// The files that were looked for.
+        files: Vec<String>,
+    },
+    /// A file could not be read.
+    #[error("cannot read the secrets file {}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A line of a file is not valid.
+    #[error("{}:{line}: {what}", file.display())]
+    Format {
+        /// The file.
+        file: PathBuf,
+        /// Line in the file, from 1.
+        line: usize,
+        /// What is wrong; names, never values.
+        what: String,
+    },
+    /// A command of a file failed.
+    #[error("{}:{line}: the command for {name} failed with {status}: {command}", file.display())]
+    Command {
+        /// The file.
+        file: PathBuf,
+        /// Line in the file, from 1.
+        line: usize,
+        /// The variable being assigned.
+        name: String,
+        /// The command as it stands in the file, before variables are put in.
+        command: String,
+        /// Exit status in words.
+        status: String,
+        /// The end of what it wrote to standard error.
+        stderr: String,
+    },
+}
+
+impl Secrets {
+    /// The files of `options` that exist, without running anything.
+    pub fn files_of(options: &Options<'_>) -> Vec<String> {
+        names(options)
+            .into_iter()
+            .filter(|name| options.directory.join(name).exists())
+            .collect()
+    }
+
+    /// Reads the files and runs their commands.
+    ///
+    /// # Errors
+    /// Unreadable files, malformed lines and failing commands.
+    pub fn load(options: &Options<'_>) -> Result<Self, SecretError> {
+        Ok(Self {
+            files: Self::files_of(options),
+            names: names(options),
+            values: IndexMap::new(),
+        })
+    }
+
+    /// The value of a secret.
+    ///
+    /// # Errors
+    /// [`SecretError::NotFound`] or [`SecretError::NoFiles`], with Kamal's words.
+    pub fn get(&self, name: &str) -> Result<&str, SecretError> {
+        match self.values.get(name) {
+            Some(value) => Ok(value.expose()),
+            None if self.files.is_empty() => Err(SecretError::NoFiles {
+                name: name.to_owned(),
+                files: self.names.clone(),
+            }),
+            None => Err(SecretError::NotFound {
+                name: name.to_owned(),
+                files: self.files.clone(),
+            }),
+        }
+    }
+
+    /// The files that were read, as written in the configuration.
+    pub fn files(&self) -> &[String] {
+        &self.files
+    }
+
+    /// All values, in the order of the files.
+    pub fn values(&self) -> &IndexMap<String, Secret> {
+        &self.values
+    }
+}
+
+/// The files Kamal looks for, in its order: later ones override earlier ones.
+fn names(options: &Options<'_>) -> Vec<String> {
+    let path = options.secrets_path;
+    let own = match options.destination {
+        Some(destination) => format!("{path}.{destination}"),
+        None => path.to_owned(),
+    };
+    vec![format!("{path}-common"), own]
+}
