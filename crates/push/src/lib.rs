@@ -20,6 +20,7 @@
 
 pub mod change;
 pub mod sign;
+pub mod store;
 pub mod trust;
 
 pub use change::{AppName, Change, Destination, Digest, Envelope, HostId, Release, ReleaseNumber, Verb};
