@@ -63,6 +63,28 @@ pub enum EngineError {
         /// Our oldest.
         needed: &'static str,
     },
+    /// The daemon is too old for one of the wishes.
+    #[error(
+        "{doing}: {what} needs Docker API {needed}, this daemon speaks {found}: upgrade Docker or leave it out"
+    )]
+    Unsupported {
+        /// What we were doing.
+        doing: String,
+        /// The wish.
+        what: &'static str,
+        /// The API version that brought it.
+        needed: String,
+        /// The API version in use.
+        found: String,
+    },
+    /// The text cannot be an id, a name or a reference.
+    #[error("{doing}: {given:?} is not a name that Docker can have")]
+    Malformed {
+        /// What we were doing.
+        doing: String,
+        /// The text.
+        given: String,
+    },
     /// The answer lacks something the API promises.
     #[error("{doing}: Docker's answer lacks {what}")]
     Incomplete {
@@ -99,9 +121,14 @@ impl EngineError {
 
     /// Whether the daemon itself was away, so that trying later makes sense.
     pub fn is_unreachable(&self) -> bool {
-        matches!(
-            self,
-            EngineError::Unreachable { .. } | EngineError::TimedOut { .. }
-        )
+        use bollard::errors::Error;
+        match self {
+            EngineError::Unreachable { .. } | EngineError::TimedOut { .. } => true,
+            EngineError::Exchange { source, .. } => matches!(
+                source,
+                Error::HyperLegacyError { .. } | Error::HyperResponseError { .. } | Error::IOError { .. }
+            ),
+            _ => false,
+        }
     }
 }

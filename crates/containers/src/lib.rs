@@ -15,6 +15,7 @@ pub mod options;
 pub mod spec;
 
 mod docker;
+mod request;
 
 pub use docker::Docker;
 pub use engine::Engine;
