@@ -38,7 +38,12 @@ impl Apt {
     pub(crate) async fn of_this_machine() -> Self {
         let targets = ask(
             "apt-get",
-            &["indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"],
+            &[
+                "indextargets",
+                "--format",
+                "$(ORIGIN)|$(LABEL)|$(REPO_URI)",
+                "Created-By: Packages",
+            ],
         )
         .await;
         let settings = ask("apt-config", &["dump"]).await;
@@ -50,7 +55,11 @@ impl Apt {
         let find = |label: &str| {
             targets
                 .lines()
-                .find_map(|line| line.strip_prefix("Debian|")?.strip_prefix(label)?.strip_prefix('|'))
+                .find_map(|line| {
+                    line.strip_prefix("Debian|")?
+                        .strip_prefix(label)?
+                        .strip_prefix('|')
+                })
                 .filter(|uri| uri.starts_with("http://") || uri.starts_with("https://"))
                 .map(|uri| uri.trim_end_matches('/').to_owned())
         };
@@ -105,7 +114,11 @@ mod tests {
 
     #[test]
     fn ubuntu_and_machines_without_apt_use_debians_own_mirror() {
-        for targets in ["", "Ubuntu|Ubuntu|http://archive.ubuntu.com/ubuntu/\n", "Debian|Debian|file:/srv/debian/\n"] {
+        for targets in [
+            "",
+            "Ubuntu|Ubuntu|http://archive.ubuntu.com/ubuntu/\n",
+            "Debian|Debian|file:/srv/debian/\n",
+        ] {
             assert_eq!(Apt::parse(targets, ""), Apt::default());
         }
     }

@@ -33,13 +33,17 @@ pub(crate) const HOST: Definition = definition!("host":
 );
 pub(crate) const PYTHON: Definition = definition!("python": "packages" "variant");
 pub(crate) const DEMO: Definition = definition!("demo": "app.py" "instructions");
-pub(crate) const POSTGRES: Definition = definition!("postgres": "packages" "customize.sh" "instructions" "docker-entrypoint.sh");
+pub(crate) const POSTGRES: Definition =
+    definition!("postgres": "packages" "customize.sh" "instructions" "docker-entrypoint.sh");
 pub(crate) const OUTSIDE: Definition = definition!("outside": "probe.py" "instructions");
 
 impl Definition {
     /// One file's text; empty if the definition has none of that name.
     pub(crate) fn text(&self, file: &str) -> &'static str {
-        self.files.iter().find(|(name, _)| *name == file).map_or("", |(_, text)| text)
+        self.files
+            .iter()
+            .find(|(name, _)| *name == file)
+            .map_or("", |(_, text)| text)
     }
 
     /// Its Dockerfile instructions (`CMD`, `ENV`, …), one a line.
@@ -89,7 +93,11 @@ mod tests {
             let mut found = Vec::new();
             walk(&root, &root, &mut found);
             found.sort();
-            let mut known: Vec<_> = definition.files.iter().map(|(name, _)| (*name).to_owned()).collect();
+            let mut known: Vec<_> = definition
+                .files
+                .iter()
+                .map(|(name, _)| (*name).to_owned())
+                .collect();
             known.sort();
             assert_eq!(found, known, "images/{}", definition.name);
         }

@@ -42,7 +42,9 @@ impl Sandbox {
     /// # Errors
     /// [`SandboxError::Connect`] if no daemon answers.
     pub async fn connect(docker_host: Option<&str>, scratch: &Path) -> Result<Self, SandboxError> {
-        let socket = docker_host.filter(|host| !host.is_empty()).unwrap_or("unix:///var/run/docker.sock");
+        let socket = docker_host
+            .filter(|host| !host.is_empty())
+            .unwrap_or("unix:///var/run/docker.sock");
         let refused = |source| SandboxError::Connect {
             socket: socket.to_owned(),
             source,
@@ -65,12 +67,18 @@ impl Sandbox {
     /// What is known of the machine so far.
     #[must_use]
     pub fn machine(&self) -> Machine {
-        *self.machine.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        *self
+            .machine
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Remembers that Docker refuses privileged containers.
     pub(crate) fn without_privilege(&self) -> Machine {
-        let mut machine = self.machine.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut machine = self
+            .machine
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         machine.privileged = false;
         *machine
     }
@@ -92,7 +100,12 @@ impl Sandbox {
     }
 
     /// Builds an image and what it stands on, unless they are there.
-    async fn build(&self, image: &Image, apt: &Apt, progress: Progress<'_>) -> Result<ImageRef, SandboxError> {
+    async fn build(
+        &self,
+        image: &Image,
+        apt: &Apt,
+        progress: Progress<'_>,
+    ) -> Result<ImageRef, SandboxError> {
         let reference = image.reference(apt);
         if self.has(&reference).await? {
             return Ok(reference);
@@ -103,7 +116,10 @@ impl Sandbox {
                 let directory = tempfile::Builder::new()
                     .prefix("appliance-image-")
                     .tempdir_in(&self.scratch)
-                    .map_err(SandboxError::io(format!("make a directory in {}", self.scratch.display())))?;
+                    .map_err(SandboxError::io(format!(
+                        "make a directory in {}",
+                        self.scratch.display()
+                    )))?;
                 let tar = rootfs::build(self, definition, distro, apt, directory.path(), progress).await?;
                 progress("importing into Docker");
                 self.import(&tar, &reference, &definition.instructions()).await?;
@@ -114,7 +130,8 @@ impl Sandbox {
                 files,
             } => {
                 let base = Box::pin(self.build(&base, apt, progress)).await?;
-                self.layer(&base, &reference, &files, &definition.instructions()).await?;
+                self.layer(&base, &reference, &files, &definition.instructions())
+                    .await?;
             }
         }
         Ok(reference)
@@ -135,7 +152,10 @@ impl Sandbox {
     /// [`SandboxError::Docker`] if Docker refuses the name.
     pub async fn tag(&self, image: &ImageRef, name: &str) -> Result<(), SandboxError> {
         let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
-        let options = TagImageOptionsBuilder::default().repo(repository).tag(tag).build();
+        let options = TagImageOptionsBuilder::default()
+            .repo(repository)
+            .tag(tag)
+            .build();
         self.docker
             .tag_image(image.as_str(), Some(options))
             .await
@@ -155,14 +175,22 @@ impl Sandbox {
         .map_err(SandboxError::io(doing))
     }
 
-    async fn import(&self, tar: &Path, reference: &ImageRef, instructions: &[String]) -> Result<(), SandboxError> {
+    async fn import(
+        &self,
+        tar: &Path,
+        reference: &ImageRef,
+        instructions: &[String],
+    ) -> Result<(), SandboxError> {
         let file = tokio::fs::File::open(tar)
             .await
             .map_err(SandboxError::io(format!("open {}", tar.display())))?;
         let body = bollard::body_try_stream(ReaderStream::with_capacity(file, 1 << 20));
         let (repository, tag) = split(reference);
-        let mut options =
-            CreateImageOptionsBuilder::default().from_src("-").repo(repository).tag(tag).build();
+        let mut options = CreateImageOptionsBuilder::default()
+            .from_src("-")
+            .repo(repository)
+            .tag(tag)
+            .build();
         options.changes = instructions.to_vec();
         self.docker
             .create_image(Some(options), Some(body), None)
@@ -203,7 +231,10 @@ impl Sandbox {
             self.commit(&container, reference, instructions).await
         }
         .await;
-        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        let options = RemoveContainerOptionsBuilder::default()
+            .force(true)
+            .v(true)
+            .build();
         let removed = self.docker.remove_container(&container, Some(options)).await;
         result?;
         removed.map_err(SandboxError::docker(doing()))
@@ -240,7 +271,10 @@ impl Sandbox {
 }
 
 fn split(reference: &ImageRef) -> (&str, &str) {
-    reference.as_str().rsplit_once(':').unwrap_or((reference.as_str(), "latest"))
+    reference
+        .as_str()
+        .rsplit_once(':')
+        .unwrap_or((reference.as_str(), "latest"))
 }
 
 /// Packs files with fixed owner and time, so that equal content makes equal layers.

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// No Docker daemon answered.
-    #[error("cannot reach Docker at {socket}; is it running (`systemctl start docker`), and may this user use it?")]
+    #[error(
+        "cannot reach Docker at {socket}; is it running (`systemctl start docker`), and may this user use it?"
+    )]
     Connect {
         /// The socket that was tried.
         socket: String,
@@ -33,7 +35,9 @@ pub enum SandboxError {
         source: std::io::Error,
     },
     /// The root file system of an image could not be built.
-    #[error("cannot build the root file system of image `{image}`: mmdebstrap ended with {status}; last lines:\n{tail}")]
+    #[error(
+        "cannot build the root file system of image `{image}`: mmdebstrap ended with {status}; last lines:\n{tail}"
+    )]
     Rootfs {
         /// The image.
         image: String,

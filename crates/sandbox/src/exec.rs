@@ -136,7 +136,12 @@ impl Sandbox {
             working_dir: command.directory.clone(),
             ..CreateExecOptions::default()
         };
-        let id = self.docker().create_exec(container, options).await.map_err(doing())?.id;
+        let id = self
+            .docker()
+            .create_exec(container, options)
+            .await
+            .map_err(doing())?
+            .id;
         let started = self
             .docker()
             .start_exec(&id, None::<bollard::exec::StartExecOptions>)
@@ -147,7 +152,11 @@ impl Sandbox {
             stdout: Vec::new(),
             stderr: Vec::new(),
         };
-        if let StartExecResults::Attached { mut output, mut input } = started {
+        if let StartExecResults::Attached {
+            mut output,
+            mut input,
+        } = started
+        {
             let stdin = command.stdin.clone();
             let feed = async move {
                 // A program that stops reading is not our failure: its status tells.

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, PortBinding};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptions, ListContainersOptionsBuilder,
-    RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder, WaitContainerOptions,
+    CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptions,
+    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
+    StopContainerOptionsBuilder, WaitContainerOptions,
 };
 use futures_util::StreamExt as _;
 
@@ -53,7 +54,10 @@ impl Name {
         if text.is_empty() || text.len() > 40 {
             return refuse("it must have 1 to 40 characters");
         }
-        if !text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
+        if !text
+            .bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        {
             return refuse("only a-z, 0-9 and - may occur");
         }
         if text.starts_with('-') || text.ends_with('-') {
@@ -159,7 +163,10 @@ impl Sandbox {
             Some(snapshot) => snapshot.clone(),
             None => self.ensure(&Image::Host(options.distro), progress).await?,
         };
-        let network = options.network.clone().unwrap_or_else(|| network::DEFAULT.to_owned());
+        let network = options
+            .network
+            .clone()
+            .unwrap_or_else(|| network::DEFAULT.to_owned());
         self.ensure_network(&network).await?;
         let id = self.create_and_start(options, &image, &network).await?;
         let host = Host {
@@ -171,7 +178,8 @@ impl Sandbox {
         };
         if !options.authorized_keys.is_empty() {
             let keys = options.authorized_keys.join("\n") + "\n";
-            host.copy_in("/root/.ssh/authorized_keys", keys.into_bytes(), 0o600).await?;
+            host.copy_in("/root/.ssh/authorized_keys", keys.into_bytes(), 0o600)
+                .await?;
         }
         Ok(host)
     }
@@ -190,11 +198,17 @@ impl Sandbox {
             let id = match self.docker().create_container(Some(query), body).await {
                 Ok(created) => created.id,
                 Err(error) if is_conflict(&error) => {
-                    return Err(SandboxError::Exists { name: name.to_owned() });
+                    return Err(SandboxError::Exists {
+                        name: name.to_owned(),
+                    });
                 }
                 Err(error) => return Err(SandboxError::docker(format!("create host `{name}`"))(error)),
             };
-            match self.docker().start_container(&id, None::<StartContainerOptions>).await {
+            match self
+                .docker()
+                .start_container(&id, None::<StartContainerOptions>)
+                .await
+            {
                 Ok(()) => return Ok(id),
                 Err(error) => {
                     // The name must not stay taken by a host that never was.
@@ -217,19 +231,29 @@ impl Sandbox {
         let unknown = || SandboxError::Unknown {
             name: name.to_string(),
         };
-        let found = match self.docker().inspect_container(name.as_str(), None::<InspectContainerOptions>).await {
+        let found = match self
+            .docker()
+            .inspect_container(name.as_str(), None::<InspectContainerOptions>)
+            .await
+        {
             Ok(found) => found,
             Err(error) if is_absent(&error) => return Err(unknown()),
             Err(error) => return Err(SandboxError::docker(format!("look at host `{name}`"))(error)),
         };
         let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
-        let distro = labels.get(DISTRO_LABEL).and_then(|text| Distro::parse(text)).ok_or_else(unknown)?;
+        let distro = labels
+            .get(DISTRO_LABEL)
+            .and_then(|text| Distro::parse(text))
+            .ok_or_else(unknown)?;
         Ok(Host {
             sandbox: Arc::clone(self),
             name: name.clone(),
             id: found.id.ok_or_else(unknown)?,
             distro,
-            network: labels.get(NETWORK_LABEL).cloned().unwrap_or_else(|| network::DEFAULT.to_owned()),
+            network: labels
+                .get(NETWORK_LABEL)
+                .cloned()
+                .unwrap_or_else(|| network::DEFAULT.to_owned()),
         })
     }
 
@@ -240,7 +264,10 @@ impl Sandbox {
     pub async fn list(&self, label: &str, value: Option<&str>) -> Result<Vec<HostStatus>, SandboxError> {
         let wanted = value.map_or_else(|| label.to_owned(), |value| format!("{label}={value}"));
         let filters = HashMap::from([("label", vec![network::LABEL.to_owned(), wanted])]);
-        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let options = ListContainersOptionsBuilder::default()
+            .all(true)
+            .filters(&filters)
+            .build();
         let found = self
             .docker()
             .list_containers(Some(options))
@@ -252,8 +279,7 @@ impl Sandbox {
                 let name = container.names?.into_iter().next()?;
                 Some(HostStatus {
                     name: name.trim_start_matches('/').to_owned(),
-                    running: container.state
-                        == Some(bollard::models::ContainerSummaryStateEnum::RUNNING),
+                    running: container.state == Some(bollard::models::ContainerSummaryStateEnum::RUNNING),
                     labels: container.labels.unwrap_or_default().into_iter().collect(),
                 })
             })
@@ -265,7 +291,10 @@ impl Sandbox {
     /// # Errors
     /// [`SandboxError::Docker`] if Docker refuses.
     pub async fn remove_container(&self, name: &str) -> Result<(), SandboxError> {
-        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        let options = RemoveContainerOptionsBuilder::default()
+            .force(true)
+            .v(true)
+            .build();
         match self.docker().remove_container(name, Some(options)).await {
             Ok(()) => Ok(()),
             Err(error) if is_absent(&error) => Ok(()),
@@ -304,8 +333,16 @@ fn body(
         image: Some(image.as_str().to_owned()),
         hostname: Some(options.name.to_string()),
         cmd: Some(machine.init(options.distro)),
-        exposed_ports: Some(options.publish.iter().map(|port| format!("{}/tcp", port.host)).collect()),
+        exposed_ports: Some(
+            options
+                .publish
+                .iter()
+                .map(|port| format!("{}/tcp", port.host))
+                .collect(),
+        ),
         labels: Some(labels),
+        // What systemd takes as "shut down".
+        stop_signal: Some("SIGRTMIN+3".to_owned()),
         host_config: Some(config),
         ..ContainerCreateBody::default()
     }
@@ -361,7 +398,9 @@ impl Host {
         I: IntoIterator<Item = S>,
         S: Into<String>,
     {
-        self.sandbox.exec_ok(self.name.as_str(), &self.id, &Command::new(argv)).await
+        self.sandbox
+            .exec_ok(self.name.as_str(), &self.id, &Command::new(argv))
+            .await
     }
 
     /// Writes a file, making its directories; an older file of that name is replaced, not written into.
@@ -376,11 +415,18 @@ impl Host {
     ) -> Result<(), SandboxError> {
         let content = content.into();
         // An empty standard input is not attached at all; /dev/null reads the same.
-        let from = if content.is_empty() { "/dev/null" } else { "/dev/stdin" };
+        let from = if content.is_empty() {
+            "/dev/null"
+        } else {
+            "/dev/stdin"
+        };
         let mode = format!("{mode:04o}");
         let command =
             Command::new(["install", "-D", "-m", &mode, from, path].map(str::to_owned)).stdin(content);
-        self.sandbox.exec_ok(self.name.as_str(), &self.id, &command).await.map(drop)
+        self.sandbox
+            .exec_ok(self.name.as_str(), &self.id, &command)
+            .await
+            .map(drop)
     }
 
     /// Copies a file of this machine.
@@ -416,8 +462,9 @@ impl Host {
             match state.as_str() {
                 "running" => return Ok(begun.elapsed()),
                 "degraded" => {
-                    let failed =
-                        self.run(["systemctl", "list-units", "--failed", "--plain", "--no-legend"]).await?;
+                    let failed = self
+                        .run(["systemctl", "list-units", "--failed", "--plain", "--no-legend"])
+                        .await?;
                     let units: Vec<_> = failed
                         .text()
                         .lines()
@@ -444,7 +491,10 @@ impl Host {
     /// # Errors
     /// As [`Host::wait_booted`].
     pub async fn reboot(&self) -> Result<(), SandboxError> {
-        let mut ended = self.sandbox.docker().wait_container(&self.id, None::<WaitContainerOptions>);
+        let mut ended = self
+            .sandbox
+            .docker()
+            .wait_container(&self.id, None::<WaitContainerOptions>);
         // Its own end cuts the command short, so its result says nothing.
         let _cut_short = self.exec(&Command::new(["systemctl", "reboot"])).await;
         // The status of PID 1 does not matter; that it ended does.
@@ -458,7 +508,10 @@ impl Host {
     /// [`SandboxError::Docker`] if it was not running.
     pub async fn kill(&self) -> Result<(), SandboxError> {
         let doing = SandboxError::docker(format!("kill host `{}`", self.name));
-        let mut ended = self.sandbox.docker().wait_container(&self.id, None::<WaitContainerOptions>);
+        let mut ended = self
+            .sandbox
+            .docker()
+            .wait_container(&self.id, None::<WaitContainerOptions>);
         self.sandbox
             .docker()
             .kill_container(&self.id, None::<KillContainerOptions>)
@@ -520,7 +573,12 @@ impl Host {
     /// # Errors
     /// [`SandboxError::Docker`] if Docker cannot say.
     pub async fn running(&self) -> Result<bool, SandboxError> {
-        Ok(self.inspect().await?.state.and_then(|state| state.running).unwrap_or(false))
+        Ok(self
+            .inspect()
+            .await?
+            .state
+            .and_then(|state| state.running)
+            .unwrap_or(false))
     }
 
     /// Its addresses on its network. They may change at a reboot.
@@ -538,8 +596,14 @@ impl Host {
             .and_then(|settings| settings.networks)
             .unwrap_or_default();
         let endpoint = networks.remove(&self.network).ok_or_else(none)?;
-        let v4 = endpoint.ip_address.and_then(|text| text.parse().ok()).ok_or_else(none)?;
-        let v6 = endpoint.global_ipv6_address.and_then(|text| text.parse().ok()).ok_or_else(none)?;
+        let v4 = endpoint
+            .ip_address
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(none)?;
+        let v6 = endpoint
+            .global_ipv6_address
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(none)?;
         Ok((v4, v6))
     }
 
@@ -580,7 +644,17 @@ mod tests {
         for good in ["a", "web-1", "0", &"x".repeat(40)] {
             assert!(Name::parse(good).is_ok(), "{good}");
         }
-        for bad in ["", "-a", "a-", "Web", "a_b", "a.b", "../x", "a b", &"x".repeat(41)] {
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "Web",
+            "a_b",
+            "a.b",
+            "../x",
+            "a b",
+            &"x".repeat(41),
+        ] {
             assert!(Name::parse(bad).is_err(), "{bad}");
         }
     }

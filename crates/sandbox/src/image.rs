@@ -42,7 +42,9 @@ impl Distro {
     /// The distribution with this name or code name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|distro| text == distro.name() || text == distro.suite())
+        Self::ALL
+            .into_iter()
+            .find(|distro| text == distro.name() || text == distro.suite())
     }
 
     pub(crate) fn systemd_version(self) -> u32 {
@@ -173,12 +175,22 @@ impl Image {
         match self.recipe() {
             Recipe::Rootfs { definition, distro } => {
                 definition.digest(context);
-                for part in [ROOTFS_SH, distro.suite(), &apt.mirror, &apt.security_mirror, &apt.options.join("\n")] {
+                for part in [
+                    ROOTFS_SH,
+                    distro.suite(),
+                    &apt.mirror,
+                    &apt.security_mirror,
+                    &apt.options.join("\n"),
+                ] {
                     context.update(&(part.len() as u64).to_be_bytes());
                     context.update(part.as_bytes());
                 }
             }
-            Recipe::Layer { definition, base, files } => {
+            Recipe::Layer {
+                definition,
+                base,
+                files,
+            } => {
                 base.digest(apt, context);
                 definition.digest(context);
                 for (path, text, mode) in files {

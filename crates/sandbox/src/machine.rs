@@ -55,9 +55,11 @@ impl Machine {
     pub(crate) fn init(self, distro: Distro) -> Vec<String> {
         let words: &[&str] = match (self.cgroup, self.privileged) {
             (CgroupVersion::V2, true) => &["/sbin/init"],
-            (CgroupVersion::V2, false) => {
-                &["/bin/sh", "-c", "mount -o remount,rw /sys/fs/cgroup && exec /sbin/init"]
-            }
+            (CgroupVersion::V2, false) => &[
+                "/bin/sh",
+                "-c",
+                "mount -o remount,rw /sys/fs/cgroup && exec /sbin/init",
+            ],
             // systemd 256 and later refuses cgroup v1 unless told twice; PID 1 of a container reads its
             // arguments as the kernel command line.
             (CgroupVersion::V1, _) if distro.systemd_version() >= 256 => &[
@@ -76,7 +78,10 @@ impl Machine {
             tmpfs: Some(HashMap::from([
                 // Debian mounts /run without `exec`, and programs are not run from there.
                 ("/run".to_owned(), "rw,nosuid,nodev,mode=755".to_owned()),
-                ("/run/lock".to_owned(), "rw,nosuid,nodev,noexec,mode=1777".to_owned()),
+                (
+                    "/run/lock".to_owned(),
+                    "rw,nosuid,nodev,noexec,mode=1777".to_owned(),
+                ),
                 ("/tmp".to_owned(), "rw,nosuid,nodev,exec,mode=1777".to_owned()),
             ])),
             ..HostConfig::default()
@@ -125,7 +130,11 @@ mod tests {
         assert_eq!(config.cgroupns_mode, Some(HostConfigCgroupnsModeEnum::HOST));
         assert_eq!(config.privileged, None);
         assert_eq!(V1.init(Distro::Debian12), ["/sbin/init"]);
-        assert_eq!(V1.init(Distro::Debian13).len(), 3, "systemd 257 must be told to take cgroup v1");
+        assert_eq!(
+            V1.init(Distro::Debian13).len(),
+            3,
+            "systemd 257 must be told to take cgroup v1"
+        );
     }
 
     #[test]
@@ -141,7 +150,12 @@ mod tests {
         let config = machine.host_config();
         assert_eq!(config.cgroupns_mode, Some(HostConfigCgroupnsModeEnum::PRIVATE));
         assert_eq!(config.binds, None, "the machine's tree stays out of sight");
-        assert!(config.security_opt.expect("set").contains(&"apparmor=unconfined".to_owned()));
+        assert!(
+            config
+                .security_opt
+                .expect("set")
+                .contains(&"apparmor=unconfined".to_owned())
+        );
         assert!(machine.init(Distro::Debian12)[2].contains("remount,rw"));
     }
 }

@@ -65,7 +65,9 @@ impl Sandbox {
             }),
             ..ContainerCreateBody::default()
         };
-        let query = CreateContainerOptionsBuilder::default().name(name.as_str()).build();
+        let query = CreateContainerOptionsBuilder::default()
+            .name(name.as_str())
+            .build();
         let id = match self.docker().create_container(Some(query), body).await {
             Ok(created) => created.id,
             Err(error) if is_conflict(&error) => {
@@ -112,7 +114,10 @@ impl Outside {
             patience.as_secs_f64().to_string(),
         ];
         argv.extend(ports.iter().map(|port| (*port).to_owned()));
-        let output = self.sandbox.exec_ok(self.name.as_str(), &self.id, &Command::new(argv)).await?;
+        let output = self
+            .sandbox
+            .exec_ok(self.name.as_str(), &self.id, &Command::new(argv))
+            .await?;
         serde_json::from_slice(&output.stdout).map_err(|_| SandboxError::Answer {
             what: "probe.py",
             answer: output.text().chars().take(200).collect(),

@@ -153,7 +153,11 @@ async fn in_container(
                 ])
                 .collect(),
         ),
-        env: Some(environment(apt).map(|(name, value)| format!("{name}={value}")).into()),
+        env: Some(
+            environment(apt)
+                .map(|(name, value)| format!("{name}={value}"))
+                .into(),
+        ),
         // mmdebstrap mounts /proc and makes device nodes inside the new root.
         host_config: Some(HostConfig {
             tmpfs: None,
@@ -168,7 +172,10 @@ async fn in_container(
         .map_err(SandboxError::docker(doing))?
         .id;
     let result = drive(sandbox, &container, definition, directory, progress).await;
-    let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+    let options = RemoveContainerOptionsBuilder::default()
+        .force(true)
+        .v(true)
+        .build();
     let removed = docker.remove_container(&container, Some(options)).await;
     let output = result?;
     removed.map_err(SandboxError::docker("remove the image builder"))?;
@@ -194,7 +201,9 @@ async fn drive(
     .await
     .map_err(|source| SandboxError::Task { source })?
     .map_err(SandboxError::io("pack the image definition"))?;
-    let options = bollard::query_parameters::UploadToContainerOptionsBuilder::default().path("/").build();
+    let options = bollard::query_parameters::UploadToContainerOptionsBuilder::default()
+        .path("/")
+        .build();
     docker
         .upload_to_container(container, Some(options), bollard::body_full(archive.into()))
         .await
@@ -210,7 +219,10 @@ async fn drive(
         .await
         .map_err(SandboxError::docker("listen to the image builder"))?;
     docker
-        .start_container(container, None::<bollard::query_parameters::StartContainerOptions>)
+        .start_container(
+            container,
+            None::<bollard::query_parameters::StartContainerOptions>,
+        )
         .await
         .map_err(SandboxError::docker("start the image builder"))?;
     let mut tail = Tail::default();
@@ -249,12 +261,18 @@ async fn fetch(docker: &bollard::Docker, container: &str, directory: &Path) -> R
     let wrapped = directory.join("wrapped.tar");
     let output = directory.join("rootfs.tar");
     let writing = || format!("write {}", wrapped.display());
-    let mut file = tokio::fs::File::create(&wrapped).await.map_err(SandboxError::io(writing()))?;
-    let options = DownloadFromContainerOptionsBuilder::default().path("/build/rootfs.tar").build();
+    let mut file = tokio::fs::File::create(&wrapped)
+        .await
+        .map_err(SandboxError::io(writing()))?;
+    let options = DownloadFromContainerOptionsBuilder::default()
+        .path("/build/rootfs.tar")
+        .build();
     let mut stream = docker.download_from_container(container, Some(options));
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(SandboxError::docker("fetch the built root file system"))?;
-        file.write_all(&chunk).await.map_err(SandboxError::io(writing()))?;
+        file.write_all(&chunk)
+            .await
+            .map_err(SandboxError::io(writing()))?;
     }
     file.flush().await.map_err(SandboxError::io(writing()))?;
     let (from, to) = (wrapped.clone(), output.clone());

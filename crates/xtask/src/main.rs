@@ -1,3 +1,34 @@
-//! Project tasks: demo, test, bench, dist.
+//! Project tasks: `cargo xtask demo`, `cargo xtask test`, `cargo xtask host`.
+//!
+//! A fresh Debian or Ubuntu machine with a Rust toolchain needs nothing else beforehand:
+//! each task installs what it lacks with apt, and starts Docker if it does not run.
 
-fn main() {}
+mod host;
+mod prerequisites;
+mod say;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "xtask", about = "Project tasks", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Bare hosts to work against by hand
+    #[command(subcommand)]
+    Host(host::HostTask),
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match cli.task {
+            Task::Host(task) => host::run(&task).await,
+        }
+    })
+}
