@@ -1,8 +1,27 @@
 //! The start-up story.
+//!
+//! ```text
+//! control thread: listeners ─► accept ─► worker with the fewest connections
+//!                 control socket, health checks, snapshot file, signals
+//! worker threads: TLS ─► HTTP ─► route ─► upstream
+//! ```
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::options::Options;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::control;
+use crate::manager::Manager;
+use crate::options::{ListenerSocket, Notice, Options, Scheme};
+use crate::shared::Shared;
+use crate::store::Disk;
+use crate::worker::{self, Accepted, Handle};
 
 /// The proxy could not start.
 #[derive(Debug, thiserror::Error)]
@@ -25,20 +44,37 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
+    /// The TLS library refused its settings.
+    #[error("cannot set TLS up")]
+    Tls(#[source] rustls::Error),
     /// The snapshot file cannot be used.
-    #[error("cannot use the snapshot {path}: {reason}")]
+    #[error("cannot use the snapshot {}: {reason}", path.display())]
     Snapshot {
         /// The file.
-        path: String,
+        path: PathBuf,
         /// What is wrong, and where.
         reason: String,
     },
+}
+
+fn system(what: &str) -> impl FnOnce(std::io::Error) -> RunError {
+    let what = what.to_owned();
+    move |source| RunError::System { what, source }
 }
 
 /// A running proxy, in threads of this process.
 #[derive(Debug)]
 pub struct Proxy {
     addresses: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    hangup: Arc<tokio::sync::Notify>,
+    control: JoinHandle<()>,
+}
+
+/// What is listening, before anything is accepted.
+struct Listening {
+    sockets: Vec<(Scheme, u16, TcpListener)>,
+    control: Option<PathBuf>,
 }
 
 impl Proxy {
@@ -47,9 +83,59 @@ impl Proxy {
     /// # Errors
     /// When a listener or the control socket cannot be opened, or a snapshot file given by a person is wrong.
     pub fn start(options: Options) -> Result<Self, RunError> {
-        drop(options);
+        let workers = options
+            .workers
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+        let shared = Arc::new(Shared::new(workers, Instant::now()));
+        let tls = Arc::new(crate::tls::server_config(&shared).map_err(RunError::Tls)?);
+        let mut sockets = Vec::new();
+        let mut addresses = Vec::new();
+        for listener in options.listeners {
+            let (socket, address) = open(listener.socket)?;
+            addresses.push(address);
+            sockets.push((listener.scheme, address.port(), socket));
+        }
+        let handles = (0..workers)
+            .map(|index| worker::spawn(index, Arc::clone(&shared), Arc::clone(&tls)))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(system("start a worker thread"))?;
+        let listening = Listening {
+            sockets,
+            control: options.control,
+        };
+        let hangup = Arc::new(tokio::sync::Notify::new());
+        let (ready, started) = std::sync::mpsc::sync_channel(1);
+        let disk = Disk::new(&options.store);
+        let (notify, drain) = (options.notify, options.drain);
+        let control = std::thread::Builder::new()
+            .name("proxy-control".into())
+            .spawn({
+                let (shared, hangup) = (Arc::clone(&shared), Arc::clone(&hangup));
+                move || {
+                    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                        Ok(runtime) => runtime,
+                        Err(error) => {
+                            let _caller_waits = ready.send(Err(system("start the control thread")(error)));
+                            return;
+                        }
+                    };
+                    runtime.block_on(oversee(
+                        shared, disk, listening, handles, hangup, drain, notify, ready,
+                    ));
+                    // A blocked file operation must not hold up the end.
+                    runtime.shutdown_timeout(Duration::from_secs(1));
+                }
+            })
+            .map_err(system("start the control thread"))?;
+        let dead = || std::io::Error::other("it ended at its start");
+        started
+            .recv()
+            .map_err(|_| system("start the control thread")(dead()))??;
         Ok(Self {
-            addresses: Vec::new(),
+            addresses,
+            shared,
+            hangup,
+            control,
         })
     }
 
@@ -58,8 +144,246 @@ impl Proxy {
         &self.addresses
     }
 
+    /// Reads the snapshot file and certificate files again, as SIGHUP does.
+    pub fn reload(&self) {
+        self.hangup.notify_one();
+    }
+
     /// Stops accepting, lets requests in flight finish within [`Options::drain`], and ends.
-    pub fn shutdown(self) {}
+    pub fn shutdown(self) {
+        self.shared.stopping.cancel();
+        if self.control.join().is_err() {
+            tracing::error!("the control thread panicked");
+        }
+    }
+}
+
+fn open(socket: ListenerSocket) -> Result<(TcpListener, SocketAddr), RunError> {
+    let (listener, wanted) = match socket {
+        ListenerSocket::Bind(address) => {
+            let failed = |source| RunError::Listen {
+                address: address.to_string(),
+                source,
+            };
+            (bind(address).map_err(failed)?, address.to_string())
+        }
+        ListenerSocket::Inherited(listener) => (listener, "a socket handed over".to_owned()),
+    };
+    let failed = |source| RunError::Listen {
+        address: wanted.clone(),
+        source,
+    };
+    listener.set_nonblocking(true).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// Binds with a queue that outlasts a burst; the standard library's holds 128.
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, sockopt};
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    if address.is_ipv6() {
+        socket::setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    }
+    use std::os::fd::AsRawFd;
+    socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    socket::listen(&socket, Backlog::new(4096)?)?;
+    Ok(TcpListener::from(socket))
+}
+
+/// The control thread from start to end.
+#[allow(clippy::too_many_arguments)]
+async fn oversee(
+    shared: Arc<Shared>,
+    disk: Disk,
+    listening: Listening,
+    workers: Vec<Handle>,
+    hangup: Arc<tokio::sync::Notify>,
+    drain: Duration,
+    notify: Box<dyn Fn(Notice) + Send + Sync>,
+    ready: std::sync::mpsc::SyncSender<Result<(), RunError>>,
+) {
+    let path = disk.snapshot_path().to_owned();
+    let manager = match Manager::start(Arc::clone(&shared), disk).await {
+        Ok(manager) => Arc::new(manager),
+        Err(reason) => {
+            let _caller_waits = ready.send(Err(RunError::Snapshot { path, reason }));
+            return;
+        }
+    };
+    let tracker = tokio_util::task::TaskTracker::new();
+    let control_stop = CancellationToken::new();
+    if let Some(path) = listening.control {
+        match control::bind(&path) {
+            Ok(listener) => drop(tracker.spawn(control::serve(
+                listener,
+                Arc::clone(&manager),
+                control_stop.clone(),
+            ))),
+            Err(source) => {
+                let address = path.display().to_string();
+                let _caller_waits = ready.send(Err(RunError::Listen { address, source }));
+                return;
+            }
+        }
+    }
+    let workers = Arc::new(workers);
+    let acceptors = tokio_util::task::TaskTracker::new();
+    for (scheme, port, socket) in listening.sockets {
+        match tokio::net::TcpListener::from_std(socket) {
+            Ok(socket) => {
+                acceptors.spawn(accept(
+                    socket,
+                    scheme,
+                    port,
+                    Arc::clone(&workers),
+                    Arc::clone(&shared),
+                ));
+            }
+            Err(error) => {
+                let _caller_waits = ready.send(Err(system("watch a listener")(error)));
+                return;
+            }
+        }
+    }
+    acceptors.close();
+    let reloader = tokio::spawn(reload(Arc::clone(&manager), hangup));
+    notify(Notice::Ready {
+        services: shared.table.load().routes.len(),
+    });
+    let _caller_waits = ready.send(Ok(()));
+
+    shared.stopping.cancelled().await;
+    notify(Notice::Stopping);
+    reloader.abort();
+    acceptors.wait().await;
+    let idle = async {
+        loop {
+            let freed = shared.freed.notified();
+            if shared.connections.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            freed.await;
+        }
+    };
+    if tokio::time::timeout(drain, idle).await.is_err() {
+        tracing::warn!(
+            connections = shared.connections.load(Ordering::Relaxed),
+            "connections are cut, the time to drain is over"
+        );
+    }
+    shared.abort.cancel();
+    control_stop.cancel();
+    tracker.close();
+    let _cut_at = tokio::time::timeout(Duration::from_secs(5), tracker.wait()).await;
+    if let Some(workers) = Arc::into_inner(workers) {
+        workers.into_iter().for_each(Handle::join);
+    }
+}
+
+/// Accepts until the proxy stops; the kernel keeps what comes later for a successor.
+async fn accept(
+    socket: tokio::net::TcpListener,
+    scheme: Scheme,
+    local_port: u16,
+    workers: Arc<Vec<Handle>>,
+    shared: Arc<Shared>,
+) {
+    loop {
+        let freed = shared.freed.notified();
+        if shared.connections.load(Ordering::Relaxed) >= shared.table.load().settings.max_connections {
+            tokio::select! {
+                () = freed => continue,
+                () = shared.stopping.cancelled() => return,
+            }
+        }
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = shared.stopping.cancelled() => return,
+        };
+        // The worker watches it with its own poller.
+        let accepted = accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
+        match accepted {
+            Ok((stream, peer)) => {
+                let worker = workers
+                    .iter()
+                    .min_by_key(|worker| worker.load())
+                    .expect("there is at least one worker");
+                let accepted = Accepted {
+                    stream,
+                    peer,
+                    scheme,
+                    local_port,
+                    slot: worker.slot(&shared),
+                };
+                worker.give(accepted).await;
+            }
+            Err(error) if is_passing(&error) => {}
+            Err(error) => {
+                // Out of file descriptors or memory: trying at once again would only burn the processor.
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot accept a connection"
+                );
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Errors that concern the connection that was to be accepted, not the listener (accept(2)).
+fn is_passing(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted
+    )
+}
+
+/// What tells one state of a file from another.
+type Stamp = Option<(u64, u64, SystemTime)>;
+
+async fn stamp(path: &Path) -> Stamp {
+    use std::os::unix::fs::MetadataExt;
+    let meta = tokio::fs::metadata(path).await.ok()?;
+    Some((meta.ino(), meta.len(), meta.modified().ok()?))
+}
+
+/// Reads the snapshot again on request, and when the watched file was replaced.
+async fn reload(manager: Arc<Manager>, hangup: Arc<tokio::sync::Notify>) {
+    let watched = manager.watched().map(Path::to_owned);
+    let mut seen = match &watched {
+        Some(path) => stamp(path).await,
+        None => None,
+    };
+    let mut ticks = tokio::time::interval(Duration::from_millis(300));
+    loop {
+        tokio::select! {
+            () = hangup.notified() => {}
+            _ = ticks.tick(), if watched.is_some() => {
+                let Some(path) = &watched else { continue };
+                let now = stamp(path).await;
+                // A file that is away for a moment is being replaced.
+                if now == seen || now.is_none() {
+                    continue;
+                }
+                seen = now;
+            }
+        }
+        match manager.reload().await {
+            Ok(()) => tracing::info!(
+                generation = manager.shared.table.load().generation,
+                "read the snapshot again"
+            ),
+            Err(error) => tracing::error!(error, "the new snapshot is not used, the live one stays"),
+        }
+    }
 }
 
 /// Runs a proxy until SIGTERM or SIGINT; SIGHUP reads the snapshot file again.
@@ -69,5 +393,28 @@ impl Proxy {
 /// # Errors
 /// See [`Proxy::start`].
 pub fn run(options: Options) -> Result<(), RunError> {
-    Proxy::start(options).map(Proxy::shutdown)
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the signal thread"))?;
+    let entered = runtime.enter();
+    let watch = |kind| signal(kind).map_err(system("watch for signals"));
+    let (mut terminate, mut interrupt, mut hangup) = (
+        watch(SignalKind::terminate())?,
+        watch(SignalKind::interrupt())?,
+        watch(SignalKind::hangup())?,
+    );
+    drop(entered);
+    let proxy = Proxy::start(options)?;
+    runtime.block_on(async {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = hangup.recv() => proxy.reload(),
+            }
+        }
+    });
+    proxy.shutdown();
+    Ok(())
 }

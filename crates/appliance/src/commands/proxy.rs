@@ -1,1 +1,156 @@
-//! `appliance proxy`.
+//! `appliance proxy`: the data plane as a process.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use appliance_proxy::Options;
+use appliance_proxy::options::{Listener, ListenerSocket, Notice, Scheme, Store};
+use sd_notify::NotifyState;
+
+/// Where systemd's `RuntimeDirectory=appliance-proxy` puts the control socket.
+pub const CONTROL_SOCKET: &str = "/run/appliance-proxy/control.sock";
+
+/// Where systemd's `StateDirectory=appliance-proxy` puts the last good snapshot and the certificates.
+pub const STATE_DIRECTORY: &str = "/var/lib/appliance-proxy";
+
+/// Serve requests: route them, terminate TLS, check health, drain
+///
+/// Under systemd it takes the sockets named `http` and `https` and the state in /var/lib/appliance-proxy.
+/// With `--snapshot` it runs alone from that file, without root, agent or systemd, and reads it again when it is
+/// replaced or on SIGHUP.
+#[derive(Debug, clap::Args)]
+pub struct ProxyArgs {
+    /// Address for plain HTTP, such as 0.0.0.0:80; repeat for several
+    #[arg(long, value_name = "ADDR")]
+    http: Vec<SocketAddr>,
+    /// Address for HTTPS; repeat for several
+    #[arg(long, value_name = "ADDR")]
+    https: Vec<SocketAddr>,
+    /// Address for Prometheus metrics; keep it private
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<SocketAddr>,
+    /// Control socket; by default only without --snapshot, at /run/appliance-proxy/control.sock
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
+    /// Routing snapshot (JSON) to serve from and to watch
+    #[arg(long, value_name = "FILE", conflicts_with = "state")]
+    snapshot: Option<PathBuf>,
+    /// State directory
+    #[arg(long, value_name = "DIR", default_value = STATE_DIRECTORY)]
+    state: PathBuf,
+    /// Threads that serve requests; one for each processor by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Option<u16>,
+    /// Seconds that open requests may go on after a stop signal
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    drain: u64,
+}
+
+/// Runs the proxy until a stop signal.
+///
+/// # Errors
+/// When a listener or the control socket cannot be opened, or the snapshot file is wrong.
+pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
+    log();
+    let mut listeners = inherited()?;
+    for (scheme, addresses) in [(Scheme::Http, &args.http), (Scheme::Https, &args.https)] {
+        listeners.extend(addresses.iter().map(|address| Listener {
+            scheme,
+            socket: ListenerSocket::Bind(*address),
+        }));
+    }
+    if listeners.is_empty() {
+        anyhow::bail!(
+            "nothing to listen on: give --http ADDR or --https ADDR, or start it by its systemd socket \
+             (systemctl start appliance-proxy.socket)"
+        );
+    }
+    let alone = args.snapshot.is_some();
+    let options = Options {
+        listeners,
+        metrics: args.metrics,
+        control: args.control.clone().or((!alone).then(|| CONTROL_SOCKET.into())),
+        store: match &args.snapshot {
+            Some(file) => Store::File(file.clone()),
+            None => Store::Directory(args.state.clone()),
+        },
+        workers: args.workers.map(usize::from),
+        drain: Duration::from_secs(args.drain),
+        notify: Box::new(tell_systemd),
+    };
+    appliance_proxy::run(options).context("the proxy cannot start")
+}
+
+/// The sockets that systemd holds, by their `FileDescriptorName`, else by their port.
+fn inherited() -> anyhow::Result<Vec<Listener>> {
+    let names: Vec<String> = match sd_notify::listen_fds_with_names() {
+        Ok(fds) => fds.map(|(_, name)| name).collect(),
+        // No names were set; the ports decide.
+        Err(_) => Vec::new(),
+    };
+    let mut fds = listenfd::ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for index in 0..fds.len() {
+        let Some(socket) = fds
+            .take_tcp_listener(index)
+            .with_context(|| format!("socket {index} handed over by systemd is not a TCP listener"))?
+        else {
+            continue;
+        };
+        let scheme = match names.get(index).map(String::as_str) {
+            Some("http") => Scheme::Http,
+            Some("https") => Scheme::Https,
+            _ if socket.local_addr().is_ok_and(|address| address.port() == 443) => Scheme::Https,
+            _ => Scheme::Http,
+        };
+        listeners.push(Listener {
+            scheme,
+            socket: ListenerSocket::Inherited(socket),
+        });
+    }
+    Ok(listeners)
+}
+
+/// Tells the service manager, if there is one.
+fn tell_systemd(notice: Notice) {
+    let states = match notice {
+        Notice::Ready { services } => vec![
+            NotifyState::Ready,
+            NotifyState::Status(format!("serving {services} services").into()),
+        ],
+        Notice::Stopping => vec![
+            NotifyState::Stopping,
+            NotifyState::Status("finishing open requests".into()),
+        ],
+    };
+    if let Err(error) = sd_notify::notify(&states) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "cannot notify systemd");
+    }
+}
+
+/// To the journal when systemd started us, else to standard error.
+fn log() {
+    use tracing_subscriber::prelude::*;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("APPLIANCE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(filter);
+    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    let outcome = match journal {
+        Some(journal) => registry.with(journal).try_init(),
+        None => {
+            let terminal = std::io::stderr().is_terminal();
+            registry
+                .with(
+                    tracing_subscriber::fmt::layer()
+                        .with_writer(std::io::stderr)
+                        .with_ansi(terminal),
+                )
+                .try_init()
+        }
+    };
+    // A caller that set its own logging keeps it.
+    drop(outcome);
+}

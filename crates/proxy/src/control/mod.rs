@@ -26,7 +26,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::client::{Client, ControlError};
-pub(crate) use self::server::serve;
+pub(crate) use self::server::{bind, serve};
 use crate::names::{ServiceName, UpstreamAddress};
 use crate::snapshot::{HealthCheck, Service, millis};
 
@@ -91,6 +91,9 @@ pub enum ProbeFailure {
     Status {
         /// The status.
         status: u16,
+        /// Where a redirect points; it is not followed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        location: Option<String>,
     },
     /// No answer within the time for one try.
     Timeout {
@@ -104,7 +107,13 @@ impl fmt::Display for ProbeFailure {
         match self {
             Self::Connect { error } => write!(f, "cannot connect: {error}"),
             Self::Protocol { error } => write!(f, "no valid HTTP answer: {error}"),
-            Self::Status { status } => write!(f, "answered {status}, expected 2xx"),
+            Self::Status { status, location } => {
+                write!(f, "answered {status}")?;
+                if let Some(location) = location {
+                    write!(f, " (to {location})")?;
+                }
+                f.write_str(", expected 2xx")
+            }
             Self::Timeout { timeout_ms } => write!(f, "no answer within {timeout_ms} ms"),
         }
     }

@@ -1,0 +1,530 @@
+//! One request from its head to the end of its response.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::connection::Peer;
+use crate::headers::{self, ClientView};
+use crate::options::Scheme;
+use crate::pages;
+use crate::pool::{self, Link};
+use crate::snapshot::Gate;
+use crate::table::{Route, Table, without_port};
+use crate::upstream::InFlight;
+use crate::worker::Worker;
+
+/// The body of a request on its way to an upstream, held to the service's limit.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    /// Absent when the request has no body.
+    inner: Option<Incoming>,
+    left: u64,
+}
+
+/// The request body grew beyond the limit.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UploadError {
+    /// The client sent more than the service accepts.
+    #[error("the request body is larger than the service accepts")]
+    TooLarge,
+    /// The client broke off.
+    #[error("the client broke off its request")]
+    Client(#[source] hyper::Error),
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(None);
+        };
+        let frame = std::task::ready!(Pin::new(inner).poll_frame(cx));
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                match self.left.checked_sub(length) {
+                    Some(left) => {
+                        self.left = left;
+                        Some(Ok(frame))
+                    }
+                    None => Some(Err(UploadError::TooLarge)),
+                }
+            }
+            Some(Err(error)) => Some(Err(UploadError::Client(error))),
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// The body of a response on its way to the client.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// Made here.
+    Own(Option<Bytes>),
+    /// Streamed from an upstream.
+    Relayed(Relay),
+}
+
+/// A response body that is being relayed; gives the connection back when it is complete.
+pub(crate) struct Relay {
+    inner: Incoming,
+    worker: Rc<Worker>,
+    link: Option<SendRequest<Upload>>,
+    in_flight: InFlight,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay")
+            .field("in_flight", &self.in_flight)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a response broke off in the middle.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RelayError {
+    /// The upstream broke off.
+    #[error("the upstream broke off its response")]
+    Upstream(#[source] hyper::Error),
+    /// The drain timeout came.
+    #[error("the upstream was drained and the time for it is over")]
+    Cut,
+}
+
+impl Relay {
+    fn complete(&mut self) {
+        if let Some(sender) = self.link.take() {
+            self.worker.pool.put(self.in_flight.upstream(), sender);
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if self.inner.is_end_stream() {
+            self.complete();
+        }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = RelayError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        match &mut *self {
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Relayed(relay) => match Pin::new(&mut relay.inner).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(RelayError::Upstream(error)))),
+                Poll::Ready(None) => {
+                    relay.complete();
+                    Poll::Ready(None)
+                }
+                Poll::Pending => relay.cut.as_mut().poll(cx).map(|()| Some(Err(RelayError::Cut))),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_none(),
+            Self::Relayed(relay) => relay.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Relayed(relay) => relay.inner.size_hint(),
+        }
+    }
+}
+
+fn own(response: Response<Bytes>) -> Response<Reply> {
+    response.map(|bytes| Reply::Own((!bytes.is_empty()).then_some(bytes)))
+}
+
+fn failure(status: StatusCode) -> Response<Reply> {
+    own(pages::page(status, ""))
+}
+
+/// Answers one request.
+pub(crate) async fn handle(
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+    request: Request<Incoming>,
+) -> Response<Reply> {
+    let begun = Instant::now();
+    let Some(host) = host_of(&request) else {
+        return failure(StatusCode::BAD_REQUEST);
+    };
+    if request.method() == Method::CONNECT {
+        return failure(StatusCode::NOT_IMPLEMENTED);
+    }
+    let mut until = None;
+    loop {
+        let changed = worker.shared.changed.notified();
+        let table = worker.shared.table.load_full();
+        let Some(found) = table.find(&host, request.uri().path()) else {
+            return failure(StatusCode::NOT_FOUND);
+        };
+        let route = Arc::clone(found.route);
+        let strip = found.strip;
+        if let Gate::Paused { max_wait } = route.service.gate {
+            let until = *until.get_or_insert(tokio::time::Instant::from_std(begun) + max_wait);
+            tokio::select! {
+                () = changed => continue,
+                () = tokio::time::sleep_until(until) => {
+                    route.counters[worker.index].answered(504, begun.elapsed());
+                    return failure(StatusCode::GATEWAY_TIMEOUT);
+                }
+            }
+        }
+        let mut response = route_request(&worker, &peer, &table, &route, strip, &host, request, begun).await;
+        route.counters[worker.index].answered(response.status().as_u16(), begun.elapsed());
+        for (name, value) in &route.response_headers {
+            response.headers_mut().insert(name, value.clone());
+        }
+        return response;
+    }
+}
+
+/// The host as the client wrote it; `None` when it is missing or given twice.
+fn host_of(request: &Request<Incoming>) -> Option<String> {
+    if let Some(authority) = request.uri().authority() {
+        return Some(authority.as_str().to_owned());
+    }
+    let mut all = request.headers().get_all(header::HOST).iter();
+    match (all.next(), all.next()) {
+        (Some(host), None) => host.to_str().ok().map(str::to_owned),
+        (None, None) if request.version() == Version::HTTP_10 => Some(String::new()),
+        _ => None,
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+async fn route_request(
+    worker: &Rc<Worker>,
+    peer: &Peer,
+    table: &Table,
+    route: &Arc<Route>,
+    strip: usize,
+    host: &str,
+    mut request: Request<Incoming>,
+    begun: Instant,
+) -> Response<Reply> {
+    if let Some(location) = redirect_of(route, peer, host, &request) {
+        let status = if matches!(*request.method(), Method::GET | Method::HEAD) {
+            StatusCode::MOVED_PERMANENTLY
+        } else {
+            StatusCode::PERMANENT_REDIRECT
+        };
+        return own(pages::redirect(status, &location));
+    }
+    if let Gate::Stopped { message } = &route.service.gate {
+        return own(pages::page(StatusCode::SERVICE_UNAVAILABLE, message));
+    }
+    let limit = route.service.limits.max_request_body.unwrap_or(u64::MAX);
+    if request.body().size_hint().lower() > limit {
+        return failure(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    let id = match request.headers().get(&headers::X_REQUEST_ID) {
+        Some(id) if crate::request_id::acceptable(id.as_bytes()) => id.clone(),
+        _ => worker.ids.next_value(),
+    };
+    let upgrade = (headers::connection_lists(request.headers(), "upgrade")
+        && request.version() == Version::HTTP_11)
+        .then(|| request.headers().get(header::UPGRADE).cloned())
+        .flatten();
+    let client_upgrade = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    prepare(&mut request, table, route, peer, host, strip, &id, upgrade);
+    let mut response = send(worker, route, request, limit, begun, client_upgrade).await;
+    response.headers_mut().insert(headers::X_REQUEST_ID, id);
+    response
+}
+
+/// Where the client is sent instead, in one hop: to HTTPS, to the canonical host, or both.
+fn redirect_of(route: &Route, peer: &Peer, host: &str, request: &Request<Incoming>) -> Option<String> {
+    let canonical = route.canonical(host);
+    let to_https = peer.scheme == Scheme::Http && route.redirect_to_https;
+    if canonical.is_none() && !to_https {
+        return None;
+    }
+    let scheme = if to_https { Scheme::Https } else { peer.scheme };
+    let bare = without_port(host);
+    let name = canonical.map_or(bare, |canonical| canonical.as_str());
+    // A port that the visitor typed belongs to the old scheme; it is kept only when the scheme stays.
+    let port = if to_https { "" } else { &host[bare.len()..] };
+    let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    Some(format!("{}://{name}{port}{path}", scheme.as_str()))
+}
+
+/// Rewrites the request for the upstream.
+#[allow(clippy::too_many_arguments)]
+fn prepare(
+    request: &mut Request<Incoming>,
+    table: &Table,
+    route: &Route,
+    peer: &Peer,
+    host: &str,
+    strip: usize,
+    id: &HeaderValue,
+    upgrade: Option<HeaderValue>,
+) {
+    let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    let (kept, prefix) = (&path[strip..], &path[..strip]);
+    let target = if kept.starts_with('/') {
+        Uri::try_from(kept)
+    } else {
+        Uri::try_from(format!("/{kept}"))
+    };
+    let prefix = HeaderValue::from_str(prefix).ok().filter(|_| strip > 0);
+    *request.uri_mut() = target.unwrap_or_else(|_| Uri::from_static("/"));
+    *request.version_mut() = Version::HTTP_11;
+    let client = ClientView {
+        peer_text: &peer.text,
+        scheme: peer.scheme,
+        local_port: peer.local_port,
+        trusted: route.service.forward_headers || table.trusted.contain(peer.address),
+        host,
+    };
+    let fields = request.headers_mut();
+    headers::strip_hop_by_hop(fields);
+    headers::join_cookies(fields);
+    headers::set_forwarding(fields, &client);
+    if let Ok(host) = HeaderValue::from_str(host) {
+        fields.insert(header::HOST, host);
+    }
+    if let Some(prefix) = prefix {
+        fields.insert(headers::X_FORWARDED_PREFIX, prefix);
+    }
+    fields.insert(headers::X_REQUEST_ID, id.clone());
+    if !(client.trusted && fields.contains_key(&headers::X_REQUEST_START)) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        if let Ok(value) = HeaderValue::from_str(&format!("t={}", now.as_millis())) {
+            fields.insert(headers::X_REQUEST_START, value);
+        }
+    }
+    if let Some(upgrade) = upgrade {
+        fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(header::UPGRADE, upgrade);
+    }
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
+    )
+}
+
+/// Sends the request to an upstream and waits for the head of its response.
+async fn send(
+    worker: &Rc<Worker>,
+    route: &Arc<Route>,
+    request: Request<Incoming>,
+    limit: u64,
+    begun: Instant,
+    client_upgrade: Option<hyper::upgrade::OnUpgrade>,
+) -> Response<Reply> {
+    let mut request = request.map(|inner| Upload {
+        inner: (!inner.is_end_stream()).then_some(inner),
+        left: limit,
+    });
+    let mut tried: Vec<u64> = Vec::new();
+    let mut route = Arc::clone(route);
+    let mut repeated = false;
+    loop {
+        let Some(upstream) = route.pick(&tried) else {
+            return failure(if tried.is_empty() {
+                StatusCode::SERVICE_UNAVAILABLE
+            } else {
+                StatusCode::BAD_GATEWAY
+            });
+        };
+        let Some(in_flight) = upstream.enter(worker.index) else {
+            // A switch came between; the new table is already live.
+            match worker.shared.table.load().routes.get(&route.service.name) {
+                Some(fresh) if !Arc::ptr_eq(fresh, &route) => route = Arc::clone(fresh),
+                _ => return failure(StatusCode::SERVICE_UNAVAILABLE),
+            }
+            continue;
+        };
+        let upstream = Arc::clone(upstream);
+        let counters = upstream.counters(worker.index);
+        let taken = if repeated {
+            None
+        } else {
+            worker.pool.take(&upstream)
+        };
+        let Link { mut sender, reused } = match taken {
+            Some(link) => link,
+            None => match pool::connect(&upstream.address).await {
+                Ok(link) => link,
+                Err(error) => {
+                    // Nothing was sent, so any method may go to another upstream.
+                    tracing::warn!(
+                        service = %route.service.name, upstream = %upstream.address,
+                        error = &error as &dyn std::error::Error, "cannot connect to the upstream"
+                    );
+                    counters.failed();
+                    tried.push(upstream.id);
+                    continue;
+                }
+            },
+        };
+        let spare = (reused && is_idempotent(request.method()) && request.body().inner.is_none())
+            .then(|| head_again(&request));
+        let waited = tokio::select! {
+            outcome = sender.try_send_request(request) => Some(outcome),
+            () = tokio::time::sleep(route.service.response_timeout) => None,
+            () = upstream.cut.cancelled() => None,
+        };
+        let Some(outcome) = waited else {
+            counters.failed();
+            return failure(StatusCode::GATEWAY_TIMEOUT);
+        };
+        match outcome {
+            Ok(response) => {
+                counters.answered(response.status().as_u16(), begun.elapsed());
+                return relay(worker, response, sender, in_flight, client_upgrade);
+            }
+            Err(mut error) => {
+                let unsent = error.take_message();
+                let error = error.into_error();
+                request = match (unsent, spare) {
+                    (Some(unsent), _) if reused => unsent,
+                    (None, Some(again)) if error.is_incomplete_message() || error.is_closed() => again,
+                    _ => {
+                        tracing::warn!(
+                            service = %route.service.name, upstream = %upstream.address,
+                            error = &error as &dyn std::error::Error, "the upstream did not answer"
+                        );
+                        counters.failed();
+                        return failure(status_of(&error));
+                    }
+                };
+                repeated = true;
+            }
+        }
+    }
+}
+
+/// The same request once more; it has no body.
+fn head_again(request: &Request<Upload>) -> Request<Upload> {
+    let mut again = Request::new(Upload { inner: None, left: 0 });
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.headers_mut() = request.headers().clone();
+    again
+}
+
+/// Whose fault an exchange's end was: the client's body, or the upstream.
+fn status_of(error: &hyper::Error) -> StatusCode {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        match error.downcast_ref() {
+            Some(UploadError::TooLarge) => return StatusCode::PAYLOAD_TOO_LARGE,
+            Some(UploadError::Client(_)) => return StatusCode::BAD_REQUEST,
+            None => cause = error.source(),
+        }
+    }
+    StatusCode::BAD_GATEWAY
+}
+
+/// Turns the upstream's response into the client's.
+fn relay(
+    worker: &Rc<Worker>,
+    mut response: Response<Incoming>,
+    sender: SendRequest<Upload>,
+    in_flight: InFlight,
+    client_upgrade: Option<hyper::upgrade::OnUpgrade>,
+) -> Response<Reply> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let (Some(client), Some(protocol)) =
+            (client_upgrade, response.headers().get(header::UPGRADE).cloned())
+        else {
+            return failure(StatusCode::BAD_GATEWAY);
+        };
+        let upstream = hyper::upgrade::on(&mut response);
+        tokio::task::spawn_local(tunnel(
+            worker.shared.abort.clone(),
+            client,
+            upstream,
+            in_flight.into_tunnel(),
+        ));
+        let (mut head, _) = response.into_parts();
+        headers::strip_hop_by_hop(&mut head.headers);
+        head.headers
+            .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(header::UPGRADE, protocol);
+        return Response::from_parts(head, Reply::Own(None));
+    }
+    headers::strip_hop_by_hop(response.headers_mut());
+    *response.version_mut() = Version::HTTP_11;
+    let cut = Box::pin(in_flight.upstream().cut.clone().cancelled_owned());
+    response.map(|inner| {
+        Reply::Relayed(Relay {
+            inner,
+            worker: Rc::clone(worker),
+            link: Some(sender),
+            in_flight,
+            cut,
+        })
+    })
+}
+
+/// Copies bytes both ways until one side ends, the drain timeout cuts, or the process ends.
+async fn tunnel(
+    abort: CancellationToken,
+    client: hyper::upgrade::OnUpgrade,
+    upstream: hyper::upgrade::OnUpgrade,
+    in_flight: InFlight,
+) {
+    let copy = async {
+        let (client, upstream) = tokio::try_join!(client, upstream).map_err(io::Error::other)?;
+        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+        tokio::io::copy_bidirectional(&mut client, &mut upstream).await
+    };
+    tokio::select! {
+        outcome = copy => if let Err(error) = outcome {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a tunnel ended");
+        },
+        () = in_flight.upstream().cut.cancelled() => {}
+        () = abort.cancelled() => {}
+    }
+}

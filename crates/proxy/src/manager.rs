@@ -1,0 +1,508 @@
+//! The one owner of the routing state: checks a change, writes it down, makes it live.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::sign::CertifiedKey;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use crate::check;
+use crate::control::{Applied, CertificatePem, Drained, Refusal, RefusalCode, ServiceStats, ServiceStatus};
+use crate::health;
+use crate::local_ca::LocalCa;
+use crate::names::{CertificateName, HostPattern, ServiceName, UpstreamAddress};
+use crate::shared::Shared;
+use crate::snapshot::{Certificate, Gate, Service, Snapshot};
+use crate::stats::{Counters, merge};
+use crate::store::Disk;
+use crate::table::Table;
+use crate::tls::{self, CertificateError, Certificates};
+use crate::upstream::Upstream;
+
+/// Owner of the routing state; one for each process.
+#[derive(Debug)]
+pub(crate) struct Manager {
+    pub(crate) shared: Arc<Shared>,
+    disk: Disk,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    snapshot: Snapshot,
+    certificates: BTreeMap<CertificateName, Arc<CertifiedKey>>,
+    /// Leaves that the local CA signed, by their hosts.
+    leaves: HashMap<Vec<HostPattern>, Arc<CertifiedKey>>,
+    /// What each service switched away from and is not empty yet.
+    draining: BTreeMap<ServiceName, Vec<Arc<Upstream>>>,
+    /// Health checks of the upstreams in use; dropping a set ends them.
+    watchers: BTreeMap<ServiceName, JoinSet<()>>,
+    /// Read errors from the start.
+    load_problems: Vec<String>,
+    /// Certificates that cannot be shown now, by service.
+    certificate_problems: BTreeMap<ServiceName, String>,
+}
+
+fn refuse<T>(code: RefusalCode, message: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal {
+        code,
+        message: message.into(),
+        service: None,
+    })
+}
+
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl Manager {
+    /// Starts from what is on disk. In a state directory whatever can be read is served; a file that a person edits
+    /// must be right as a whole.
+    ///
+    /// # Errors
+    /// What is wrong with such a file.
+    pub(crate) async fn start(shared: Arc<Shared>, disk: Disk) -> Result<Self, String> {
+        let mut state = State::default();
+        let snapshot = if disk.watched {
+            disk.read_strict()?
+        } else {
+            let loaded = disk.read_lenient();
+            state.load_problems = loaded.problems;
+            loaded.snapshot
+        };
+        for (name, content) in disk.read_certificates() {
+            let key = content
+                .map_err(|error| words(&error))
+                .and_then(|pem| tls::load(&pem).map_err(|error| words(&error)));
+            match key {
+                Ok(key) => drop(state.certificates.insert(name, key)),
+                Err(error) => state.load_problems.push(format!("certificate {name}: {error}")),
+            }
+        }
+        let manager = Self {
+            shared,
+            disk,
+            state: Mutex::new(state),
+        };
+        let mut state = manager.state.lock().await;
+        let certificates = manager.certificates(&mut state, &snapshot, None)?;
+        manager.publish(&mut state, snapshot, certificates);
+        for problem in state.problems() {
+            tracing::error!(problem, "part of the snapshot is not served");
+        }
+        drop(state);
+        Ok(manager)
+    }
+
+    /// Applies `change` to a copy of the snapshot and makes the result live.
+    async fn change(
+        &self,
+        subject: Option<&ServiceName>,
+        change: impl FnOnce(&mut Snapshot) -> Result<(), Refusal>,
+    ) -> Result<Applied, Refusal> {
+        let mut state = self.state.lock().await;
+        let mut next = state.snapshot.clone();
+        change(&mut next)?;
+        if next == state.snapshot {
+            return Ok(state.applied(subject, false));
+        }
+        if let Some(problem) = check::problems(&next).into_iter().next() {
+            return Err(Refusal {
+                code: if problem.conflict.is_some() {
+                    RefusalCode::Conflict
+                } else {
+                    RefusalCode::Invalid
+                },
+                message: problem.message,
+                service: problem.conflict,
+            });
+        }
+        let certificates = match self.certificates(&mut state, &next, subject) {
+            Ok(certificates) => certificates,
+            Err(message) => return refuse(RefusalCode::Certificate, message),
+        };
+        next.generation += 1;
+        if let Err(error) = self.disk.write(&next) {
+            return refuse(
+                RefusalCode::Storage,
+                format!(
+                    "cannot write {}: {}; nothing was changed",
+                    self.disk.snapshot_path().display(),
+                    words(&error)
+                ),
+            );
+        }
+        self.publish(&mut state, next, certificates);
+        Ok(state.applied(subject, true))
+    }
+
+    /// Makes `snapshot` live. Upstreams that stay keep their connections, counts and health.
+    fn publish(&self, state: &mut State, snapshot: Snapshot, certificates: Certificates) {
+        let before = self.shared.table.load_full();
+        let workers = self.shared.workers;
+        let table = Arc::new(Table::build(&snapshot, certificates, |service| {
+            let old = before.routes.get(&service.name);
+            let upstreams = service.upstreams.iter().map(|address| {
+                old.and_then(|old| old.upstreams.iter().find(|upstream| upstream.address == *address))
+                    .cloned()
+                    .unwrap_or_else(|| Arc::new(Upstream::new(address.clone(), workers)))
+            });
+            let counters = match old {
+                Some(old) => Arc::clone(&old.counters),
+                None => (0..workers).map(|_| Counters::default()).collect(),
+            };
+            (upstreams.collect(), counters)
+        }));
+        self.shared.table.store(Arc::clone(&table));
+        let live: BTreeSet<u64> = table
+            .routes
+            .values()
+            .flat_map(|route| route.upstreams.iter().map(|upstream| upstream.id))
+            .collect();
+        for (name, route) in &before.routes {
+            for upstream in &route.upstreams {
+                if !live.contains(&upstream.id) {
+                    upstream.begin_drain();
+                    state
+                        .draining
+                        .entry(name.clone())
+                        .or_default()
+                        .push(Arc::clone(upstream));
+                }
+            }
+        }
+        state.draining.retain(|_, upstreams| {
+            upstreams.retain(|upstream| upstream.in_flight() + upstream.tunnels() > 0);
+            !upstreams.is_empty()
+        });
+        self.shared.changed.notify_waiters();
+        state.watchers.retain(|name, _| table.routes.contains_key(name));
+        for (name, route) in &table.routes {
+            let same = before.routes.get(name).is_some_and(|old| {
+                old.service.health_check == route.service.health_check
+                    && old.service.upstreams == route.service.upstreams
+            });
+            if !same {
+                let mut watchers = JoinSet::new();
+                for upstream in &route.upstreams {
+                    let (siblings, check) = (route.upstreams.clone(), route.service.health_check.clone());
+                    watchers.spawn(health::watch(Arc::clone(upstream), siblings, check));
+                }
+                state.watchers.insert(name.clone(), watchers);
+            }
+        }
+        state.snapshot = snapshot;
+    }
+
+    /// The certificates that `snapshot` shows. A certificate that does not load costs its own service only, unless
+    /// that service is the one being changed.
+    fn certificates(
+        &self,
+        state: &mut State,
+        snapshot: &Snapshot,
+        strict: Option<&ServiceName>,
+    ) -> Result<Certificates, String> {
+        let mut certificates = Certificates::default();
+        let mut problems = BTreeMap::new();
+        for service in &snapshot.services {
+            let Some(tls) = &service.tls else { continue };
+            let key = match &tls.certificate {
+                Certificate::Named(name) => match state.certificates.get(name) {
+                    Some(key) => Ok(Arc::clone(key)),
+                    None => Err(format!("there is no certificate named {name}; put it first")),
+                },
+                Certificate::Files { chain, key } => read_files(chain, key).map_err(|error| words(&error)),
+                Certificate::LocalCa => self.local_leaf(state, &service.hosts),
+            };
+            match key {
+                Ok(key) if service.hosts.is_empty() => certificates.set_fallback(&key),
+                Ok(key) => certificates.add(&service.hosts, &key),
+                Err(message) if strict == Some(&service.name) => {
+                    return Err(format!("service {}: {message}", service.name));
+                }
+                Err(message) => drop(problems.insert(service.name.clone(), message)),
+            }
+        }
+        state.certificate_problems = problems;
+        Ok(certificates)
+    }
+
+    fn local_leaf(&self, state: &mut State, hosts: &[HostPattern]) -> Result<Arc<CertifiedKey>, String> {
+        if let Some(key) = state.leaves.get(hosts) {
+            return Ok(Arc::clone(key));
+        }
+        let now = SystemTime::now();
+        let ca = LocalCa::open_or_create(&self.disk.local_ca(), now).map_err(|error| words(&error))?;
+        let pem = ca.issue(hosts, now).map_err(|error| words(&error))?;
+        let key = tls::load(&pem).map_err(|error| words(&error))?;
+        state.leaves.insert(hosts.to_vec(), Arc::clone(&key));
+        Ok(key)
+    }
+
+    /// See [`crate::Client::put_service`].
+    pub(crate) async fn put_service(&self, mut service: Service) -> Result<Applied, Refusal> {
+        let name = service.name.clone();
+        self.change(Some(&name), |snapshot| {
+            match snapshot
+                .services
+                .iter_mut()
+                .find(|other| other.name == service.name)
+            {
+                Some(old) => {
+                    // Pause and stop outlive a deploy, as in kamal-proxy; only the gate request changes them.
+                    service.gate = old.gate.clone();
+                    *old = service;
+                }
+                None => snapshot.services.push(service),
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// See [`crate::Client::remove_service`].
+    pub(crate) async fn remove_service(&self, name: &ServiceName) -> Result<Applied, Refusal> {
+        self.change(Some(name), |snapshot| {
+            snapshot.services.retain(|service| service.name != *name);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Pauses, stops or resumes a service.
+    pub(crate) async fn set_gate(&self, name: &ServiceName, gate: Gate) -> Result<Applied, Refusal> {
+        self.change(Some(name), |snapshot| {
+            match snapshot.services.iter_mut().find(|service| service.name == *name) {
+                Some(service) => {
+                    service.gate = gate;
+                    Ok(())
+                }
+                None => refuse(RefusalCode::NotFound, format!("there is no service {name}")),
+            }
+        })
+        .await
+    }
+
+    /// See [`crate::Client::drain`].
+    pub(crate) async fn drain(
+        &self,
+        name: &ServiceName,
+        address: &UpstreamAddress,
+        timeout: Duration,
+    ) -> Result<Drained, Refusal> {
+        let upstreams: Vec<_> = {
+            let state = self.state.lock().await;
+            let in_use = |service: &Service| service.name == *name && service.upstreams.contains(address);
+            if state.snapshot.services.iter().any(in_use) {
+                return refuse(
+                    RefusalCode::InUse,
+                    format!("service {name} still uses {address}; switch to other upstreams first"),
+                );
+            }
+            let left = state.draining.get(name).into_iter().flatten();
+            left.filter(|upstream| upstream.address == *address)
+                .cloned()
+                .collect()
+        };
+        let deadline = tokio::time::Instant::now() + timeout;
+        let mut sum = Drained::default();
+        for upstream in upstreams {
+            let drained = upstream.drain(tokio::time::sleep_until(deadline)).await;
+            sum.finished += drained.finished;
+            sum.cut += drained.cut;
+            sum.tunnels_finished += drained.tunnels_finished;
+            sum.tunnels_cut += drained.tunnels_cut;
+        }
+        Ok(sum)
+    }
+
+    /// See [`crate::Client::put_certificate`].
+    pub(crate) async fn put_certificate(
+        &self,
+        name: &CertificateName,
+        pem: &CertificatePem,
+    ) -> Result<Applied, Refusal> {
+        let key = match tls::load(pem) {
+            Ok(key) => key,
+            Err(error) => {
+                return refuse(
+                    RefusalCode::Certificate,
+                    format!("certificate {name}: {}", words(&error)),
+                );
+            }
+        };
+        let mut state = self.state.lock().await;
+        if state
+            .certificates
+            .get(name)
+            .is_some_and(|old| old.cert == key.cert)
+        {
+            return Ok(state.applied(None, false));
+        }
+        if let Err(error) = self.disk.write_certificate(name, pem) {
+            return refuse(
+                RefusalCode::Storage,
+                format!("cannot keep certificate {name}: {}", words(&error)),
+            );
+        }
+        state.certificates.insert(name.clone(), key);
+        self.refresh(&mut state);
+        Ok(state.applied(None, true))
+    }
+
+    /// See [`crate::Client::remove_certificate`].
+    pub(crate) async fn remove_certificate(&self, name: &CertificateName) -> Result<Applied, Refusal> {
+        let mut state = self.state.lock().await;
+        let wanted = Certificate::Named(name.clone());
+        let user = state
+            .snapshot
+            .services
+            .iter()
+            .find(|service| service.tls.as_ref().is_some_and(|tls| tls.certificate == wanted));
+        if let Some(user) = user {
+            return Err(Refusal {
+                code: RefusalCode::InUse,
+                message: format!("service {} shows certificate {name}", user.name),
+                service: Some(user.name.clone()),
+            });
+        }
+        if let Err(error) = self.disk.remove_certificate(name) {
+            return refuse(
+                RefusalCode::Storage,
+                format!("cannot forget certificate {name}: {}", words(&error)),
+            );
+        }
+        let changed = state.certificates.remove(name).is_some();
+        Ok(state.applied(None, changed))
+    }
+
+    /// Publishes the same snapshot with certificates read again.
+    fn refresh(&self, state: &mut State) {
+        let snapshot = state.snapshot.clone();
+        if let Ok(certificates) = self.certificates(state, &snapshot, None) {
+            self.publish(state, snapshot, certificates);
+        }
+    }
+
+    /// Reads the snapshot file and certificate files again; on an error the live table stays.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub(crate) async fn reload(&self) -> Result<(), String> {
+        let mut state = self.state.lock().await;
+        if !self.disk.watched {
+            self.refresh(&mut state);
+            return Ok(());
+        }
+        let next = match self.disk.read_strict() {
+            Ok(next) => next,
+            Err(error) => {
+                state.load_problems = vec![format!("{}: {error}", self.disk.snapshot_path().display())];
+                return Err(error);
+            }
+        };
+        state.load_problems.clear();
+        let certificates = self.certificates(&mut state, &next, None)?;
+        self.publish(&mut state, next, certificates);
+        Ok(())
+    }
+
+    /// Path of the snapshot when it is to be watched.
+    pub(crate) fn watched(&self) -> Option<&std::path::Path> {
+        self.disk.watched.then(|| self.disk.snapshot_path())
+    }
+
+    /// The live snapshot.
+    pub(crate) async fn snapshot(&self) -> Snapshot {
+        self.state.lock().await.snapshot.clone()
+    }
+
+    /// What is wrong but does not stop the proxy.
+    pub(crate) async fn problems(&self) -> Vec<String> {
+        self.state.lock().await.problems()
+    }
+
+    /// Every service with its upstreams' states.
+    pub(crate) async fn list(&self) -> Vec<ServiceStatus> {
+        let state = self.state.lock().await;
+        let table = self.shared.table.load();
+        table
+            .routes
+            .iter()
+            .map(|(name, route)| ServiceStatus {
+                service: route.service.clone(),
+                upstreams: route.upstreams.iter().map(|upstream| upstream.status()).collect(),
+                draining: state
+                    .draining
+                    .get(name)
+                    .into_iter()
+                    .flatten()
+                    .filter(|upstream| upstream.in_flight() + upstream.tunnels() > 0)
+                    .map(|upstream| upstream.status())
+                    .collect(),
+                problems: state
+                    .certificate_problems
+                    .get(name)
+                    .cloned()
+                    .into_iter()
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// Counts of a service.
+    pub(crate) fn stats(&self, name: &ServiceName) -> Result<ServiceStats, Refusal> {
+        let table = self.shared.table.load();
+        let Some(route) = table.routes.get(name) else {
+            return refuse(RefusalCode::NotFound, format!("there is no service {name}"));
+        };
+        let mut total = merge(route.counters.iter());
+        let upstreams: Vec<_> = route.upstreams.iter().map(|upstream| upstream.stats()).collect();
+        total.in_flight = upstreams.iter().map(|upstream| upstream.counts.in_flight).sum();
+        Ok(ServiceStats { total, upstreams })
+    }
+}
+
+impl State {
+    fn applied(&self, subject: Option<&ServiceName>, changed: bool) -> Applied {
+        let draining = subject
+            .and_then(|name| self.draining.get(name))
+            .into_iter()
+            .flatten();
+        Applied {
+            generation: self.snapshot.generation,
+            changed,
+            draining: draining.map(|upstream| upstream.address.clone()).collect(),
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let certificates = self.certificate_problems.iter();
+        self.load_problems
+            .iter()
+            .cloned()
+            .chain(certificates.map(|(service, problem)| format!("service {service}: {problem}")))
+            .collect()
+    }
+}
+
+fn read_files(chain: &std::path::Path, key: &std::path::Path) -> Result<Arc<CertifiedKey>, CertificateError> {
+    let read = |path: &std::path::Path| {
+        fs_err::read_to_string(path).map_err(|source| CertificateError::File {
+            path: path.display().to_string(),
+            source,
+        })
+    };
+    tls::load(&CertificatePem {
+        chain: read(chain)?,
+        key: read(key)?,
+    })
+}

@@ -1,0 +1,52 @@
+//! What all threads see.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::table::Table;
+
+/// Shared by the workers and by the control thread.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The live table; replaced whole.
+    pub(crate) table: ArcSwap<Table>,
+    /// Woken after each replacement, for requests that wait at a paused service.
+    pub(crate) changed: Notify,
+    /// How many worker threads there are.
+    pub(crate) workers: usize,
+    /// Open client connections, all workers together.
+    pub(crate) connections: AtomicUsize,
+    /// Woken when a client connection ends.
+    pub(crate) freed: Notify,
+    /// Handshakes that ended in a TLS session.
+    pub(crate) handshakes: AtomicU64,
+    /// Handshakes that failed.
+    pub(crate) handshake_failures: AtomicU64,
+    /// Cancelled when the process is to end: connections finish what they have and close.
+    pub(crate) stopping: CancellationToken,
+    /// Cancelled when the time for that is over.
+    pub(crate) abort: CancellationToken,
+    /// Start of the process.
+    pub(crate) started: Instant,
+}
+
+impl Shared {
+    pub(crate) fn new(workers: usize, started: Instant) -> Self {
+        Self {
+            table: ArcSwap::from_pointee(Table::default()),
+            changed: Notify::new(),
+            workers,
+            connections: AtomicUsize::new(0),
+            freed: Notify::new(),
+            handshakes: AtomicU64::new(0),
+            handshake_failures: AtomicU64::new(0),
+            stopping: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            started,
+        }
+    }
+}

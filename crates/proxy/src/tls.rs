@@ -1,0 +1,126 @@
+//! Certificates by host, and the TLS settings of the listeners.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::control::CertificatePem;
+use crate::names::HostPattern;
+use crate::shared::Shared;
+
+/// A certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CertificateError {
+    /// The chain is not PEM, or empty.
+    #[error("the certificate chain is not PEM with at least one CERTIFICATE block")]
+    Chain(#[source] Option<rustls_pki_types::pem::Error>),
+    /// The key is not PEM of a known kind.
+    #[error("the private key is not PEM with a PKCS#8, PKCS#1 or SEC1 key")]
+    Key(#[source] rustls_pki_types::pem::Error),
+    /// The key is of a kind that is not supported, or does not belong to the leaf.
+    #[error("the private key cannot be used with the certificate")]
+    Mismatch(#[source] rustls::Error),
+    /// A file could not be read.
+    #[error("cannot read {path}")]
+    File {
+        /// Which file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The one cryptography provider of this process.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
+}
+
+/// Reads a chain and its key, and checks that they belong together.
+pub(crate) fn load(pem: &CertificatePem) -> Result<Arc<CertifiedKey>, CertificateError> {
+    let chain = CertificateDer::pem_slice_iter(pem.chain.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| CertificateError::Chain(Some(error)))?;
+    if chain.is_empty() {
+        return Err(CertificateError::Chain(None));
+    }
+    let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).map_err(CertificateError::Key)?;
+    CertifiedKey::from_der(chain, key, &provider())
+        .map(Arc::new)
+        .map_err(CertificateError::Mismatch)
+}
+
+/// Which certificate is shown for which server name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Certificates {
+    exact: HashMap<Box<str>, Arc<CertifiedKey>>,
+    wildcard: HashMap<Box<str>, Arc<CertifiedKey>>,
+    default: Option<Arc<CertifiedKey>>,
+}
+
+impl Certificates {
+    /// Shows `key` for `hosts`, and to clients without a server name if nothing else is shown to them yet.
+    pub(crate) fn add(&mut self, hosts: &[HostPattern], key: &Arc<CertifiedKey>) {
+        for host in hosts {
+            match host.wildcard_suffix() {
+                Some(suffix) => self.wildcard.entry(suffix.into()),
+                None => self.exact.entry(host.as_str().into()),
+            }
+            .or_insert_with(|| Arc::clone(key));
+        }
+        self.default.get_or_insert_with(|| Arc::clone(key));
+    }
+
+    /// Shows `key` to clients whose server name no service has, and to those without one.
+    pub(crate) fn set_fallback(&mut self, key: &Arc<CertifiedKey>) {
+        self.wildcard.insert("".into(), Arc::clone(key));
+        self.default = Some(Arc::clone(key));
+    }
+
+    fn get(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        let Some(name) = name else {
+            return self.default.clone();
+        };
+        let mut room = [0_u8; 254];
+        let name = crate::table::normalise_host(name, &mut room)?;
+        self.exact
+            .get(name)
+            .or_else(|| {
+                name.split_once('.')
+                    .and_then(|(_, suffix)| self.wildcard.get(suffix))
+            })
+            .or_else(|| self.wildcard.get(""))
+            .cloned()
+    }
+}
+
+/// Looks certificates up in the live table, so that a switch needs no new listener.
+#[derive(Debug)]
+struct Resolver(Arc<Shared>);
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.table.load().certificates.get(hello.server_name())
+    }
+}
+
+/// The settings of every HTTPS listener: TLS 1.2 and 1.3, HTTP/2 before HTTP/1.1, stateless tickets.
+pub(crate) fn server_config(shared: &Arc<Shared>) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Resolver(Arc::clone(shared))));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 1;
+    Ok(config)
+}
