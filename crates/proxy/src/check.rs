@@ -188,7 +188,20 @@ mod tests {
             {"name":"b","hosts":["h"],"upstreams":["127.0.0.1:1","127.0.0.1:1"],"health_check":{"path":"up","interval_ms":1}},
             {"name":"b","upstreams":["127.0.0.1:1"]},
             {"name":"c","upstreams":["127.0.0.1:1"],"tls":{"certificate":"local_ca"},"response_headers":{"a b":"c"}}]}"#;
-        insta::assert_snapshot!(messages(json).join("\n"), @"");
+        insta::assert_snapshot!(messages(json).join("\n"), @r#"
+        format is 2, this version reads only 1
+        settings.trusted_proxies: "x" is not a network such as 10.0.0.0/8
+        settings.max_header_bytes is 1, must be 8192 to 1048576
+        service a: upstreams is empty, name at least one
+        service a: canonical_host other is not among hosts
+        service b: upstreams names an address twice
+        service b: health_check.path "up" is not a path; it begins with '/'
+        service b: health_check.interval_ms is 1, must be 50 to 3600000
+        service b: h with path / already belongs to service a
+        service b is listed twice
+        service c: tls with the local CA needs hosts to sign for
+        service c: response_headers: "a b" is not a valid header field
+        "#);
     }
 
     #[test]

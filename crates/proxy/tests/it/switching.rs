@@ -1,0 +1,251 @@
+//! Switch, drain, pause, restart: without a dropped request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use appliance_proxy::control::{ControlError, ProbeFailure, RefusalCode};
+use appliance_proxy::snapshot::HealthCheck;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use crate::basics::open_tunnel;
+use crate::rig::{Answer, App, Rig, closed_port, name, service};
+
+#[tokio::test]
+async fn a_hundred_switches_under_load_drop_nothing() {
+    let rig = Arc::new(Rig::start());
+    let apps = [App::start("a").await, App::start("b").await];
+    rig.put(&service("web", "h", &[&apps[0]])).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let served = Arc::new(AtomicU64::new(0));
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let (stop, served, address) = (Arc::clone(&stop), Arc::clone(&served), rig.http);
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
+                while !stop.load(Ordering::Relaxed) {
+                    let request = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody";
+                    stream.write_all(request).await.unwrap();
+                    let answer = Answer::read(&mut stream).await;
+                    assert_eq!(answer.status, 200, "{}", answer.body);
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for turn in 1..=100 {
+        let before = served.load(Ordering::Relaxed);
+        rig.put(&service("web", "h", &[&apps[turn % 2]])).await;
+        let left = apps[(turn + 1) % 2].upstream();
+        let drained = rig
+            .client
+            .drain(&name("web"), &left, Duration::from_secs(10))
+            .await
+            .unwrap();
+        assert_eq!(drained.cut, 0);
+        while served.load(Ordering::Relaxed) < before + 5 {
+            tokio::task::yield_now().await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_same_request_twice_changes_nothing() {
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    let web = service("web", "h", &[&app]);
+    let first = rig.put(&web).await;
+    let second = rig.put(&web).await;
+    assert!(first.changed && !second.changed);
+    assert_eq!(first.generation, second.generation);
+    assert!(rig.client.remove_service(&name("web")).await.unwrap().changed);
+    assert!(!rig.client.remove_service(&name("web")).await.unwrap().changed);
+    assert_eq!(rig.get("h", "/").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_host_that_another_service_owns_is_refused_with_its_name() {
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    rig.put(&service("web", "h", &[&app])).await;
+    let error = rig
+        .client
+        .put_service(&service("thief", "h", &[&app]))
+        .await
+        .unwrap_err();
+    let ControlError::Refused { refusal, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(refusal.code, RefusalCode::Conflict);
+    assert_eq!(refusal.service, Some(name("web")));
+    assert_eq!(rig.client.list().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_the_last_request() {
+    let (rig, old, new) = (
+        Arc::new(Rig::start()),
+        App::start("old").await,
+        App::start("new").await,
+    );
+    rig.put(&service("web", "h", &[&old])).await;
+    let slow = tokio::spawn({
+        let rig = Arc::clone(&rig);
+        async move { rig.get("h", "/slow").await }
+    });
+    old.state.arrived.notified().await;
+    let applied = rig.put(&service("web", "h", &[&new])).await;
+    assert_eq!(applied.draining, [old.upstream()]);
+    assert!(rig.get("h", "/").await.body.starts_with("new"));
+    let draining = tokio::spawn({
+        let (rig, upstream) = (Arc::clone(&rig), old.upstream());
+        async move {
+            rig.client
+                .drain(&name("web"), &upstream, Duration::from_secs(20))
+                .await
+        }
+    });
+    old.state.release.notify_one();
+    let drained = draining.await.unwrap().unwrap();
+    assert_eq!(drained.cut, 0);
+    assert_eq!(slow.await.unwrap().body, "old slow");
+}
+
+#[tokio::test]
+async fn what_outlives_the_drain_is_cut_and_counted() {
+    let (rig, old, new) = (
+        Arc::new(Rig::start()),
+        App::start("old").await,
+        App::start("new").await,
+    );
+    rig.put(&service("web", "h", &[&old])).await;
+    let mut tunnel = open_tunnel(&rig).await;
+    let slow = tokio::spawn({
+        let rig = Arc::clone(&rig);
+        async move { rig.get("h", "/slow").await }
+    });
+    old.state.arrived.notified().await;
+    old.state.arrived.notified().await;
+    rig.put(&service("web", "h", &[&new])).await;
+    let begun = Instant::now();
+    let drained = rig
+        .client
+        .drain(&name("web"), &old.upstream(), Duration::from_millis(200))
+        .await
+        .unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(200));
+    assert_eq!((drained.cut, drained.tunnels_cut), (1, 1));
+    assert_eq!(slow.await.unwrap().status, 504);
+    assert_eq!(tunnel.read(&mut [0; 8]).await.unwrap(), 0, "the tunnel is closed");
+}
+
+#[tokio::test]
+async fn a_tunnel_of_another_service_does_not_notice_a_switch() {
+    let (rig, app, other) = (Rig::start(), App::start("app").await, App::start("other").await);
+    rig.put(&service("web", "h", &[&app])).await;
+    rig.put(&service("other", "other", &[&other])).await;
+    let mut tunnel = open_tunnel(&rig).await;
+    rig.put(&service("other", "other", &[&app])).await;
+    rig.client
+        .drain(&name("other"), &other.upstream(), Duration::from_secs(1))
+        .await
+        .unwrap();
+    tunnel.write_all(b"ping").await.unwrap();
+    let mut echo = [0; 4];
+    tunnel.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"ping");
+}
+
+#[tokio::test]
+async fn a_probe_says_who_failed_and_why() {
+    let (rig, good, bad) = (Rig::start(), App::start("good").await, App::start("bad").await);
+    bad.state.healthy.store(false, Ordering::Relaxed);
+    let dead = closed_port().await;
+    let upstreams = [good.upstream(), bad.upstream(), dead.into()];
+    let probed = rig
+        .client
+        .probe(&upstreams, &HealthCheck::default(), Duration::from_millis(300))
+        .await
+        .unwrap();
+    assert!(!probed.all_healthy());
+    assert_eq!(probed.upstreams[0].failure, None);
+    assert!(matches!(
+        probed.upstreams[1].failure,
+        Some(ProbeFailure::Status { status: 500, .. })
+    ));
+    assert!(matches!(
+        probed.upstreams[2].failure,
+        Some(ProbeFailure::Connect { .. })
+    ));
+    assert!(probed.upstreams[1].tries >= 2, "the first tries come fast");
+    bad.state.healthy.store(true, Ordering::Relaxed);
+    let probed = rig
+        .client
+        .probe(&upstreams[..2], &HealthCheck::default(), Duration::from_secs(5))
+        .await
+        .unwrap();
+    assert!(probed.all_healthy());
+}
+
+#[tokio::test]
+async fn paused_requests_wait_and_stopped_ones_are_told() {
+    let (rig, app) = (Arc::new(Rig::start()), App::start("one").await);
+    rig.put(&service("web", "h", &[&app])).await;
+    rig.client
+        .pause(&name("web"), Duration::from_millis(100))
+        .await
+        .unwrap();
+    assert_eq!(rig.get("h", "/").await.status, 504);
+    rig.client
+        .pause(&name("web"), Duration::from_secs(20))
+        .await
+        .unwrap();
+    let waiting = tokio::spawn({
+        let rig = Arc::clone(&rig);
+        async move { rig.get("h", "/").await }
+    });
+    // A deploy leaves the pause alone.
+    rig.put(&{
+        let mut web = service("web", "h", &[&app]);
+        web.response_timeout = Duration::from_secs(9);
+        web
+    })
+    .await;
+    rig.client.resume(&name("web")).await.unwrap();
+    assert_eq!(waiting.await.unwrap().status, 200);
+    rig.client.stop(&name("web"), "Back at <noon>").await.unwrap();
+    let answer = rig.get("h", "/").await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.body.contains("Back at &lt;noon&gt;"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_restart_serves_the_last_good_snapshot() {
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    let applied = rig.put(&service("web", "h", &[&app])).await;
+    rig.client.stop(&name("web"), "closed").await.unwrap();
+    let rig = Rig::over(rig.stop().await);
+    assert_eq!(rig.get("h", "/").await.status, 503);
+    rig.client.resume(&name("web")).await.unwrap();
+    assert_eq!(rig.get("h", "/").await.status, 200);
+    assert!(rig.client.status().await.unwrap().generation > applied.generation);
+}
+
+#[tokio::test]
+async fn a_stop_lets_requests_finish() {
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    rig.put(&service("web", "h", &[&app])).await;
+    let mut stream = BufReader::new(TcpStream::connect(rig.http).await.unwrap());
+    stream
+        .write_all(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+        .await
+        .unwrap();
+    app.state.arrived.notified().await;
+    let stopped = rig.stop_beside();
+    app.state.release.notify_one();
+    assert_eq!(Answer::read(&mut stream).await.body, "one slow");
+    stopped.await.unwrap();
+}

@@ -1,0 +1,202 @@
+//! HTTPS: certificates by host, HTTP/2, redirects.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use appliance_proxy::control::{CertificatePem, ControlError, RefusalCode};
+use appliance_proxy::local_ca::LocalCa;
+use appliance_proxy::names::{CertificateName, HostPattern};
+use appliance_proxy::snapshot::{Certificate, Service, Tls};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use crate::rig::{Answer, App, Rig, path_in, service};
+
+fn with_tls(mut service: Service, certificate: Certificate) -> Service {
+    service.tls = Some(Tls {
+        redirect: true,
+        certificate,
+    });
+    service
+}
+
+async fn connect(
+    rig: &Rig,
+    ca_pem: &str,
+    host: &str,
+    alpn: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap())
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    let stream = TcpStream::connect(rig.https).await.unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from(host.to_owned()).unwrap(), stream)
+        .await
+}
+
+fn local_ca(rig: &Rig) -> String {
+    fs_err::read_to_string(path_in(rig, "state/local-ca/ca.pem")).unwrap()
+}
+
+#[tokio::test]
+async fn https_1_and_2_with_the_local_ca() {
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    rig.put(&with_tls(
+        service("web", "shop.test", &[&app]),
+        Certificate::LocalCa,
+    ))
+    .await;
+    let ca = local_ca(&rig);
+    let mut stream = BufReader::new(connect(&rig, &ca, "shop.test", &[b"http/1.1"]).await.unwrap());
+    stream
+        .write_all(b"GET /a HTTP/1.1\r\nHost: shop.test\r\n\r\n")
+        .await
+        .unwrap();
+    let answer = Answer::read(&mut stream).await;
+    assert_eq!(answer.status, 200);
+    assert!(
+        answer.body.contains("x-forwarded-proto: https"),
+        "{}",
+        answer.body
+    );
+    assert!(answer.body.contains("x-forwarded-port: 443"), "{}", answer.body);
+
+    let stream = connect(&rig, &ca, "shop.test", &[b"h2"]).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    let driver = tokio::spawn(connection);
+    for _ in 0..3 {
+        let request = Request::post("https://shop.test/b?c")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
+            .body(Full::new(Bytes::from("hello")))
+            .unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body = std::str::from_utf8(&body).unwrap();
+        assert!(body.starts_with("one POST /b?c\n"), "{body}");
+        for expect in ["host: shop.test\n", "cookie: a=1; b=2\n", "body: 5\n"] {
+            assert!(body.contains(expect), "{expect} is missing in {body}");
+        }
+    }
+    drop(sender);
+    driver.await.unwrap().unwrap();
+    let request = Request::get("https://shop.test/")
+        .body(Empty::<Bytes>::new())
+        .unwrap();
+    drop(request);
+}
+
+#[tokio::test]
+async fn certificates_are_chosen_by_host_and_replaced_without_a_switch() {
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    let hosts = [HostPattern::parse("*.shop.test").unwrap()];
+    let name = CertificateName::parse("shop").unwrap();
+    let issue = |number: u32| {
+        let ca = LocalCa::open_or_create(&path_in(&rig, &format!("ca-{number}")), SystemTime::now()).unwrap();
+        (
+            ca.certificate_pem().to_owned(),
+            ca.issue(&hosts, SystemTime::now()).unwrap(),
+        )
+    };
+    let ((ca_1, pem_1), (ca_2, pem_2)) = (issue(1), issue(2));
+    assert!(rig.client.put_certificate(&name, &pem_1).await.unwrap().changed);
+    assert!(!rig.client.put_certificate(&name, &pem_1).await.unwrap().changed);
+    rig.put(&with_tls(
+        service("web", "*.shop.test", &[&app]),
+        Certificate::Named(name.clone()),
+    ))
+    .await;
+    connect(&rig, &ca_1, "a.shop.test", &[]).await.unwrap();
+    assert!(connect(&rig, &ca_1, "other.test", &[]).await.is_err());
+    rig.client.put_certificate(&name, &pem_2).await.unwrap();
+    connect(&rig, &ca_2, "b.shop.test", &[]).await.unwrap();
+    let error = rig.client.remove_certificate(&name).await.unwrap_err();
+    assert!(matches!(error, ControlError::Refused { refusal, .. } if refusal.code == RefusalCode::InUse));
+
+    // After a restart, and with another certificate spoilt on disk.
+    let home = rig.stop().await;
+    let mode = |path: &std::path::Path| {
+        use std::os::unix::fs::PermissionsExt;
+        fs_err::metadata(path).unwrap().permissions().mode() & 0o777
+    };
+    let stored = home.path().join("state/certificates/shop.pem");
+    assert_eq!(mode(&stored), 0o600);
+    fs_err::write(home.path().join("state/certificates/other.pem"), b"junk").unwrap();
+    let rig = Rig::over(home);
+    connect(&rig, &ca_2, "b.shop.test", &[]).await.unwrap();
+    assert_eq!(rig.client.status().await.unwrap().problems.len(), 1);
+}
+
+#[tokio::test]
+async fn a_bad_certificate_is_refused_without_touching_the_service() {
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    rig.put(&service("web", "h", &[&app])).await;
+    let name = CertificateName::parse("shop").unwrap();
+    let ca = LocalCa::open_or_create(&path_in(&rig, "ca"), SystemTime::now()).unwrap();
+    let hosts = [HostPattern::parse("h").unwrap()];
+    let (one, two) = (
+        ca.issue(&hosts, SystemTime::now()).unwrap(),
+        ca.issue(&hosts, SystemTime::now()).unwrap(),
+    );
+    for pem in [
+        CertificatePem {
+            chain: one.chain.clone(),
+            key: two.key,
+        },
+        CertificatePem {
+            chain: "junk".into(),
+            key: one.key,
+        },
+        CertificatePem {
+            chain: one.chain,
+            key: "junk".into(),
+        },
+    ] {
+        let error = rig.client.put_certificate(&name, &pem).await.unwrap_err();
+        assert!(
+            matches!(error, ControlError::Refused { refusal, .. } if refusal.code == RefusalCode::Certificate)
+        );
+    }
+    let wanting = with_tls(service("web", "h", &[&app]), Certificate::Named(name));
+    let error = rig.client.put_service(&wanting).await.unwrap_err();
+    assert!(
+        matches!(error, ControlError::Refused { refusal, .. } if refusal.code == RefusalCode::Certificate)
+    );
+    assert_eq!(rig.get("h", "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn plain_http_is_redirected_in_one_hop() {
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    let mut web = with_tls(service("web", "shop.test", &[&app]), Certificate::LocalCa);
+    web.hosts.push(HostPattern::parse("www.shop.test").unwrap());
+    web.canonical_host = Some(HostPattern::parse("shop.test").unwrap());
+    rig.put(&web).await;
+    let answer = rig.get("www.shop.test", "/a?b=c").await;
+    assert_eq!(
+        (answer.status, answer.header("location")),
+        (301, "https://shop.test/a?b=c")
+    );
+    let post = "POST /a HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(rig.send(post).await.status, 308);
+}
