@@ -403,7 +403,7 @@ async fn images_go_out_and_come_in_by_content() {
         let archive = futures_util::stream::iter(saved.into_iter().map(Ok)).boxed();
         assert_eq!(
             docker.load_image(archive).await.expect("load"),
-            [reference.clone()]
+            std::slice::from_ref(&reference)
         );
         assert_eq!(
             docker
