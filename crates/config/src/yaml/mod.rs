@@ -1,0 +1,3 @@
+//! YAML as Psych reads it.
+
+pub mod tree;
