@@ -20,7 +20,9 @@
 
 pub mod change;
 pub mod sign;
+pub mod ssh;
 pub mod store;
+pub mod transport;
 pub mod trust;
 
 pub use change::{AppName, Change, Destination, Digest, Envelope, HostId, Release, ReleaseNumber, Verb};
