@@ -19,6 +19,7 @@
 //! The crate never prints and never reads the environment: paths, clocks and random bytes are passed in.
 
 pub mod change;
+pub mod registry;
 pub mod sign;
 pub mod ssh;
 pub mod store;
