@@ -1,1 +1,5 @@
-//! Tests on real hosts.
+//! Tests on real hosts: one binary, one module per topic.
+//!
+//! Run them with `cargo xtask test [FILTER]`.
+
+mod sandbox;
