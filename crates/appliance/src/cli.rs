@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    app, audit, bootstrap, cloud_init, config, host, init, key, proxy, push, rollback, sandbox, secrets, status,
+    app, audit, bootstrap, cloud_init, config, host, init, keys, proxy, push, rollback, sandbox, secrets,
+    status,
 };
 use crate::globals::Globals;
 use crate::{agent, receive, ui};
@@ -41,7 +42,7 @@ enum Command {
     Rollback(rollback::RollbackArgs),
     /// Show what runs on each server, and how it fares
     Status(status::StatusArgs),
-    /// Start, stop or remove the app
+    /// Maintenance mode, back to life, removal
     #[command(subcommand)]
     App(app::AppCommand),
     /// Show the resolved configuration
@@ -53,7 +54,7 @@ enum Command {
     Audit(audit::AuditArgs),
     /// List, enroll and remove the keys a host obeys
     #[command(subcommand)]
-    Key(key::KeyCommand),
+    Keys(keys::KeysCommand),
     /// A throw-away server in a local container
     #[command(subcommand)]
     Sandbox(sandbox::SandboxCommand),
@@ -94,7 +95,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(args) => return config::run(&args, globals),
         Command::Secrets(command) => return secrets::run(&command, globals),
         Command::Audit(args) => block_on(audit::run(&args, globals))?,
-        Command::Key(command) => block_on(key::run(&command, globals))?,
+        Command::Keys(command) => block_on(keys::run(&command, globals))?,
         Command::Sandbox(command) => block_on(sandbox::run(&command))?,
         Command::Bootstrap(args) => return bootstrap::run(&args),
         Command::CloudInit(args) => cloud_init::run(&args)?,

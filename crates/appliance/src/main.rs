@@ -3,14 +3,19 @@
 //! One binary, four faces: the command line, the agent, the proxy and the receiver.
 //! This crate is the only place where two of the others meet, and `ui` the only module that prints.
 
+// A binary exports nothing; `pub` here means "for the rest of this crate".
+#![allow(unreachable_pub)]
+
 mod agent;
 mod cli;
 mod commands;
 mod developer;
 mod failure;
 mod globals;
+mod journal;
 mod receive;
 mod ui;
+mod wire;
 
 use std::process::ExitCode;
 

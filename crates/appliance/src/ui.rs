@@ -120,7 +120,12 @@ impl Step {
 
     /// The step failed; the error itself is printed once, by `main`.
     pub fn failed(self) {
-        note(&format!("{} {} ({})", paint("31", "✗"), self.name, self.seconds()));
+        note(&format!(
+            "{} {} ({})",
+            paint("31", "✗"),
+            self.name,
+            self.seconds()
+        ));
     }
 }
 
@@ -145,7 +150,12 @@ pub fn bytes(count: u64) -> String {
 mod tests {
     #[test]
     fn bytes_are_shown_in_the_largest_unit_that_fits() {
-        for (count, expect) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (25 << 20, "25.0 MiB")] {
+        for (count, expect) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (25 << 20, "25.0 MiB"),
+        ] {
             assert_eq!(super::bytes(count), expect);
         }
     }

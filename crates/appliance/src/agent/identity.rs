@@ -104,7 +104,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("host.key");
         let key = x25519::Identity::generate();
-        fs_err::write(&path, format!("# made by a test\n{}\n", key.to_string().expose_secret())).expect("key");
+        fs_err::write(
+            &path,
+            format!("# made by a test\n{}\n", key.to_string().expose_secret()),
+        )
+        .expect("key");
         let identity = Identity::load(&path).expect("loads");
         (directory, identity)
     }

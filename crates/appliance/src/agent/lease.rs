@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 
 /// Who holds a lease, for the one who is told to wait.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Holder {
     /// Fingerprint of the key that signed the change.
     pub owner: String,
@@ -78,7 +78,10 @@ mod tests {
     fn the_second_is_told_who_holds_it_and_gets_it_after_the_first() {
         let leases = Leases::default();
         let first = leases.acquire("shop", holder("SHA256:a")).expect("free");
-        assert_eq!(leases.acquire("shop", holder("SHA256:b")).err(), Some(holder("SHA256:a")));
+        assert_eq!(
+            leases.acquire("shop", holder("SHA256:b")).err(),
+            Some(holder("SHA256:a"))
+        );
         assert!(leases.acquire("blog", holder("SHA256:b")).is_ok());
         drop(first);
         assert!(leases.acquire("shop", holder("SHA256:b")).is_ok());

@@ -174,7 +174,12 @@ mod tests {
     #[tokio::test]
     async fn a_receiver_is_known_by_its_key_and_http_clients_lose_no_byte() {
         let (peer, rest) = first_bytes(&format!("{}PRI * HTTP/2.0", preamble("SHA256:abc"))).await;
-        assert_eq!(peer, Peer::Remote { fingerprint: "SHA256:abc".into() });
+        assert_eq!(
+            peer,
+            Peer::Remote {
+                fingerprint: "SHA256:abc".into()
+            }
+        );
         assert_eq!(rest, "PRI * HTTP/2.0");
 
         let (peer, rest) = first_bytes("GET /v1/status HTTP/1.1\r\n\r\n").await;

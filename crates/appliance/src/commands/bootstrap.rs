@@ -44,6 +44,13 @@ pub enum DockerSource {
 /// # Errors
 /// An unsupported system (exit code 6, nothing touched), a plan that would lock its administrator out, a step that failed.
 pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
-    let _ = (&args.admin_key, &args.deploy_key, args.docker, args.dry_run, args.json, args.allow_container);
+    let _ = (
+        &args.admin_key,
+        &args.deploy_key,
+        args.docker,
+        args.dry_run,
+        args.json,
+        args.allow_container,
+    );
     anyhow::bail!("bootstrap is being built")
 }

@@ -34,6 +34,12 @@ pub enum Format {
 /// # Errors
 /// When a key, the URL or the checksum is not one.
 pub fn run(args: &CloudInitArgs) -> anyhow::Result<()> {
-    let _ = (&args.admin_key, &args.deploy_key, &args.url, &args.sha256, args.format);
+    let _ = (
+        &args.admin_key,
+        &args.deploy_key,
+        &args.url,
+        &args.sha256,
+        args.format,
+    );
     anyhow::bail!("cloud-init is being built")
 }

@@ -7,7 +7,7 @@ pub mod cloud_init;
 pub mod config;
 pub mod host;
 pub mod init;
-pub mod key;
+pub mod keys;
 pub mod proxy;
 pub mod push;
 pub mod rollback;

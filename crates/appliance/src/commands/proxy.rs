@@ -54,7 +54,7 @@ pub struct ProxyArgs {
 /// # Errors
 /// When a listener or the control socket cannot be opened, or the snapshot file is wrong.
 pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
-    log();
+    crate::journal::log();
     let mut listeners = inherited()?;
     for (scheme, addresses) in [(Scheme::Http, &args.http), (Scheme::Https, &args.https)] {
         listeners.extend(addresses.iter().map(|address| Listener {
@@ -116,41 +116,17 @@ fn inherited() -> anyhow::Result<Vec<Listener>> {
 
 /// Tells the service manager, if there is one.
 fn tell_systemd(notice: Notice) {
-    let states = match notice {
-        Notice::Ready { services } => vec![
-            NotifyState::Ready,
-            NotifyState::Status(format!("serving {services} services").into()),
-        ],
-        Notice::Stopping => vec![
+    let told = match notice {
+        Notice::Ready { services } => {
+            let status = format!("serving {services} services");
+            sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)])
+        }
+        Notice::Stopping => sd_notify::notify(&[
             NotifyState::Stopping,
-            NotifyState::Status("finishing open requests".into()),
-        ],
+            NotifyState::Status("finishing open requests"),
+        ]),
     };
-    if let Err(error) = sd_notify::notify(&states) {
+    if let Err(error) = told {
         tracing::warn!(error = &error as &dyn std::error::Error, "cannot notify systemd");
     }
-}
-
-/// To the journal when systemd started us, else to standard error.
-fn log() {
-    use tracing_subscriber::prelude::*;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("APPLIANCE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let registry = tracing_subscriber::registry().with(filter);
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
-    let outcome = match journal {
-        Some(journal) => registry.with(journal).try_init(),
-        None => {
-            let terminal = std::io::stderr().is_terminal();
-            registry
-                .with(
-                    tracing_subscriber::fmt::layer()
-                        .with_writer(std::io::stderr)
-                        .with_ansi(terminal),
-                )
-                .try_init()
-        }
-    };
-    // A caller that set its own logging keeps it.
-    drop(outcome);
 }

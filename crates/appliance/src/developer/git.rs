@@ -1,4 +1,4 @@
-//! What git knows about the app: its version and who deploys it.
+//! What git knows about who deploys.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,13 +16,6 @@ fn git(directory: &Path, arguments: &[&str]) -> Option<String> {
     }
     let text = String::from_utf8(output.stdout).ok()?;
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
-}
-
-/// The version Kamal would give the app: the full SHA of the commit.
-///
-/// `None` outside a git repository, or before its first commit.
-pub fn version(directory: &Path) -> Option<String> {
-    git(directory, &["rev-parse", "HEAD"])
 }
 
 /// Who is at the keyboard, for people: git's e-mail address, else the login name (Kamal `KAMAL_PERFORMER`).

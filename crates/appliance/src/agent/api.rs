@@ -1,0 +1,207 @@
+//! The agent's HTTP resources: reads under `/v1`, signed changes, the OCI store under `/v2`.
+
+use std::sync::Arc;
+
+use appliance_push::change::{Envelope, PAYLOAD_LIMIT, SIGNATURE_LIMIT};
+use appliance_push::store::HaveQuery;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use serde::Serialize;
+
+use super::server::Peer;
+use super::{Agent, chain, change};
+use crate::wire::{AuditProof, Key};
+
+/// A body of any of our answers.
+pub type Body = BoxBody<Bytes, std::io::Error>;
+
+/// Base64 and JSON around the largest payload.
+const CHANGE_LIMIT: usize = PAYLOAD_LIMIT / 3 * 4 + SIGNATURE_LIMIT + (64 << 10);
+/// A query for the layers of the largest image.
+const QUERY_LIMIT: usize = 1 << 20;
+
+/// Answers one request.
+pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+    // A key that was removed keeps its open connection, but learns nothing more over it.
+    if let Peer::Remote { fingerprint } = &peer
+        && !agent.gate.knows(fingerprint)
+    {
+        return problem(
+            StatusCode::FORBIDDEN,
+            "unknown-key",
+            &format!(
+                "{fingerprint} is not enrolled on this host; ask an administrator: appliance keys add FILE.pub"
+            ),
+        );
+    }
+    let path = request.uri().path().to_owned();
+    if path == "/v2" || path.starts_with("/v2/") {
+        return agent.images.serve(request).await;
+    }
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    match (request.method(), segments.as_slice()) {
+        (&Method::GET, ["v1", "host"]) => json(&agent.host().await),
+        (&Method::GET, ["v1", "status"]) => json(&agent.status().await),
+        (&Method::GET, ["v1", "apps", app]) => match agent.app(app).await {
+            Ok(app) => json(&app),
+            Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "state", &chain(&*error)),
+        },
+        (&Method::GET, ["v1", "ca"]) => match fs_err::tokio::read(agent.ca()).await {
+            Ok(pem) => bytes("application/x-pem-file", pem),
+            Err(error) => problem(
+                StatusCode::NOT_FOUND,
+                "no-ca",
+                &format!("no local CA was needed yet: {error}"),
+            ),
+        },
+        (&Method::GET, ["v1", "keys"]) => json(&keys(&agent)),
+        (&Method::GET, ["v1", "audit"]) => audit(agent, request.uri().query()).await,
+        (&Method::GET, ["v1", "audit", "verify"]) => verify_audit(agent).await,
+        (&Method::POST, ["v1", "have"]) => have(agent, request).await,
+        (&Method::POST, ["v1", "changes"]) => submit(agent, request).await,
+        (_, ["v1", ..]) => problem(
+            StatusCode::NOT_FOUND,
+            "no-such-resource",
+            &format!(
+                "there is no {} {path} in this version of the agent",
+                request.method()
+            ),
+        ),
+        _ => problem(
+            StatusCode::NOT_FOUND,
+            "no-such-resource",
+            "the agent serves /v1 and /v2",
+        ),
+    }
+}
+
+async fn read_body(request: Request<Incoming>, limit: usize) -> Result<Bytes, Response<Body>> {
+    Limited::new(request.into_body(), limit)
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .map_err(|error| {
+            problem(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body",
+                &format!("the request's body cannot be read (at most {limit} bytes): {error}"),
+            )
+        })
+}
+
+async fn submit(agent: Arc<Agent>, request: Request<Incoming>) -> Response<Body> {
+    let body = match read_body(request, CHANGE_LIMIT).await {
+        Ok(body) => body,
+        Err(answer) => return answer,
+    };
+    let envelope: Envelope = match serde_json::from_slice(&body) {
+        Ok(envelope) => envelope,
+        Err(error) => {
+            return problem(
+                StatusCode::BAD_REQUEST,
+                "envelope",
+                &format!("the body is not a signed change: {error}"),
+            );
+        }
+    };
+    let events = change::submit(agent, envelope);
+    let lines = futures_util::stream::unfold(events, |mut events| async move {
+        let event = events.recv().await?;
+        let mut line = serde_json::to_vec(&event).unwrap_or_default();
+        line.push(b'\n');
+        Some((Ok(Frame::data(Bytes::from(line))), events))
+    });
+    let mut answer = Response::new(StreamBody::new(lines).boxed());
+    answer.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/x-ndjson"),
+    );
+    answer
+}
+
+/// What of an image this host already holds. Knowing a digest is no secret, so any enrolled key may ask.
+async fn have(agent: Arc<Agent>, request: Request<Incoming>) -> Response<Body> {
+    let body = match read_body(request, QUERY_LIMIT).await {
+        Ok(body) => body,
+        Err(answer) => return answer,
+    };
+    let query: HaveQuery = match serde_json::from_slice(&body) {
+        Ok(query) => query,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, "query", &error.to_string()),
+    };
+    let answer = tokio::task::spawn_blocking(move || agent.images.have(&query)).await;
+    match answer {
+        Ok(Ok(answer)) => json(&answer),
+        Ok(Err(error)) => problem(StatusCode::INTERNAL_SERVER_ERROR, "store", &chain(&error)),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "store", &chain(&error)),
+    }
+}
+
+fn keys(agent: &Agent) -> Vec<Key> {
+    let entry = |entry: &appliance_push::trust::KeyEntry| Key {
+        fingerprint: entry.fingerprint.clone(),
+        permissions: entry.permissions.iter().map(ToString::to_string).collect(),
+        comment: entry.comment.clone(),
+    };
+    agent.gate.keys().keys.iter().map(entry).collect()
+}
+
+async fn audit(agent: Arc<Agent>, query: Option<&str>) -> Response<Body> {
+    let last = query
+        .and_then(|query| query.strip_prefix("last="))
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(50_usize);
+    let read =
+        tokio::task::spawn_blocking(move || appliance_state::audit::read(agent.gate.audit_path())).await;
+    match read {
+        Ok(Ok(records)) => json(&records[records.len().saturating_sub(last)..]),
+        Ok(Err(error)) => problem(StatusCode::INTERNAL_SERVER_ERROR, "audit", &chain(&error)),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "audit", &chain(&error)),
+    }
+}
+
+async fn verify_audit(agent: Arc<Agent>) -> Response<Body> {
+    let verified =
+        tokio::task::spawn_blocking(move || appliance_state::audit::verify(agent.gate.audit_path())).await;
+    match verified {
+        Ok(Ok(verified)) => json(&AuditProof::Whole {
+            records: verified.records,
+        }),
+        Ok(Err(appliance_state::audit::AuditError::Broken { line, why, .. })) => json(&AuditProof::Broken {
+            line,
+            why: why.to_string(),
+        }),
+        Ok(Err(error)) => problem(StatusCode::INTERNAL_SERVER_ERROR, "audit", &chain(&error)),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "audit", &chain(&error)),
+    }
+}
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+fn bytes(kind: &'static str, content: Vec<u8>) -> Response<Body> {
+    let mut answer = Response::new(full(content));
+    answer
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    answer
+}
+
+fn json<T: Serialize + ?Sized>(value: &T) -> Response<Body> {
+    match serde_json::to_vec(value) {
+        Ok(text) => bytes("application/json", text),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "encode", &error.to_string()),
+    }
+}
+
+/// An error as JSON: `{"code": …, "message": …}`.
+pub fn problem(status: StatusCode, code: &str, message: &str) -> Response<Body> {
+    let text = serde_json::json!({ "code": code, "message": message }).to_string();
+    let mut answer = bytes("application/json", text.into_bytes());
+    *answer.status_mut() = status;
+    answer
+}

@@ -1,0 +1,316 @@
+//! What the host remembers of its apps: numbers, releases, the rollout in progress.
+
+use appliance_push::change::{self, Fingerprint};
+use appliance_rollout::{Deployment, Numbers, ReleaseNumber, Rollout};
+use appliance_state::store::StoreError;
+use appliance_state::{Key, Ledger, LedgerError, Store};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+const SCHEMA: u32 = 1;
+
+/// One app with one destination, small enough to be written at every step of a rollout.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct App {
+    /// Release and rollout numbers, and what is current.
+    #[serde(default)]
+    pub numbers: Numbers,
+    /// The last rollout; it may be in progress.
+    #[serde(default)]
+    pub rollout: Option<Rollout>,
+    /// Release numbers at hand, oldest first.
+    #[serde(default)]
+    pub releases: Vec<ReleaseNumber>,
+    /// Message of the maintenance page, while the app is stopped.
+    #[serde(default)]
+    pub stopped: Option<String>,
+}
+
+/// An accepted release, immutable.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stored {
+    /// What was signed; absent only in a ledger that was never written.
+    pub release: Option<Box<change::Release>>,
+    /// Who signed it.
+    pub signer: Option<Fingerprint>,
+    /// When it was accepted.
+    pub at: Timestamp,
+}
+
+/// A release with its number and signer.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// `v42`.
+    pub number: ReleaseNumber,
+    /// What was signed.
+    pub release: Box<change::Release>,
+    /// Who signed it.
+    pub signer: Fingerprint,
+    /// When it was accepted.
+    pub at: Timestamp,
+}
+
+/// The ledgers of all apps.
+#[derive(Debug, Clone)]
+pub struct Apps {
+    store: Store,
+    apps: Key,
+    releases: Key,
+}
+
+/// A ledger of an app cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AppsError {
+    /// The app's name cannot be a file name.
+    #[error("{0:?} cannot name an app here")]
+    Name(String),
+    /// The directory of ledgers cannot be used.
+    #[error("cannot open the state of {app}")]
+    Store {
+        /// Which app.
+        app: String,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// The ledger cannot be read or written.
+    #[error("cannot use the state of {app}")]
+    Ledger {
+        /// Which app.
+        app: String,
+        /// Why.
+        #[source]
+        source: LedgerError,
+    },
+    /// The release is not at hand any more.
+    #[error(
+        "release {number} of {app} is not on this host any more; `appliance status` lists those that are"
+    )]
+    NoRelease {
+        /// Which app.
+        app: String,
+        /// Which release.
+        number: ReleaseNumber,
+    },
+}
+
+impl Apps {
+    /// The ledgers under the agent's state directory.
+    pub fn new(store: Store) -> Self {
+        let key = |text: &str| Key::new(text).expect("our own names are good keys");
+        Self {
+            store,
+            apps: key("apps"),
+            releases: key("releases"),
+        }
+    }
+
+    /// Every app that was ever deployed here, by its id.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn ids(&self) -> Result<Vec<String>, AppsError> {
+        let keys = self.store.keys(&self.apps).map_err(|source| AppsError::Store {
+            app: "the apps".to_owned(),
+            source,
+        })?;
+        Ok(keys.into_iter().map(String::from).collect())
+    }
+
+    fn ledger(&self, app: &str) -> Result<Ledger<App>, AppsError> {
+        let key = Key::new(app).map_err(|_| AppsError::Name(app.to_owned()))?;
+        self.store
+            .keyed(&self.apps, &key, SCHEMA)
+            .map_err(|source| AppsError::Store {
+                app: app.to_owned(),
+                source,
+            })
+    }
+
+    fn release_ledger(&self, app: &str, number: ReleaseNumber) -> Result<Ledger<Stored>, AppsError> {
+        let key = Key::new(format!("{app}.{number}")).map_err(|_| AppsError::Name(app.to_owned()))?;
+        self.store
+            .keyed(&self.releases, &key, SCHEMA)
+            .map_err(|source| AppsError::Store {
+                app: app.to_owned(),
+                source,
+            })
+    }
+
+    /// The app as it is written down; the default for one that never was.
+    ///
+    /// # Errors
+    /// When its ledger is unreadable or damaged.
+    pub fn read(&self, app: &str) -> Result<App, AppsError> {
+        let snapshot = self.ledger(app)?.read().map_err(|source| AppsError::Ledger {
+            app: app.to_owned(),
+            source,
+        })?;
+        Ok(snapshot.data)
+    }
+
+    /// Changes the app and returns the closure's answer once it is on disk.
+    ///
+    /// # Errors
+    /// When its ledger cannot be read or written.
+    pub fn update<R>(&self, app: &str, change: impl FnOnce(&mut App) -> R) -> Result<R, AppsError> {
+        let (answer, _) = self
+            .ledger(app)?
+            .update(change)
+            .map_err(|source| AppsError::Ledger {
+                app: app.to_owned(),
+                source,
+            })?;
+        Ok(answer)
+    }
+
+    /// Stores a new release under the next number.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn accept(
+        &self,
+        app: &str,
+        release: &change::Release,
+        signer: &Fingerprint,
+        at: Timestamp,
+    ) -> Result<ReleaseNumber, AppsError> {
+        // The number is spent first: a crash in between leaves a gap, never two releases of one number.
+        let number = self.update(app, |state| state.numbers.next_release())?;
+        let stored = Stored {
+            release: Some(Box::new(release.clone())),
+            signer: Some(signer.clone()),
+            at,
+        };
+        self.release_ledger(app, number)?
+            .write(stored)
+            .map_err(|source| AppsError::Ledger {
+                app: app.to_owned(),
+                source,
+            })?;
+        self.update(app, |state| state.releases.push(number))?;
+        Ok(number)
+    }
+
+    /// A release by its number.
+    ///
+    /// # Errors
+    /// When it is not at hand, or its ledger is damaged.
+    pub fn release(&self, app: &str, number: ReleaseNumber) -> Result<Accepted, AppsError> {
+        let stored = self
+            .release_ledger(app, number)?
+            .read()
+            .map_err(|source| AppsError::Ledger {
+                app: app.to_owned(),
+                source,
+            })?
+            .data;
+        match (stored.release, stored.signer) {
+            (Some(release), Some(signer)) => Ok(Accepted {
+                number,
+                release,
+                signer,
+                at: stored.at,
+            }),
+            _ => Err(AppsError::NoRelease {
+                app: app.to_owned(),
+                number,
+            }),
+        }
+    }
+
+    /// Forgets releases, oldest first, until `keep` remain besides the current and the previous one.
+    ///
+    /// # Errors
+    /// When the app's ledger cannot be written; a file that stays behind is harmless.
+    pub fn forget_old(&self, app: &str, keep: usize) -> Result<Vec<ReleaseNumber>, AppsError> {
+        let dropped = self.update(app, |state| {
+            let needed: Vec<ReleaseNumber> = [&state.numbers.current, &state.numbers.previous]
+                .into_iter()
+                .flatten()
+                .map(|deployment: &Deployment| deployment.release)
+                .collect();
+            let excess = state.releases.len().saturating_sub(keep);
+            let dropped: Vec<ReleaseNumber> = state
+                .releases
+                .iter()
+                .copied()
+                .filter(|number| !needed.contains(number))
+                .take(excess)
+                .collect();
+            state.releases.retain(|number| !dropped.contains(number));
+            dropped
+        })?;
+        for number in &dropped {
+            self.remove_file(self.release_ledger(app, *number)?.path());
+        }
+        Ok(dropped)
+    }
+
+    /// Forgets the app altogether.
+    ///
+    /// # Errors
+    /// When its ledger cannot be read.
+    pub fn forget(&self, app: &str) -> Result<(), AppsError> {
+        for number in self.read(app)?.releases {
+            self.remove_file(self.release_ledger(app, number)?.path());
+        }
+        self.remove_file(self.ledger(app)?.path());
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &std::path::Path) {
+        if let Err(error) = fs_err::remove_file(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a ledger stays behind");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use appliance_rollout::RolloutNumber;
+
+    fn apps() -> (tempfile::TempDir, Apps) {
+        let directory = tempfile::tempdir().expect("directory");
+        let store = Store::open(directory.path().join("state")).expect("store");
+        (directory, Apps::new(store))
+    }
+
+    fn current(number: u64, rollout: u64) -> Deployment {
+        Deployment {
+            release: ReleaseNumber(number),
+            rollout: RolloutNumber(rollout),
+            roles: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn old_releases_go_but_never_the_current_or_the_previous_one() {
+        let (_keep, apps) = apps();
+        apps.update("shop", |app| {
+            app.releases = (1..=8).map(ReleaseNumber).collect();
+            app.numbers.record(current(8, 8));
+            app.numbers.record(current(1, 9));
+        })
+        .expect("written");
+        let dropped = apps.forget_old("shop", 3).expect("pruned");
+        assert_eq!(dropped, [2, 3, 4, 5, 6].map(ReleaseNumber));
+        let left = apps.read("shop").expect("read").releases;
+        assert_eq!(left, [1, 7, 8].map(ReleaseNumber));
+        assert!(matches!(
+            apps.release("shop", ReleaseNumber(2)),
+            Err(AppsError::NoRelease { .. })
+        ));
+    }
+
+    #[test]
+    fn a_name_that_could_leave_the_directory_is_refused() {
+        let (_keep, apps) = apps();
+        assert!(matches!(apps.read("../keys"), Err(AppsError::Name(_))));
+    }
+}

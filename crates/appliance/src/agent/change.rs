@@ -1,0 +1,466 @@
+//! What each verb of a signed change does, once the gate let it through.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use appliance_push::change::{self, AppName, Destination, Envelope, Expectation, Verb};
+use appliance_push::registry::Scope;
+use appliance_push::trust::Verified;
+use appliance_rollout::{Deployment, Phase, Plan, ReleaseNumber, Role, Rollout, Timing};
+use appliance_state::Outcome;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::mpsc;
+
+use super::drive::{self, Audience};
+use super::gate::{GateError, app_id};
+use super::lease::Holder;
+use super::{Agent, chain};
+use crate::wire::{End, Event};
+
+/// How long uploads may go on after the signature; a cut link resumes within it.
+const TOKEN_LIFE: SignedDuration = SignedDuration::from_hours(6);
+
+/// Admits a change and carries it out; the events end in exactly one [`Event::End`].
+///
+/// What was begun goes on when the receiver of the events is gone.
+pub fn submit(agent: Arc<Agent>, envelope: Envelope) -> mpsc::Receiver<Event> {
+    let (sender, receiver) = mpsc::channel(256);
+    tokio::spawn(async move {
+        let audience = Audience::of(sender);
+        let end = handle(&agent, envelope, &audience).await;
+        audience.tell(Event::End(end)).await;
+    });
+    receiver
+}
+
+async fn handle(agent: &Arc<Agent>, envelope: Envelope, audience: &Audience) -> End {
+    let admitting = {
+        let agent = Arc::clone(agent);
+        tokio::task::spawn_blocking(move || {
+            let current =
+                |app: &AppName, destination: Option<&Destination>| current_release(&agent, app, destination);
+            agent.gate.admit(&envelope, Timestamp::now(), &current)
+        })
+    };
+    let verified = match admitting.await {
+        Ok(Ok(verified)) => verified,
+        Ok(Err(error)) => return refusal(&error),
+        Err(error) => return internal(&error),
+    };
+    let end = act(agent, &verified, audience).await;
+    let (outcome, detail) = match &end {
+        End::Done { release, message } => (
+            Outcome::Done,
+            serde_json::json!({ "release": release, "message": message }),
+        ),
+        End::Token { expires_at, .. } => (Outcome::Done, serde_json::json!({ "expires_at": expires_at })),
+        End::Refused { code, message, .. } => (
+            Outcome::Refused,
+            serde_json::json!({ "code": code, "why": message }),
+        ),
+        End::Reverted { serving, why } => (
+            Outcome::Failed,
+            serde_json::json!({ "serving": serving, "why": why }),
+        ),
+        End::Failed { message, .. } => (Outcome::Failed, serde_json::json!({ "why": message })),
+    };
+    if let Err(error) = agent.gate.conclude(&verified, outcome, detail, Timestamp::now()) {
+        tracing::error!(error = chain(&error), "cannot record how the change ended");
+    }
+    end
+}
+
+fn current_release(
+    agent: &Agent,
+    app: &AppName,
+    destination: Option<&Destination>,
+) -> Option<change::ReleaseNumber> {
+    // A damaged ledger counts as "no release": an expectation then fails closed.
+    let state = agent.apps.read(&app_id(app, destination)).ok()?;
+    state
+        .numbers
+        .current
+        .map(|current| change::ReleaseNumber(current.release.0))
+}
+
+fn refusal(error: &GateError) -> End {
+    match error {
+        GateError::Refused(refusal) => End::Refused {
+            code: refusal.code().to_owned(),
+            message: chain(refusal),
+            next: refusal.next(),
+        },
+        other => End::Failed {
+            message: chain(other),
+            next: "on the host: journalctl -u appliance-agent".to_owned(),
+        },
+    }
+}
+
+fn internal(error: &(dyn std::error::Error + 'static)) -> End {
+    End::Failed {
+        message: chain(error),
+        next: "on the host: journalctl -u appliance-agent".to_owned(),
+    }
+}
+
+fn failed(error: anyhow::Error) -> End {
+    internal(&*error)
+}
+
+fn done(message: impl Into<String>) -> End {
+    End::Done {
+        release: None,
+        message: message.into(),
+    }
+}
+
+async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience) -> End {
+    let change = &verified.change;
+    let outcome = match (&change.verb, &change.app) {
+        (Verb::Upload { blobs }, _) => upload(agent, verified, blobs),
+        (Verb::Tunnel { repository, bytes }, _) => Ok(token(
+            agent,
+            verified,
+            Scope::Repository {
+                name: repository.clone(),
+                bytes: *bytes,
+            },
+        )),
+        (Verb::KeyAdd { .. } | Verb::KeyRemove { .. }, _) => keys(agent, verified),
+        (verb, Some(app)) => {
+            let app = app_id(app, change.destination.as_ref());
+            let holder = Holder {
+                owner: verified.fingerprint.to_string(),
+                verb: verb.name().to_owned(),
+                since: Timestamp::now(),
+            };
+            let _lease = match agent.leases.acquire(&app, holder) {
+                Ok(lease) => lease,
+                Err(holder) => return busy(&app, &holder),
+            };
+            if agent.drives.busy(&app) {
+                return End::Refused {
+                    code: "recovering".to_owned(),
+                    message: format!("{app} is going on with a rollout that was interrupted"),
+                    next: "appliance status, and push again when it is settled".to_owned(),
+                };
+            }
+            // Under the lease nobody else can move the release; the gate looked before it was taken.
+            if let Expectation::Release(expected) = change.expects {
+                let found = current_release(
+                    agent,
+                    change.app.as_ref().expect("matched above"),
+                    change.destination.as_ref(),
+                );
+                if found != expected {
+                    return moved(&app, expected, found);
+                }
+            }
+            match verb {
+                Verb::Deploy(release) => deploy(agent, verified, &app, release, audience).await,
+                Verb::Rollback { to } => rollback(agent, &app, *to, audience).await,
+                Verb::AppRemove => remove(agent, &app).await,
+                Verb::AppStop { message } => stop(agent, &app, message.as_deref().unwrap_or_default()).await,
+                Verb::AppStart => start(agent, &app).await,
+                other => Ok(End::Refused {
+                    code: "not-here".to_owned(),
+                    message: format!("this version of the agent does not carry out {}", other.name()),
+                    next: "appliance version, on both sides".to_owned(),
+                }),
+            }
+        }
+        (verb, None) => Ok(End::Refused {
+            code: "no-app".to_owned(),
+            message: format!("{} needs an app", verb.name()),
+            next: "appliance --help".to_owned(),
+        }),
+    };
+    outcome.unwrap_or_else(failed)
+}
+
+fn busy(app: &str, holder: &Holder) -> End {
+    End::Refused {
+        code: "busy".to_owned(),
+        message: format!(
+            "{app} is being changed by {} ({}) since {}",
+            holder.owner, holder.verb, holder.since
+        ),
+        next: "push again when it is done; appliance status shows how far it is".to_owned(),
+    }
+}
+
+fn moved(app: &str, expected: Option<change::ReleaseNumber>, found: Option<change::ReleaseNumber>) -> End {
+    let show = |number: Option<change::ReleaseNumber>| {
+        number.map_or_else(|| "no release".to_owned(), |number| number.to_string())
+    };
+    End::Refused {
+        code: "release-moved".to_owned(),
+        message: format!(
+            "{app} runs {}, the change expects {}",
+            show(found),
+            show(expected)
+        ),
+        next: "look at what changed (appliance status), then push again".to_owned(),
+    }
+}
+
+fn token(agent: &Agent, verified: &Verified, scope: Scope) -> End {
+    let expires_at = Timestamp::now()
+        .saturating_add(TOKEN_LIFE)
+        .unwrap_or(Timestamp::MAX);
+    let token = agent.images.allow(&verified.fingerprint, scope, expires_at);
+    End::Token {
+        token: token.expose().to_owned(),
+        expires_at,
+    }
+}
+
+/// Room is checked before a byte moves; what is here already needs none.
+fn upload(agent: &Agent, verified: &Verified, blobs: &[change::BlobRef]) -> anyhow::Result<End> {
+    let mut needed = 0;
+    for blob in blobs {
+        if agent.images.store().blob_size(&blob.digest)?.is_none() {
+            needed += blob.size;
+        }
+    }
+    let room = agent.images.store().room()?;
+    // The engine keeps an unpacked copy beside ours, about twice as large as what travels.
+    if let Err(error) = room.check(needed.saturating_mul(3)) {
+        return Ok(End::Refused {
+            code: "disk-full".to_owned(),
+            message: chain(&error),
+            next: "on the host: docker system df, and free some room; then push again".to_owned(),
+        });
+    }
+    Ok(token(agent, verified, Scope::blobs(blobs)))
+}
+
+fn keys(agent: &Agent, verified: &Verified) -> anyhow::Result<End> {
+    let before = agent.gate.keys();
+    match agent.gate.change_keys(verified) {
+        Ok(_) => {}
+        Err(GateError::Keys(error)) => {
+            return Ok(End::Refused {
+                code: "keys".to_owned(),
+                message: chain(&error),
+                next: "appliance keys list".to_owned(),
+            });
+        }
+        Err(error) => return Err(error.into()),
+    }
+    match &verified.change.verb {
+        Verb::KeyRemove { fingerprint } => {
+            if let Some(entry) = before.find(fingerprint) {
+                super::door::close(&entry.key.to_string())?;
+                agent.images.revoke(fingerprint);
+            }
+            Ok(done(format!("{fingerprint} may do nothing here any more")))
+        }
+        Verb::KeyAdd { key, .. } => {
+            super::door::open(key)?;
+            Ok(done("the key is enrolled"))
+        }
+        _ => Ok(done("the keys are as they were")),
+    }
+}
+
+async fn deploy(
+    agent: &Arc<Agent>,
+    verified: &Verified,
+    app: &str,
+    release: &change::Release,
+    audience: &Audience,
+) -> anyhow::Result<End> {
+    // What cannot be run is refused before it gets a number.
+    if release.image.registry.is_none() && !agent.images.has(&release.image)? {
+        return Ok(End::Refused {
+            code: "image-missing".to_owned(),
+            message: format!("the image {} was not uploaded to this host", release.image.digest),
+            next: "appliance push".to_owned(),
+        });
+    }
+    let number = agent
+        .apps
+        .accept(app, release, &verified.fingerprint, Timestamp::now())?;
+    roll_out(agent, app, number, release, true, audience).await
+}
+
+async fn rollback(
+    agent: &Arc<Agent>,
+    app: &str,
+    to: Option<change::ReleaseNumber>,
+    audience: &Audience,
+) -> anyhow::Result<End> {
+    let state = agent.apps.read(app)?;
+    let target = match to {
+        Some(number) => Some(ReleaseNumber(number.0)),
+        None => state.numbers.previous.as_ref().map(|previous| previous.release),
+    };
+    let Some(number) = target else {
+        return Ok(End::Refused {
+            code: "no-release".to_owned(),
+            message: format!("{app} has no earlier release on this host"),
+            next: "appliance status".to_owned(),
+        });
+    };
+    let accepted = match agent.apps.release(app, number) {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            return Ok(End::Refused {
+                code: "no-release".to_owned(),
+                message: chain(&error),
+                next: "appliance status".to_owned(),
+            });
+        }
+    };
+    // Migrations ran when the release was new; running them again on the way back is nobody's wish.
+    roll_out(agent, app, number, &accepted.release, false, audience).await
+}
+
+async fn roll_out(
+    agent: &Arc<Agent>,
+    app: &str,
+    number: ReleaseNumber,
+    release: &change::Release,
+    fresh: bool,
+    audience: &Audience,
+) -> anyhow::Result<End> {
+    let (old, rollout) = agent.apps.update(app, |state| {
+        (state.numbers.current.clone(), state.numbers.next_rollout())
+    })?;
+    let plan = Plan {
+        app: app.to_owned(),
+        old: old.clone(),
+        new: Deployment {
+            release: number,
+            rollout,
+            roles: roles(release),
+        },
+        release_command: fresh && release.release_command.is_some(),
+        timing: timing(release),
+        gates: BTreeSet::new(),
+    };
+    let (rollout, orders) = Rollout::begin(plan, Timestamp::now())?;
+    let rollout = drive::drive(agent, app, rollout, orders, audience.clone()).await?;
+    for message in rollout.warnings() {
+        audience
+            .tell(Event::Warning {
+                message: message.clone(),
+            })
+            .await;
+    }
+    Ok(match rollout.phase() {
+        Phase::Settled => End::Done {
+            release: Some(change::ReleaseNumber(number.0)),
+            message: format!("{app} {number} serves ({})", release.version),
+        },
+        _ => End::Reverted {
+            serving: old.map(|old| change::ReleaseNumber(old.release.0)),
+            why: rollout.failure().map_or_else(
+                || "the rollout was reverted".to_owned(),
+                |failure| failure.why.clone(),
+            ),
+        },
+    })
+}
+
+fn roles(release: &change::Release) -> Vec<Role> {
+    let mut roles: Vec<&change::Role> = release.roles.iter().collect();
+    roles.sort_by_key(|role| !role.primary);
+    roles
+        .into_iter()
+        .map(|role| Role {
+            name: role.name.to_string(),
+            proxied: role.proxy.is_some(),
+            image: format!("{}@{}", release.image.repository, release.image.digest),
+            assets: false,
+        })
+        .collect()
+}
+
+fn timing(release: &change::Release) -> Timing {
+    let seconds = |seconds: u32| SignedDuration::from_secs(i64::from(seconds));
+    // A role without proxy must stay up for the readiness delay on top of what it needs to start.
+    let ready = seconds(release.deploy_timeout) + seconds(release.readiness_delay);
+    Timing {
+        ready,
+        drain: seconds(release.drain_timeout),
+        watch: release
+            .watch
+            .as_ref()
+            .map_or(SignedDuration::ZERO, |watch| seconds(watch.window)),
+        command: release
+            .release_command
+            .as_ref()
+            .map_or(SignedDuration::from_secs(600), |command| seconds(command.timeout)),
+    }
+}
+
+/// Takes the app off the host: routes first, so that nobody is sent to a container that goes; never volumes.
+async fn remove(agent: &Arc<Agent>, app: &str) -> anyhow::Result<End> {
+    let state = agent.apps.read(app)?;
+    let Some(current) = &state.numbers.current else {
+        return Ok(not_deployed(app));
+    };
+    for name in services(agent, app, current)? {
+        agent.proxy.remove_service(&name).await?;
+    }
+    for found in agent.containers(app).await? {
+        agent.docker.stop(&found.id.0, None).await?;
+        agent.docker.remove(&found.id.0, true).await?;
+    }
+    agent.apps.forget(app)?;
+    agent.images.collect(&agent.apps).await?;
+    Ok(done(format!("{app} is removed; its volumes are kept")))
+}
+
+async fn stop(agent: &Arc<Agent>, app: &str, message: &str) -> anyhow::Result<End> {
+    let state = agent.apps.read(app)?;
+    let Some(current) = &state.numbers.current else {
+        return Ok(not_deployed(app));
+    };
+    for name in services(agent, app, current)? {
+        agent.proxy.stop(&name, message).await?;
+    }
+    agent
+        .apps
+        .update(app, |state| state.stopped = Some(message.to_owned()))?;
+    Ok(done(format!("{app} answers 503 until `appliance app live`")))
+}
+
+async fn start(agent: &Arc<Agent>, app: &str) -> anyhow::Result<End> {
+    let state = agent.apps.read(app)?;
+    let Some(current) = &state.numbers.current else {
+        return Ok(not_deployed(app));
+    };
+    for name in services(agent, app, current)? {
+        agent.proxy.resume(&name).await?;
+    }
+    agent.apps.update(app, |state| state.stopped = None)?;
+    Ok(done(format!("{app} is live")))
+}
+
+fn not_deployed(app: &str) -> End {
+    End::Refused {
+        code: "no-app".to_owned(),
+        message: format!("{app} does not run on this host"),
+        next: "appliance push".to_owned(),
+    }
+}
+
+fn services(
+    agent: &Agent,
+    app: &str,
+    deployment: &Deployment,
+) -> anyhow::Result<Vec<appliance_proxy::names::ServiceName>> {
+    let accepted = agent.apps.release(app, deployment.release)?;
+    let names = accepted
+        .release
+        .roles
+        .iter()
+        .filter_map(|role| role.proxy.as_ref());
+    names
+        .map(|spec| Ok(appliance_proxy::names::ServiceName::parse(&spec.service_name)?))
+        .collect()
+}

@@ -1,0 +1,205 @@
+//! From a role of a release to a container.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use appliance_containers::names;
+use appliance_containers::options::{self, OptionError};
+use appliance_containers::spec::{ContainerSpec, Log, Restart};
+use appliance_push::change::{EnvName, Release, Role};
+use appliance_rollout::{Instance, ReleaseNumber};
+
+/// Label with the app's id, on every container of ours.
+pub const APP: &str = "appliance.app";
+/// Label with the number of the rollout that made the container.
+pub const ROLLOUT: &str = "appliance.rollout";
+/// Label with the number of the release it runs.
+pub const RELEASE: &str = "appliance.release";
+/// Kamal's label with the role's name.
+pub const ROLE: &str = "role";
+
+/// Why a role cannot become a container.
+#[derive(Debug, thiserror::Error)]
+pub enum RoleError {
+    /// A `docker run` flag that cannot be used.
+    #[error("role {role}: options")]
+    Option {
+        /// The role.
+        role: String,
+        /// Which, why.
+        #[source]
+        source: OptionError,
+    },
+    /// A secret that the release does not carry.
+    #[error("role {role}: the release carries no secret {secret}; add it to .kamal/secrets and push again")]
+    Secret {
+        /// The role.
+        role: String,
+        /// Its name.
+        secret: EnvName,
+    },
+    /// A restart policy that Docker does not know.
+    #[error("role {role}: {policy:?} is not a restart policy (no, always, unless-stopped, on-failure[:N])")]
+    Restart {
+        /// The role.
+        role: String,
+        /// What was given.
+        policy: String,
+    },
+}
+
+/// What a container is made from.
+pub struct Making<'a> {
+    /// The app's id.
+    pub app: &'a str,
+    /// The release.
+    pub release: &'a Release,
+    /// Its number.
+    pub number: ReleaseNumber,
+    /// Opened secrets.
+    pub secrets: &'a BTreeMap<String, String>,
+    /// The engine's id of the image.
+    pub image: &'a str,
+    /// Six random bytes for the hostname.
+    pub random: [u8; 6],
+}
+
+/// The name of a role's container, as Kamal gives it.
+pub fn name(release: &Release, role: &Role) -> String {
+    names::container(
+        release.service.as_str(),
+        role.name.as_str(),
+        release
+            .destination
+            .as_ref()
+            .map(|destination| destination.as_str()),
+        release.version.as_str(),
+    )
+}
+
+/// The container of `role` for this rollout.
+///
+/// # Errors
+/// When an option, secret or restart policy cannot be used.
+pub fn spec(making: &Making<'_>, role: &Role, instance: &Instance) -> Result<ContainerSpec, RoleError> {
+    let release = making.release;
+    let destination = release
+        .destination
+        .as_ref()
+        .map(|destination| destination.as_str());
+    let name = name(release, role);
+    let mut env = vec![
+        ("KAMAL_CONTAINER_NAME".to_owned(), name.clone()),
+        ("KAMAL_VERSION".to_owned(), release.version.to_string()),
+        ("KAMAL_HOST".to_owned(), release.host.clone()),
+    ];
+    if let Some(destination) = destination {
+        env.push(("KAMAL_DESTINATION".to_owned(), destination.to_owned()));
+    }
+    env.extend(environment(making, role)?);
+
+    let mut labels = names::labels(release.service.as_str(), role.name.as_str(), destination);
+    labels.extend(role.labels.clone());
+    labels.insert(APP.to_owned(), making.app.to_owned());
+    labels.insert(ROLLOUT.to_owned(), instance.rollout.0.to_string());
+    labels.insert(RELEASE.to_owned(), making.number.0.to_string());
+
+    let log = (role.logging.driver.is_some() || !role.logging.options.is_empty()).then(|| Log {
+        driver: role.logging.driver.clone(),
+        options: role.logging.options.clone(),
+    });
+    let mut spec = ContainerSpec {
+        name,
+        image: making.image.to_owned(),
+        network: Some(appliance_containers::engine::NETWORK.to_owned()),
+        hostname: Some(names::hostname(&release.host, making.random)),
+        cmd: role.cmd.clone(),
+        env,
+        labels,
+        volumes: role.volumes.clone(),
+        log,
+        restart: restart(role)?,
+        stop_timeout: role
+            .stop_timeout
+            .map(|seconds| Duration::from_secs(u64::from(seconds))),
+        ..ContainerSpec::default()
+    };
+    for (option, values) in &role.options {
+        let values: Vec<String> = values
+            .iter()
+            .map(|value| value.clone().unwrap_or_else(|| "true".to_owned()))
+            .collect();
+        options::apply(option, &values, &mut spec).map_err(|source| RoleError::Option {
+            role: role.name.to_string(),
+            source,
+        })?;
+    }
+    Ok(spec)
+}
+
+/// Clear values, then secrets: of a name that is both, Docker lets `--env` win over the file (kamal.md §1.7).
+fn environment(making: &Making<'_>, role: &Role) -> Result<Vec<(String, String)>, RoleError> {
+    let mut env = Vec::new();
+    for (name, secret) in &role.env_secret {
+        let value = making
+            .secrets
+            .get(secret.as_str())
+            .ok_or_else(|| RoleError::Secret {
+                role: role.name.to_string(),
+                secret: secret.clone(),
+            })?;
+        env.push((name.to_string(), value.clone()));
+    }
+    for (name, value) in &role.env_clear {
+        // A blank value is passed as a bare `--env NAME`, which leaves the variable out.
+        if let Some(value) = value {
+            env.push((name.to_string(), value.clone()));
+        }
+    }
+    Ok(env)
+}
+
+fn restart(role: &Role) -> Result<Restart, RoleError> {
+    let bad = || RoleError::Restart {
+        role: role.name.to_string(),
+        policy: role.restart.clone(),
+    };
+    Ok(match role.restart.as_str() {
+        "no" => Restart::No,
+        "always" => Restart::Always,
+        "unless-stopped" => Restart::UnlessStopped,
+        other => {
+            let retries = match other.strip_prefix("on-failure").ok_or_else(bad)? {
+                "" => 0,
+                rest => rest
+                    .strip_prefix(':')
+                    .and_then(|number| number.parse().ok())
+                    .ok_or_else(bad)?,
+            };
+            Restart::OnFailure { retries }
+        }
+    })
+}
+
+/// The container of the release command: the role's own, but with another name and command, and run once.
+///
+/// # Errors
+/// As [`spec`].
+pub fn release_command(
+    making: &Making<'_>,
+    role: &Role,
+    instance: &Instance,
+    command: &[String],
+) -> Result<ContainerSpec, RoleError> {
+    let mut spec = spec(making, role, instance)?;
+    spec.name = format!("{}-release-{}", making.app.replace('@', "-"), instance.rollout.0);
+    spec.cmd = Some(command.to_vec());
+    spec.restart = Restart::No;
+    spec.health = None;
+    spec.publish.clear();
+    // Not a role's container: nothing may find it by these and route or count it.
+    spec.labels.remove(ROLE);
+    spec.labels
+        .insert("appliance.release-command".to_owned(), "true".to_owned());
+    Ok(spec)
+}

@@ -1,0 +1,253 @@
+//! Drives one rollout: write the state down, carry out the orders, report how each ended.
+//!
+//! ```text
+//!   orders ──► tasks ──► Done / Failed ─┐
+//!   Docker events ─────► Died           ├─► step() ──► write down ──► orders …
+//!   a person ──────────► Cancel         │
+//!   the clock ─────────► Tick          ─┘
+//! ```
+//!
+//! The drive belongs to the agent, not to the connection that asked for it: a developer's lost network changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use appliance_rollout::{Event, Order, Phase, Rollout};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::Agent;
+use super::effects::Effects;
+use crate::wire;
+
+/// Where the drives in progress can be reached, by app.
+#[derive(Debug, Clone, Default)]
+pub struct Drives {
+    reach: Arc<Mutex<BTreeMap<String, mpsc::Sender<Event>>>>,
+}
+
+impl Drives {
+    /// Tells the drive of `app`, if there is one, that something happened.
+    pub async fn tell(&self, app: &str, event: Event) -> bool {
+        let sender = {
+            let reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+            reach.get(app).cloned()
+        };
+        match sender {
+            Some(sender) => sender.send(event).await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// Whether a rollout of `app` is in progress.
+    pub fn busy(&self, app: &str) -> bool {
+        let reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        reach.contains_key(app)
+    }
+
+    fn enter(&self, app: &str) -> (Entered, mpsc::Receiver<Event>) {
+        let (sender, receiver) = mpsc::channel(64);
+        let mut reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        reach.insert(app.to_owned(), sender);
+        let entered = Entered {
+            drives: self.clone(),
+            app: app.to_owned(),
+        };
+        (entered, receiver)
+    }
+}
+
+struct Entered {
+    drives: Drives,
+    app: String,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut reach = self.drives.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        reach.remove(&self.app);
+    }
+}
+
+/// What a developer watching the rollout is told; somebody who left misses it, nobody waits for them.
+#[derive(Debug, Clone)]
+pub struct Audience(Option<mpsc::Sender<wire::Event>>);
+
+impl Audience {
+    /// A developer on the line.
+    pub fn of(sender: mpsc::Sender<wire::Event>) -> Self {
+        Self(Some(sender))
+    }
+
+    /// Nobody: the agent acts on its own.
+    pub fn nobody() -> Self {
+        Self(None)
+    }
+
+    /// Tells them; waits a moment for a slow reader, but never for long.
+    pub async fn tell(&self, event: wire::Event) {
+        if let Some(sender) = &self.0 {
+            let _left = sender.send_timeout(event, Duration::from_secs(5)).await;
+        }
+    }
+}
+
+/// The state could not be written down, so the rollout cannot go on; the next start of the agent resumes it.
+#[derive(Debug, thiserror::Error)]
+#[error("the rollout of {app} cannot be written down; it is resumed when the agent starts again")]
+pub struct Stuck {
+    app: String,
+    #[source]
+    source: super::apps::AppsError,
+}
+
+/// Drives `rollout` of `app` to its end and returns it.
+///
+/// # Errors
+/// When its state cannot be written.
+pub async fn drive(
+    agent: &Arc<Agent>,
+    app: &str,
+    mut rollout: Rollout,
+    mut orders: Vec<Order>,
+    audience: Audience,
+) -> Result<Rollout, Stuck> {
+    let (_entered, mut told) = agent.drives.enter(app);
+    let effects = Arc::new(Effects::new(
+        Arc::clone(agent),
+        app,
+        rollout.plan().clone(),
+        audience.clone(),
+    ));
+    let mut tasks: JoinSet<Event> = JoinSet::new();
+    let mut working = BTreeMap::new();
+    let mut shown = None;
+    loop {
+        persist(agent, app, &rollout)?;
+        if shown != Some(rollout.phase()) {
+            shown = Some(rollout.phase());
+            announce(app, &rollout, &audience).await;
+        }
+        let timing = rollout.plan().timing.clone();
+        for order in orders.drain(..) {
+            let effects = Arc::clone(&effects);
+            let patience = std_duration(order.effect.patience(Timestamp::now(), &timing));
+            let ticket = order.ticket;
+            let task = tasks.spawn(async move {
+                tracing::info!(app = effects.app(), order = %order.effect, "rollout");
+                let outcome = tokio::time::timeout(patience, effects.carry_out(&order.effect)).await;
+                let why = match outcome {
+                    Ok(Ok(())) => return Event::Done { ticket: order.ticket },
+                    Ok(Err(error)) => super::chain(&error),
+                    Err(_) => format!("cannot {} within {} s", order.effect, patience.as_secs()),
+                };
+                Event::Failed {
+                    ticket: order.ticket,
+                    why,
+                }
+            });
+            working.insert(ticket, task);
+        }
+        if rollout.is_over() && tasks.is_empty() {
+            return Ok(rollout);
+        }
+        let wakeup = rollout.wakeup();
+        let event = tokio::select! {
+            Some(finished) = tasks.join_next(), if !tasks.is_empty() => match finished {
+                Ok(event) => event,
+                Err(error) if error.is_cancelled() => continue,
+                Err(error) => {
+                    // A panic in an effect must not leave the rollout waiting for an answer for ever.
+                    tracing::error!(app, error = &error as &dyn std::error::Error, "an effect panicked");
+                    Event::Cancel { why: "an internal error; see journalctl -u appliance-agent".to_owned() }
+                }
+            },
+            Some(event) = told.recv() => event,
+            () = until(wakeup), if wakeup.is_some() => Event::Tick,
+            else => return Ok(rollout),
+        };
+        (rollout, orders) = rollout.step(&event, Timestamp::now());
+        // Orders that were given up are not waited for any more.
+        working.retain(|ticket, task| {
+            let open = rollout.open().iter().any(|order| order.ticket == *ticket);
+            if !open {
+                task.abort();
+            }
+            open
+        });
+    }
+}
+
+async fn until(moment: Option<Timestamp>) {
+    let left = moment.map_or(SignedDuration::ZERO, |moment| {
+        Timestamp::now().duration_until(moment)
+    });
+    tokio::time::sleep(std_duration(left)).await;
+}
+
+/// Negative spans are no wait.
+pub fn std_duration(span: SignedDuration) -> Duration {
+    Duration::try_from(span).unwrap_or(Duration::ZERO)
+}
+
+fn persist(agent: &Agent, app: &str, rollout: &Rollout) -> Result<(), Stuck> {
+    agent
+        .apps
+        .update(app, |state| state.rollout = Some(rollout.clone()))
+        .map_err(|source| Stuck {
+            app: app.to_owned(),
+            source,
+        })
+}
+
+/// The word for a phase, as design, log, API and audit spell it.
+pub fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Received => "received",
+        Phase::Verified => "verified",
+        Phase::Prepared => "prepared",
+        Phase::ReleaseCommand => "release-command",
+        Phase::Starting => "starting",
+        Phase::Healthy => "healthy",
+        Phase::Switched => "switched",
+        Phase::Draining => "draining",
+        Phase::Watching => "watching",
+        Phase::Settled => "settled",
+        Phase::Reverting => "reverting",
+        Phase::Reverted => "reverted",
+    }
+}
+
+async fn announce(app: &str, rollout: &Rollout, audience: &Audience) {
+    let phase = phase_name(rollout.phase());
+    tracing::info!(app, phase, "rollout");
+    let new = rollout.plan().new.release;
+    let old = rollout.plan().old.as_ref().map(|old| old.release.to_string());
+    let detail = match rollout.phase() {
+        Phase::Received => format!("{new} is stored"),
+        Phase::Verified => format!("{new} is checked; preparing image and secrets"),
+        Phase::Prepared => "image and secrets are here".to_owned(),
+        Phase::ReleaseCommand => "running the release command".to_owned(),
+        Phase::Starting => "starting the new containers".to_owned(),
+        Phase::Healthy => "the new containers are ready".to_owned(),
+        Phase::Switched => format!("traffic goes to {new}"),
+        Phase::Draining => format!("{} finishes its requests", old.as_deref().unwrap_or("nothing")),
+        Phase::Watching => format!("watching {new}"),
+        Phase::Settled => format!("{new} is the current release"),
+        Phase::Reverting => rollout
+            .failure()
+            .map_or_else(|| "going back".to_owned(), |failure| failure.why.clone()),
+        Phase::Reverted => match old {
+            Some(old) => format!("{old} serves as before"),
+            None => "nothing serves, as before".to_owned(),
+        },
+    };
+    audience
+        .tell(wire::Event::Phase {
+            phase: phase.to_owned(),
+            detail,
+        })
+        .await;
+}

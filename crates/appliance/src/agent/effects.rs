@@ -1,0 +1,573 @@
+//! Carries out the orders of a rollout. Each may be carried out again after a crash.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use appliance_containers::engine::{ContainerInfo, Health, LogQuery, NETWORK, State};
+use appliance_containers::{EngineError, names};
+use appliance_push::change::{self, Role};
+use appliance_rollout::{Deployment, Effect, Instance, Plan, ReleaseNumber, Route};
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::apps::{Accepted, AppsError};
+use super::container::{self, Making};
+use super::drive::{Audience, std_duration};
+use super::identity::IdentityError;
+use super::images::ImagesError;
+use super::{Agent, random, route};
+use crate::wire;
+
+/// Lines of a failed container shown to the developer.
+const LAST_LINES: u64 = 20;
+/// A container without a health check counts as ready when it has run this long, if the release asks for no more.
+const POLL: Duration = Duration::from_millis(250);
+
+/// Why an order failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EffectError {
+    /// Docker.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The app's ledgers.
+    #[error(transparent)]
+    Apps(#[from] AppsError),
+    /// The image.
+    #[error(transparent)]
+    Images(#[from] ImagesError),
+    /// The secrets.
+    #[error(transparent)]
+    Secrets(#[from] IdentityError),
+    /// The role cannot become a container.
+    #[error(transparent)]
+    Role(#[from] container::RoleError),
+    /// The proxy.
+    #[error(transparent)]
+    Proxy(#[from] appliance_proxy::control::ControlError),
+    /// The release names something that the proxy cannot serve.
+    #[error("the release cannot be routed")]
+    Route(#[source] appliance_proxy::names::NameError),
+    /// The plan and the release do not fit.
+    #[error("release {release} has no role {role}")]
+    NoRole {
+        /// Which release.
+        release: ReleaseNumber,
+        /// Which role.
+        role: String,
+    },
+    /// The container is not there.
+    #[error("there is no container for {0}")]
+    NoContainer(Instance),
+    /// The container has no address.
+    #[error("the container {0} has no address on the network {NETWORK}; does it still run?")]
+    NoAddress(String),
+    /// The new container did not become ready.
+    #[error("{name} did not become ready: {why}")]
+    NotReady {
+        /// The container.
+        name: String,
+        /// Why.
+        why: String,
+    },
+    /// The release command failed.
+    #[error("the release command ended with exit code {code}{}", if *out_of_memory { " (out of memory)" } else { "" })]
+    ReleaseCommand {
+        /// Its exit code.
+        code: i64,
+        /// Ended by the kernel for want of memory.
+        out_of_memory: bool,
+    },
+    /// The new release does worse than the old one.
+    #[error("{0}")]
+    Watch(String),
+}
+
+/// One rollout's hands.
+pub struct Effects {
+    agent: Arc<Agent>,
+    app: String,
+    plan: Plan,
+    audience: Audience,
+    secrets: Mutex<BTreeMap<ReleaseNumber, Arc<BTreeMap<String, String>>>>,
+}
+
+impl Effects {
+    /// The hands of the rollout `plan` of `app`.
+    pub fn new(agent: Arc<Agent>, app: &str, plan: Plan, audience: Audience) -> Self {
+        Self {
+            agent,
+            app: app.to_owned(),
+            plan,
+            audience,
+            secrets: Mutex::default(),
+        }
+    }
+
+    /// The app's id.
+    pub fn app(&self) -> &str {
+        &self.app
+    }
+
+    /// Carries out one order.
+    ///
+    /// # Errors
+    /// What the rollout is told as the reason of the failure.
+    pub async fn carry_out(&self, effect: &Effect) -> Result<(), EffectError> {
+        match effect {
+            Effect::Verify => self.verify(),
+            Effect::Pull { .. } => self.pull().await,
+            Effect::UnsealSecrets => self.secrets(self.plan.new.release).map(drop),
+            Effect::BridgeAssets { .. } => Ok(()),
+            Effect::RunReleaseCommand => self.release_command().await,
+            Effect::Create { instance } => self.create(instance).await,
+            Effect::Start { instance } => {
+                let found = self.container(instance).await?;
+                Ok(self.agent.docker.start(&found.id.0).await?)
+            }
+            Effect::AwaitReady { instance, until } => self.await_ready(instance, *until).await,
+            Effect::Switch { routes } | Effect::SwitchBack { routes } => self.switch(routes).await,
+            Effect::Drain { instance, until } => self.drain(instance, *until).await,
+            Effect::Stop { instance } => self.stop(instance).await,
+            Effect::Watch { until } => self.watch(*until).await,
+            Effect::Remove { instance } => self.remove(instance).await,
+            Effect::Record { current } => Ok(self.agent.apps.update(&self.app, |state| {
+                state.numbers.record(current.clone());
+            })?),
+            Effect::Prune => {
+                self.prune().await;
+                Ok(())
+            }
+        }
+    }
+
+    fn verify(&self) -> Result<(), EffectError> {
+        let accepted = self.accepted(self.plan.new.release)?;
+        for role in &self.plan.new.roles {
+            role_of(&accepted, &role.name)?;
+        }
+        Ok(())
+    }
+
+    fn accepted(&self, number: ReleaseNumber) -> Result<Accepted, EffectError> {
+        Ok(self.agent.apps.release(&self.app, number)?)
+    }
+
+    fn deployment(&self, instance: &Instance) -> Option<&Deployment> {
+        [Some(&self.plan.new), self.plan.old.as_ref()]
+            .into_iter()
+            .flatten()
+            .find(|deployment| deployment.rollout == instance.rollout)
+    }
+
+    /// The release and role behind an instance.
+    fn role(&self, instance: &Instance) -> Result<(Accepted, Role), EffectError> {
+        let deployment = self
+            .deployment(instance)
+            .ok_or_else(|| EffectError::NoContainer(instance.clone()))?;
+        let accepted = self.accepted(deployment.release)?;
+        let role = role_of(&accepted, &instance.role)?.clone();
+        Ok((accepted, role))
+    }
+
+    fn secrets(&self, number: ReleaseNumber) -> Result<Arc<BTreeMap<String, String>>, EffectError> {
+        if let Some(known) = self.lock_secrets().get(&number) {
+            return Ok(Arc::clone(known));
+        }
+        let accepted = self.accepted(number)?;
+        let secrets = self.agent.open_secrets(&accepted)?;
+        let secrets = Arc::new(secrets);
+        self.lock_secrets().insert(number, Arc::clone(&secrets));
+        Ok(secrets)
+    }
+
+    fn lock_secrets(
+        &self,
+    ) -> std::sync::MutexGuard<'_, BTreeMap<ReleaseNumber, Arc<BTreeMap<String, String>>>> {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn pull(&self) -> Result<(), EffectError> {
+        let accepted = self.accepted(self.plan.new.release)?;
+        self.agent.docker.ensure_network(NETWORK).await?;
+        let secrets = self.secrets(self.plan.new.release)?;
+        self.agent.images.fetch(&accepted.release.image, &secrets).await?;
+        Ok(())
+    }
+
+    async fn container(&self, instance: &Instance) -> Result<ContainerInfo, EffectError> {
+        self.find(instance)
+            .await?
+            .ok_or_else(|| EffectError::NoContainer(instance.clone()))
+    }
+
+    async fn find(&self, instance: &Instance) -> Result<Option<ContainerInfo>, EffectError> {
+        Ok(self.agent.find(&self.app, instance).await?)
+    }
+
+    fn making<'a>(
+        &'a self,
+        accepted: &'a Accepted,
+        secrets: &'a BTreeMap<String, String>,
+        image: &'a str,
+    ) -> Making<'a> {
+        Making {
+            app: &self.app,
+            release: &accepted.release,
+            number: accepted.number,
+            secrets,
+            image,
+            random: random(),
+        }
+    }
+
+    async fn create(&self, instance: &Instance) -> Result<(), EffectError> {
+        if self.find(instance).await?.is_some() {
+            return Ok(());
+        }
+        let (accepted, role) = self.role(instance)?;
+        let secrets = self.secrets(accepted.number)?;
+        let image = self.agent.images.fetch(&accepted.release.image, &secrets).await?;
+        let making = self.making(&accepted, &secrets, &image);
+        let spec = container::spec(&making, &role, instance)?;
+        // The same version again, or one that a stock Kamal left: its container makes room, as in Kamal.
+        if let Some(former) = self.agent.docker.inspect(&spec.name).await? {
+            let name = names::replaced(&spec.name, random());
+            self.agent.docker.rename(&former.id.0, &name).await?;
+        }
+        self.agent.docker.create(&spec).await?;
+        Ok(())
+    }
+
+    async fn release_command(&self) -> Result<(), EffectError> {
+        let accepted = self.accepted(self.plan.new.release)?;
+        let Some(command) = &accepted.release.release_command else {
+            return Ok(());
+        };
+        let role = role_of(&accepted, command.role.as_str())?;
+        let instance = Instance {
+            role: role.name.to_string(),
+            rollout: self.plan.new.rollout,
+        };
+        let secrets = self.secrets(accepted.number)?;
+        let image = self.agent.images.fetch(&accepted.release.image, &secrets).await?;
+        let making = self.making(&accepted, &secrets, &image);
+        let spec = container::release_command(&making, role, &instance, &command.command)?;
+        let (sender, mut lines) = mpsc::channel::<appliance_containers::engine::LogLine>(256);
+        let audience = self.audience.clone();
+        let show = tokio::spawn(async move {
+            while let Some(line) = lines.recv().await {
+                audience.tell(output("release command", &line.bytes)).await;
+            }
+        });
+        let exit = self.agent.docker.run_once(&spec, sender).await?;
+        let _shown = show.await;
+        if exit.code == 0 {
+            return Ok(());
+        }
+        Err(EffectError::ReleaseCommand {
+            code: exit.code,
+            out_of_memory: exit.oom_killed,
+        })
+    }
+
+    async fn await_ready(&self, instance: &Instance, until: Timestamp) -> Result<(), EffectError> {
+        let (accepted, role) = self.role(instance)?;
+        let found = self.container(instance).await?;
+        let left = std_duration(Timestamp::now().duration_until(until));
+        let ready = async {
+            match &role.proxy {
+                Some(spec) => self.probe(&found, spec, left).await,
+                None => {
+                    self.stable(&found, u64::from(accepted.release.readiness_delay))
+                        .await
+                }
+            }
+        };
+        // A container that ends is known at once; waiting out the time limit would tell nothing more.
+        let outcome = tokio::select! {
+            outcome = tokio::time::timeout(left, ready) => outcome.unwrap_or_else(|_| {
+                Err(EffectError::NotReady {
+                    name: found.name.clone(),
+                    why: format!("still not ready after {} s (deploy_timeout)", left.as_secs()),
+                })
+            }),
+            exit = self.agent.docker.wait_exit(&found.id.0) => Err(EffectError::NotReady {
+                name: found.name.clone(),
+                why: match exit {
+                    Ok(exit) if exit.oom_killed => "it ran out of memory".to_owned(),
+                    Ok(exit) => format!("it ended with exit code {}", exit.code),
+                    Err(error) => super::chain(&error),
+                },
+            }),
+        };
+        if outcome.is_err() {
+            self.last_words(&found).await;
+        }
+        outcome
+    }
+
+    async fn probe(
+        &self,
+        found: &ContainerInfo,
+        spec: &change::ProxySpec,
+        left: Duration,
+    ) -> Result<(), EffectError> {
+        let address = address(found)?;
+        let probed = self
+            .agent
+            .proxy
+            .probe(
+                &[route::upstream(spec, address)],
+                &route::health_check(spec),
+                left,
+            )
+            .await?;
+        match probed
+            .upstreams
+            .iter()
+            .find_map(|upstream| upstream.failure.as_ref())
+        {
+            None => Ok(()),
+            Some(failure) => Err(EffectError::NotReady {
+                name: found.name.clone(),
+                why: format!(
+                    "GET {} on port {}: {failure}",
+                    spec.healthcheck.path, spec.app_port
+                ),
+            }),
+        }
+    }
+
+    /// Docker's verdict where the image or the options bring a health check, else running for `delay` seconds.
+    async fn stable(&self, found: &ContainerInfo, delay: u64) -> Result<(), EffectError> {
+        let begun = tokio::time::Instant::now();
+        loop {
+            let now = self
+                .agent
+                .docker
+                .inspect(&found.id.0)
+                .await?
+                .ok_or_else(|| EffectError::NotReady {
+                    name: found.name.clone(),
+                    why: "it was removed".to_owned(),
+                })?;
+            let running = now.state == State::Running;
+            match now.health {
+                Health::Healthy => return Ok(()),
+                Health::Unhealthy => {
+                    return Err(EffectError::NotReady {
+                        name: found.name.clone(),
+                        why: now.health_log.last().map_or_else(
+                            || "its health check failed".to_owned(),
+                            |log| format!("its health check failed: {}", log.trim()),
+                        ),
+                    });
+                }
+                Health::None if running && begun.elapsed() >= Duration::from_secs(delay) => return Ok(()),
+                Health::None | Health::Starting => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    async fn last_words(&self, found: &ContainerInfo) {
+        let query = LogQuery {
+            tail: Some(LAST_LINES),
+            ..LogQuery::default()
+        };
+        let mut lines = self.agent.docker.logs(&found.id.0, query);
+        while let Some(Ok(line)) = lines.next().await {
+            self.audience.tell(output(&found.name, &line.bytes)).await;
+        }
+    }
+
+    /// Points the proxy at these containers. The proxy takes each service in one step.
+    async fn switch(&self, routes: &[Route]) -> Result<(), EffectError> {
+        for route in routes {
+            match &route.to {
+                Some(instance) => {
+                    let (accepted, role) = self.role(instance)?;
+                    let found = self.container(instance).await?;
+                    self.agent
+                        .put_route(
+                            &accepted,
+                            &role,
+                            address(&found)?,
+                            &*self.secrets(accepted.number)?,
+                        )
+                        .await?;
+                }
+                None => {
+                    if let Some(name) = self.service_of(&route.role)? {
+                        self.agent.proxy.remove_service(&name).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The proxy's service of a role, in whichever of the two deployments has one.
+    fn service_of(&self, role: &str) -> Result<Option<appliance_proxy::names::ServiceName>, EffectError> {
+        for deployment in [Some(&self.plan.new), self.plan.old.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let accepted = self.accepted(deployment.release)?;
+            let spec = role_of(&accepted, role).ok().and_then(|role| role.proxy.as_ref());
+            if let Some(spec) = spec {
+                let name = appliance_proxy::names::ServiceName::parse(&spec.service_name)
+                    .map_err(EffectError::Route)?;
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn drain(&self, instance: &Instance, until: Timestamp) -> Result<(), EffectError> {
+        let (_, role) = self.role(instance)?;
+        let (Some(spec), Some(found)) = (&role.proxy, self.find(instance).await?) else {
+            return Ok(());
+        };
+        let Ok(address) = address(&found) else {
+            return Ok(());
+        };
+        let name =
+            appliance_proxy::names::ServiceName::parse(&spec.service_name).map_err(EffectError::Route)?;
+        let left = std_duration(Timestamp::now().duration_until(until));
+        let drained = self
+            .agent
+            .proxy
+            .drain(&name, &route::upstream(spec, address), left)
+            .await?;
+        if drained.cut + drained.tunnels_cut > 0 {
+            let message = format!(
+                "{} requests and {} WebSockets were still open in {} after {} s and were cut off; a longer drain_timeout lets them finish",
+                drained.cut,
+                drained.tunnels_cut,
+                found.name,
+                left.as_secs()
+            );
+            self.audience.tell(wire::Event::Warning { message }).await;
+        }
+        Ok(())
+    }
+
+    async fn stop(&self, instance: &Instance) -> Result<(), EffectError> {
+        let Some(found) = self.find(instance).await? else {
+            return Ok(());
+        };
+        let (accepted, role) = self.role(instance)?;
+        Ok(self
+            .agent
+            .docker
+            .stop(&found.id.0, grace(&accepted, &role))
+            .await?)
+    }
+
+    async fn remove(&self, instance: &Instance) -> Result<(), EffectError> {
+        let Some(found) = self.find(instance).await? else {
+            return Ok(());
+        };
+        let (accepted, role) = self.role(instance)?;
+        self.agent
+            .docker
+            .stop(&found.id.0, grace(&accepted, &role))
+            .await?;
+        self.agent.docker.remove(&found.id.0, true).await?;
+        Ok(())
+    }
+
+    /// Compares the new containers' share of 5xx answers with what the release allows, until the window is over.
+    async fn watch(&self, until: Timestamp) -> Result<(), EffectError> {
+        let accepted = self.accepted(self.plan.new.release)?;
+        let limit = accepted.release.watch.as_ref().and_then(|watch| watch.error_rate);
+        while Timestamp::now() < until {
+            let left = std_duration(Timestamp::now().duration_until(until));
+            tokio::time::sleep(left.min(Duration::from_secs(1))).await;
+            let Some(limit) = limit else { continue };
+            for role in &accepted.release.roles {
+                let Some(spec) = &role.proxy else { continue };
+                let name = appliance_proxy::names::ServiceName::parse(&spec.service_name)
+                    .map_err(EffectError::Route)?;
+                let stats = self.agent.proxy.stats(&name).await?;
+                for upstream in &stats.upstreams {
+                    too_many_errors(&spec.service_name, &upstream.counts, limit)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Best effort: tidying up never fails a release that serves (kamal.md §3.7).
+    async fn prune(&self) {
+        if let Err(error) = self.agent.prune(&self.app, self.plan.new.release).await {
+            let message = format!("tidying up is not complete: {}", super::chain(&*error));
+            tracing::warn!(app = self.app, message);
+            self.audience.tell(wire::Event::Warning { message }).await;
+        }
+    }
+}
+
+fn role_of<'a>(accepted: &'a Accepted, name: &str) -> Result<&'a Role, EffectError> {
+    accepted
+        .release
+        .roles
+        .iter()
+        .find(|role| role.name.as_str() == name)
+        .ok_or_else(|| EffectError::NoRole {
+            release: accepted.number,
+            role: name.to_owned(),
+        })
+}
+
+/// Where the proxy reaches a container.
+pub fn address(found: &ContainerInfo) -> Result<IpAddr, EffectError> {
+    found
+        .ip_on(NETWORK)
+        .map(IpAddr::from)
+        .ok_or_else(|| EffectError::NoAddress(found.name.clone()))
+}
+
+/// Kamal's rule (kamal.md §1.3): the role's own, else Docker's default behind the proxy, else the drain time.
+pub fn grace(accepted: &Accepted, role: &Role) -> Option<Duration> {
+    let seconds = match (role.stop_timeout, &role.proxy) {
+        (Some(seconds), _) => Some(seconds),
+        (None, Some(_)) => None,
+        (None, None) => Some(accepted.release.drain_timeout),
+    };
+    seconds.map(|seconds| Duration::from_secs(u64::from(seconds)))
+}
+
+/// At least this many answers before a share means anything.
+const ENOUGH: u64 = 20;
+
+fn too_many_errors(
+    service: &str,
+    counts: &appliance_proxy::control::Counts,
+    limit: f64,
+) -> Result<(), EffectError> {
+    #[allow(clippy::cast_precision_loss)]
+    let share = counts.by_class[4] as f64 / counts.requests.max(1) as f64;
+    if counts.requests >= ENOUGH && share > limit {
+        return Err(EffectError::Watch(format!(
+            "{service} answered {:.1} % of {} requests with 5xx; {:.1} % are allowed (x-appliance: watch)",
+            share * 100.0,
+            counts.requests,
+            limit * 100.0
+        )));
+    }
+    Ok(())
+}
+
+/// Bytes of an app as one line of output.
+fn output(source: &str, bytes: &[u8]) -> wire::Event {
+    wire::Event::Output {
+        source: source.to_owned(),
+        line: String::from_utf8_lossy(bytes)
+            .trim_end_matches(['\n', '\r'])
+            .to_owned(),
+    }
+}

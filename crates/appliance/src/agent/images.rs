@@ -1,0 +1,293 @@
+//! Images on this host: our own registry's store, and Docker's copy of what runs.
+//!
+//! Docker pulls from a listener on the loopback that lives as long as one pull and asks for a password made for it.
+//! Images are found by manifest digest; tags are for people.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use appliance_containers::EngineError;
+use appliance_containers::engine::{Credentials, Engine, ImageInfo, PullRequest};
+use appliance_push::change::{Digest, Image, RemoteRegistry, Repository, Tag};
+use appliance_push::registry::{
+    Action, AnswerBody, Grant, Grants, Loopback, LoopbackError, Registry, Scope, Token,
+};
+use appliance_push::store::{
+    Compression, GcOptions, HaveAnswer, HaveQuery, Limits, Reference, Store, StoreError,
+};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+
+use super::apps::Apps;
+
+/// Content used more recently stays: a push in progress has no release yet that names it.
+const MIN_AGE: Duration = Duration::from_secs(6 * 3600);
+/// Unfinished uploads that nobody continued this long are given up.
+const IDLE_UPLOAD: Duration = Duration::from_secs(24 * 3600);
+/// Prefix of the names under which our loopback registry's images are known to Docker.
+const LOOPBACK: &str = "127.0.0.1:";
+
+/// Why an image is not here.
+#[derive(Debug, thiserror::Error)]
+pub enum ImagesError {
+    /// The store.
+    #[error("the image store")]
+    Store(#[from] StoreError),
+    /// Docker.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The listener Docker pulls from.
+    #[error(transparent)]
+    Loopback(#[from] LoopbackError),
+    /// Neither here nor in any registry.
+    #[error("the image {repository}@{digest} is not on this host; push it again")]
+    Missing {
+        /// Its repository.
+        repository: Repository,
+        /// Its manifest.
+        digest: Digest,
+    },
+    /// The release does not carry the registry's password.
+    #[error("the release carries no secret {0} for the registry")]
+    NoPassword(String),
+    /// A task was lost.
+    #[error("the image store's thread ended")]
+    Thread(#[from] tokio::task::JoinError),
+    /// What Docker pulled is not what was asked for.
+    #[error("Docker pulled {reference} but knows no image of that digest")]
+    Vanished {
+        /// What was pulled.
+        reference: String,
+    },
+}
+
+/// The images of this host.
+pub struct Images {
+    store: Store,
+    registry: Registry,
+    grants: Grants,
+    docker: Arc<dyn Engine>,
+}
+
+impl Images {
+    /// Opens the store in `directory`.
+    ///
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn open(directory: &Path, docker: Arc<dyn Engine>) -> Result<Self, StoreError> {
+        let store = Store::open(directory, Limits::default())?;
+        let grants = Grants::default();
+        let known = grants.clone();
+        let registry = Registry::new(
+            store.clone(),
+            Arc::new(move |parts, repository, action| match action {
+                // Whoever reaches the socket may look; the agent has checked their key before.
+                Action::Read => Ok(0),
+                _ => known.check(parts, repository, action, Timestamp::now()),
+            }),
+        );
+        Ok(Self {
+            store,
+            registry,
+            grants,
+            docker,
+        })
+    }
+
+    /// The content-addressed store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Answers a request below `/v2`.
+    pub async fn serve(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        self.registry.answer(request).await
+    }
+
+    /// Allows writing what `scope` says until `expires`.
+    pub fn allow(
+        &self,
+        holder: &appliance_push::change::Fingerprint,
+        scope: Scope,
+        expires: Timestamp,
+    ) -> Token {
+        let grant = Grant {
+            holder: holder.clone(),
+            expires,
+            scope,
+        };
+        self.grants.issue(grant, Timestamp::now())
+    }
+
+    /// Takes back what a removed key was allowed.
+    pub fn revoke(&self, holder: &appliance_push::change::Fingerprint) {
+        self.grants.revoke_holder(holder);
+    }
+
+    /// What of an image is here already. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn have(&self, query: &HaveQuery) -> Result<HaveAnswer, StoreError> {
+        // Every Docker reads these two; zstd would need Docker 23 and is decided when it pays.
+        self.store.have(query, &[Compression::Gzip, Compression::None])
+    }
+
+    /// Whether the image was uploaded to this host.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn has(&self, image: &Image) -> Result<bool, StoreError> {
+        let reference = Reference::Digest(image.digest.clone());
+        match self.store.manifest(&image.repository, &reference) {
+            Ok(_) => Ok(true),
+            Err(StoreError::ManifestUnknown { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes sure that Docker has the image, and returns Docker's id for it.
+    ///
+    /// # Errors
+    /// When it is nowhere to be had, or Docker does not take it.
+    pub async fn fetch(
+        &self,
+        image: &Image,
+        secrets: &BTreeMap<String, String>,
+    ) -> Result<String, ImagesError> {
+        if let Some(found) = self.in_docker(&image.digest).await? {
+            return Ok(found.id);
+        }
+        let pulled = match &image.registry {
+            Some(registry) => self.pull_remote(image, registry, secrets).await?,
+            None => self.pull_own(image).await?,
+        };
+        self.docker
+            .tag_image(&pulled, image.repository.as_str(), image.tag.as_str())
+            .await?;
+        match self.in_docker(&image.digest).await? {
+            Some(found) => Ok(found.id),
+            None => Err(ImagesError::Vanished { reference: pulled }),
+        }
+    }
+
+    async fn in_docker(&self, digest: &Digest) -> Result<Option<ImageInfo>, EngineError> {
+        let images = self.docker.images().await?;
+        Ok(images.into_iter().find(|image| {
+            image
+                .digests
+                .iter()
+                .any(|name| digest_of(name) == Some(digest.as_str()))
+        }))
+    }
+
+    async fn pull_own(&self, image: &Image) -> Result<String, ImagesError> {
+        if !self.has(image)? {
+            return Err(ImagesError::Missing {
+                repository: image.repository.clone(),
+                digest: image.digest.clone(),
+            });
+        }
+        let listener = Loopback::start(self.store.clone(), 0).await?;
+        let reference = listener.reference(&image.repository, &image.digest);
+        let request = PullRequest {
+            reference: reference.clone(),
+            credentials: Some(Credentials {
+                username: listener.credentials().username.clone(),
+                password: listener.credentials().password.clone(),
+                server: listener.address().to_string(),
+            }),
+            platform: None,
+        };
+        self.docker.pull(&request).await?;
+        Ok(reference)
+    }
+
+    async fn pull_remote(
+        &self,
+        image: &Image,
+        registry: &RemoteRegistry,
+        secrets: &BTreeMap<String, String>,
+    ) -> Result<String, ImagesError> {
+        let reference = format!("{}/{}@{}", registry.server, image.repository, image.digest);
+        let credentials = match (&registry.username, &registry.password_secret) {
+            (Some(username), Some(secret)) => Some(Credentials {
+                username: username.clone(),
+                password: secrets
+                    .get(secret.as_str())
+                    .cloned()
+                    .ok_or_else(|| ImagesError::NoPassword(secret.to_string()))?,
+                server: registry.server.clone(),
+            }),
+            _ => None,
+        };
+        let request = PullRequest {
+            reference: reference.clone(),
+            credentials,
+            platform: None,
+        };
+        self.docker.pull(&request).await?;
+        Ok(reference)
+    }
+
+    /// Removes images that no release at hand names, from Docker and from the store.
+    ///
+    /// # Errors
+    /// When the store or the ledgers fail; images that Docker wants to keep are left to it.
+    pub async fn collect(&self, apps: &Apps) -> anyhow::Result<()> {
+        let mut roots = BTreeSet::new();
+        let mut tags = BTreeSet::new();
+        for app in apps.ids()? {
+            for number in apps.read(&app)?.releases {
+                let image = apps.release(&app, number)?.release.image;
+                tags.insert(name(&image.repository, &image.tag));
+                roots.insert(image.digest);
+            }
+        }
+        for found in self.docker.images().await? {
+            let ours = found.digests.iter().any(|name| name.starts_with(LOOPBACK));
+            let needed = found.digests.iter().any(|name| {
+                digest_of(name).is_some_and(|digest| roots.iter().any(|root| root.as_str() == digest))
+            });
+            if !ours || needed {
+                continue;
+            }
+            for reference in found.tags.iter().chain(&found.digests) {
+                if !tags.contains(reference)
+                    && let Err(error) = self.docker.remove_image(reference).await
+                {
+                    tracing::debug!(reference, error = super::chain(&error), "Docker keeps an image");
+                }
+            }
+        }
+        let store = self.store.clone();
+        let options = GcOptions {
+            roots,
+            keep_tagged: true,
+            min_age: MIN_AGE,
+        };
+        let report = tokio::task::spawn_blocking(move || {
+            store.clean_uploads(SystemTime::now(), IDLE_UPLOAD)?;
+            store.collect(&options, SystemTime::now())
+        })
+        .await??;
+        tracing::info!(
+            removed = report.removed,
+            freed = report.freed,
+            "the image store is tidy"
+        );
+        Ok(())
+    }
+}
+
+fn name(repository: &Repository, tag: &Tag) -> String {
+    format!("{repository}:{tag}")
+}
+
+/// The digest of `repository@sha256:…`.
+fn digest_of(name: &str) -> Option<&str> {
+    name.split_once('@').map(|(_, digest)| digest)
+}

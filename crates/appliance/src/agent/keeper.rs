@@ -1,0 +1,213 @@
+//! Keeps the proxy's routes true to the containers, and goes on with rollouts after a restart.
+//!
+//! Docker may give a container another address whenever it starts it again, so every start is followed by a look.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use appliance_containers::engine::{ContainerEvent, Event, Happening, State};
+use appliance_rollout::effect::Observed;
+use appliance_rollout::{Instance, Phase, RolloutNumber, Seen};
+use appliance_state::Outcome;
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::drive::{self, Audience};
+use super::{Agent, chain, container, effects};
+
+/// A full look even if no event told anything.
+const FULL_PASS: Duration = Duration::from_secs(30);
+
+/// Follows Docker until `stop`.
+pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
+    let mut events = agent.docker.events(vec![container::APP.to_owned()]);
+    let mut full_pass = tokio::time::interval(FULL_PASS);
+    full_pass.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut resumed = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            event = events.next() => match event {
+                Some(Event::Connected) => {
+                    tracing::info!("Docker answers");
+                    if !resumed {
+                        resumed = true;
+                        resume_all(&agent).await;
+                    }
+                    reconcile_all(&agent).await;
+                }
+                Some(Event::Disconnected { reason }) => {
+                    tracing::warn!(reason, "Docker does not answer; what runs is served on");
+                }
+                Some(Event::Container(event)) => container_event(&agent, &event).await,
+                None => return,
+            },
+            _ = full_pass.tick() => {
+                if resumed {
+                    reconcile_all(&agent).await;
+                }
+            }
+        }
+    }
+}
+
+async fn container_event(agent: &Arc<Agent>, event: &ContainerEvent) {
+    let Some(app) = event.labels.get(container::APP) else {
+        return;
+    };
+    match &event.what {
+        Happening::Died { code } => {
+            let rollout = event
+                .labels
+                .get(container::ROLLOUT)
+                .and_then(|number| number.parse().ok());
+            if let (Some(rollout), Some(role)) = (rollout, event.labels.get(container::ROLE)) {
+                let died = appliance_rollout::Event::Died {
+                    instance: Instance {
+                        role: role.clone(),
+                        rollout: RolloutNumber(rollout),
+                    },
+                    why: format!("{} ended with exit code {code}", event.name),
+                };
+                agent.drives.tell(app, died).await;
+            }
+        }
+        Happening::Started => reconcile(agent, app).await,
+        _ => {}
+    }
+}
+
+async fn reconcile_all(agent: &Arc<Agent>) {
+    match agent.apps.ids() {
+        Ok(apps) => {
+            for app in apps {
+                reconcile(agent, &app).await;
+            }
+        }
+        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cannot list the apps"),
+    }
+}
+
+/// Points the routes of the current release at its containers, unless a rollout is at it.
+async fn reconcile(agent: &Arc<Agent>, app: &str) {
+    if agent.drives.busy(app) {
+        return;
+    }
+    if let Err(error) = try_reconcile(agent, app).await {
+        tracing::warn!(app, error = chain(&*error), "cannot check the app's routes");
+    }
+}
+
+async fn try_reconcile(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
+    let state = agent.apps.read(app)?;
+    let Some(current) = state.numbers.current else {
+        return Ok(());
+    };
+    let accepted = agent.apps.release(app, current.release)?;
+    let services = agent.proxy.list().await?;
+    for role in &accepted.release.roles {
+        let (Some(spec), Some(instance)) = (&role.proxy, current.instance(role.name.as_str())) else {
+            continue;
+        };
+        let Some(found) = agent.find(app, &instance).await? else {
+            continue;
+        };
+        let Ok(address) = effects::address(&found) else {
+            continue;
+        };
+        let upstream = super::route::upstream(spec, address);
+        let routed = services.iter().any(|status| {
+            status.service.name.as_str() == spec.service_name
+                && status.service.upstreams == [upstream.clone()]
+        });
+        // Between the look and the change a rollout may have begun; it sets the route itself.
+        if routed || agent.drives.busy(app) {
+            continue;
+        }
+        let secrets = agent.open_secrets(&accepted)?;
+        agent.put_route(&accepted, role, address, &secrets).await?;
+        agent.gate.record(
+            "route",
+            app,
+            Outcome::Done,
+            serde_json::json!({ "service": spec.service_name, "upstream": upstream.to_string() }),
+            Timestamp::now(),
+        )?;
+    }
+    Ok(())
+}
+
+async fn resume_all(agent: &Arc<Agent>) {
+    let apps = match agent.apps.ids() {
+        Ok(apps) => apps,
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot list the apps");
+            return;
+        }
+    };
+    for app in apps {
+        if let Err(error) = resume(agent, &app).await {
+            tracing::error!(app, error = chain(&*error), "cannot go on with the rollout");
+        }
+    }
+}
+
+/// Goes on with a rollout that an earlier agent left unfinished.
+async fn resume(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
+    let Some(rollout) = agent.apps.read(app)?.rollout else {
+        return Ok(());
+    };
+    if rollout.is_over() {
+        return Ok(());
+    }
+    let mut containers = BTreeMap::new();
+    let plan = rollout.plan();
+    for deployment in [Some(&plan.new), plan.old.as_ref()].into_iter().flatten() {
+        for instance in deployment.instances() {
+            if let Some(found) = agent.find(app, &instance).await? {
+                containers.insert(instance, seen(found.state));
+            }
+        }
+    }
+    let phase = drive::phase_name(rollout.phase());
+    tracing::warn!(app, phase, "the agent was interrupted; going on with the rollout");
+    let (rollout, orders) = rollout.resume(&Observed { containers }, Timestamp::now());
+    let agent = Arc::clone(agent);
+    let app = app.to_owned();
+    tokio::spawn(async move {
+        match drive::drive(&agent, &app, rollout, orders, Audience::nobody()).await {
+            Ok(rollout) => {
+                let detail = serde_json::json!({
+                    "release": rollout.plan().new.release.0,
+                    "phase": drive::phase_name(rollout.phase()),
+                    "why": rollout.failure().map(|failure| failure.why.clone()),
+                    "interrupted_at": phase,
+                });
+                let outcome = if rollout.phase() == Phase::Settled {
+                    Outcome::Done
+                } else {
+                    Outcome::Failed
+                };
+                if let Err(error) = agent
+                    .gate
+                    .record("resume", &app, outcome, detail, Timestamp::now())
+                {
+                    tracing::error!(app, error = chain(&error), "cannot record the rollout's end");
+                }
+            }
+            Err(error) => tracing::error!(app, error = chain(&error), "the rollout is stuck"),
+        }
+        reconcile(&agent, &app).await;
+    });
+    Ok(())
+}
+
+fn seen(state: State) -> Seen {
+    match state {
+        State::Created => Seen::Created,
+        State::Running | State::Restarting | State::Paused => Seen::Running,
+        State::Exited | State::Dead | State::Removing => Seen::Stopped,
+    }
+}

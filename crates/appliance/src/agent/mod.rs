@@ -1,0 +1,210 @@
+//! `appliance agent`: the one privileged process of a host.
+//!
+//! ```text
+//!   agent.sock ─► server ─► api ─┬─► status, audit, keys            (reads)
+//!                                ├─► gate ─► change ─► drive ─► effects ─► Docker, proxy
+//!                                └─► /v2: the OCI store
+//!   Docker events ─► keeper ─► routes kept true, dead containers reported to the drive
+//! ```
+//!
+//! Long-lived tasks: the server (one per connection), one drive per app at most, the keeper.
+//! The agent may be killed at any instant: what it was doing is on disk, and `recover` goes on with it.
+
+mod api;
+mod apps;
+mod change;
+mod container;
+mod door;
+mod drive;
+mod effects;
+pub mod gate;
+pub mod identity;
+mod images;
+mod keeper;
+pub mod lease;
+mod route;
+mod server;
+mod status;
+mod world;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use appliance_containers::{Docker, Engine};
+use appliance_push::change::HostId;
+use appliance_state::Store;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+pub use server::preamble;
+
+use self::apps::Apps;
+use self::drive::Drives;
+use self::gate::Gate;
+use self::identity::Identity;
+use self::images::Images;
+use self::lease::Leases;
+
+/// Where the agent listens, and nowhere else.
+pub const SOCKET: &str = "/run/appliance/agent.sock";
+/// Where the proxy takes the agent's orders.
+const PROXY_SOCKET: &str = "/run/appliance-proxy/control.sock";
+/// Where the proxy keeps its local CA.
+const PROXY_CA: &str = "/var/lib/appliance-proxy/local-ca/ca.pem";
+
+/// The agent: the one privileged process of a host
+#[derive(Debug, clap::Args)]
+pub struct AgentArgs {
+    /// Where to listen
+    #[arg(long, default_value = SOCKET, value_name = "PATH")]
+    socket: PathBuf,
+    /// Host configuration and identity
+    #[arg(long, default_value = "/etc/appliance", value_name = "DIR")]
+    config: PathBuf,
+    /// What the host remembers
+    #[arg(long, default_value = "/var/lib/appliance", value_name = "DIR")]
+    state: PathBuf,
+    /// Docker's socket
+    #[arg(long, default_value = "/run/docker.sock", value_name = "PATH")]
+    docker: PathBuf,
+    /// The proxy's control socket
+    #[arg(long, default_value = PROXY_SOCKET, value_name = "PATH")]
+    proxy: PathBuf,
+}
+
+/// Everything the agent holds.
+pub struct Agent {
+    identity: Identity,
+    host: HostId,
+    gate: Gate,
+    apps: Apps,
+    leases: Leases,
+    drives: Drives,
+    images: Images,
+    docker: Arc<dyn Engine>,
+    proxy: appliance_proxy::Client,
+    state: PathBuf,
+    started: Timestamp,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the state, the identity or the socket cannot be used.
+pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
+    crate::journal::log();
+    // Two threads serve a whole host: the agent waits more than it works.
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(serve(args))
+}
+
+async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
+    let agent = Arc::new(Agent::open(args)?);
+    let listener = server::listen(&args.socket)
+        .with_context(|| format!("cannot listen on {}", args.socket.display()))?;
+    tracing::info!(socket = %args.socket.display(), host = agent.host.as_str(), "the agent is ready");
+    let stop = CancellationToken::new();
+    let keeper = tokio::spawn(keeper::keep(Arc::clone(&agent), stop.clone()));
+    let server = tokio::spawn(server::serve(listener, Arc::clone(&agent), stop.clone()));
+    notify_ready();
+    let watchdog = tokio::spawn(watchdog(stop.clone()));
+    stop_signal().await?;
+    tracing::info!("stopping; rollouts in progress go on at the next start");
+    stop.cancel();
+    let _ended = tokio::join!(server, keeper, watchdog);
+    Ok(())
+}
+
+impl Agent {
+    fn open(args: &AgentArgs) -> anyhow::Result<Self> {
+        let identity = Identity::load(&args.config.join("host.key"))?;
+        let host = HostId::parse(identity.recipient()).context("the host's identity")?;
+        let store = Store::open(&args.state)?;
+        let started = Timestamp::now();
+        let gate = Gate::open(&store, &args.config.join("keys.d"), host.clone(), started)?;
+        let docker: Arc<dyn Engine> = Arc::new(Docker::at(&args.docker));
+        Ok(Self {
+            images: Images::open(&args.state.join("images"), Arc::clone(&docker))?,
+            identity,
+            host,
+            gate,
+            apps: Apps::new(store),
+            leases: Leases::default(),
+            drives: Drives::default(),
+            docker,
+            proxy: appliance_proxy::Client::new(&args.proxy),
+            state: args.state.clone(),
+            started,
+        })
+    }
+
+    /// Where the local CA's certificate is, for clients that want to trust it.
+    fn ca(&self) -> &Path {
+        Path::new(PROXY_CA)
+    }
+}
+
+/// The whole chain of an error on one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Random bytes from the system.
+pub fn random<const N: usize>() -> [u8; N] {
+    use std::io::Read as _;
+    let mut bytes = [0; N];
+    // The kernel's generator never fails once seeded, which a booted system is.
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .expect("/dev/urandom is always readable");
+    bytes
+}
+
+fn notify_ready() {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(error = &error as &dyn std::error::Error, "not started by systemd");
+    }
+}
+
+/// Tells systemd that the runtime still turns, at half the interval it asks for.
+async fn watchdog(stop: CancellationToken) {
+    let Some(interval) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    let mut ticks = tokio::time::interval(interval / 2);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {
+                let _not_heard = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            }
+        }
+    }
+}
+
+async fn stop_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! What the agent does to containers and routes, whoever asks: a rollout, the keeper, an administrator.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use appliance_containers::EngineError;
+use appliance_containers::engine::{ContainerInfo, ContainerSummary, State};
+use appliance_proxy::control::CertificatePem;
+use appliance_push::change::{Role, Tls};
+use appliance_rollout::{Instance, ReleaseNumber};
+
+use super::apps::Accepted;
+use super::container;
+use super::effects::EffectError;
+use super::identity::IdentityError;
+use super::{Agent, route};
+
+impl Agent {
+    /// The container of one role of one rollout of `app`.
+    ///
+    /// # Errors
+    /// When Docker does not answer.
+    pub async fn find(&self, app: &str, instance: &Instance) -> Result<Option<ContainerInfo>, EngineError> {
+        let labels = [
+            format!("{}={app}", container::APP),
+            format!("{}={}", container::ROLLOUT, instance.rollout.0),
+            format!("{}={}", container::ROLE, instance.role),
+        ];
+        match self.docker.list(&labels).await?.first() {
+            Some(found) => self.docker.inspect(&found.id.0).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Makes the proxy send a role's requests to the container at `address`; the certificate goes first.
+    ///
+    /// # Errors
+    /// When the proxy refuses or does not answer; then the former route stands.
+    pub async fn put_route(
+        &self,
+        accepted: &Accepted,
+        role: &Role,
+        address: IpAddr,
+        secrets: &BTreeMap<String, String>,
+    ) -> Result<(), EffectError> {
+        let Some(spec) = &role.proxy else {
+            return Ok(());
+        };
+        if let Tls::Secrets {
+            certificate,
+            private_key,
+        } = &spec.tls
+        {
+            let secret = |name: &appliance_push::change::EnvName| {
+                secrets
+                    .get(name.as_str())
+                    .cloned()
+                    .ok_or_else(|| container::RoleError::Secret {
+                        role: role.name.to_string(),
+                        secret: name.clone(),
+                    })
+            };
+            let pem = CertificatePem {
+                chain: secret(certificate)?,
+                key: secret(private_key)?,
+            };
+            let name = route::certificate_name(spec).map_err(EffectError::Route)?;
+            self.proxy.put_certificate(&name, &pem).await?;
+        }
+        let mut service = route::service(spec, &[address]).map_err(EffectError::Route)?;
+        // A stopped app stays stopped over a rollout, as in Kamal (kamal.md §3.11).
+        if let Ok(before) = self.proxy.list().await
+            && let Some(before) = before
+                .into_iter()
+                .find(|status| status.service.name == service.name)
+        {
+            service.gate = before.service.gate;
+        }
+        let applied = self.proxy.put_service(&service).await?;
+        tracing::info!(
+            service = service.name.as_str(),
+            release = %accepted.number,
+            generation = applied.generation,
+            changed = applied.changed,
+            "route"
+        );
+        Ok(())
+    }
+
+    /// The secrets of a release, opened with this host's key.
+    ///
+    /// # Errors
+    /// When they were sealed to another host or altered.
+    pub fn open_secrets(&self, accepted: &Accepted) -> Result<BTreeMap<String, String>, IdentityError> {
+        use base64::Engine as _;
+        let sealed = base64::engine::general_purpose::STANDARD
+            .decode(&accepted.release.sealed_secrets)
+            .map_err(|_| IdentityError::Encoding)?;
+        if sealed.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        self.identity.unseal(&sealed)
+    }
+
+    /// Every container of `app`, newest first.
+    ///
+    /// # Errors
+    /// When Docker does not answer.
+    pub async fn containers(&self, app: &str) -> Result<Vec<ContainerSummary>, EngineError> {
+        self.docker.list(&[format!("{}={app}", container::APP)]).await
+    }
+
+    /// Forgets what no rollback needs any more: stopped containers, releases, images, blobs.
+    ///
+    /// # Errors
+    /// The first thing that could not be removed; the rest was still tried.
+    pub async fn prune(&self, app: &str, current: ReleaseNumber) -> anyhow::Result<()> {
+        let release = self.apps.release(app, current)?;
+        let keep = usize::try_from(release.release.retain)
+            .unwrap_or(usize::MAX)
+            .max(1);
+        let state = self.apps.read(app)?;
+        let dropped = self.apps.forget_old(app, keep)?;
+        let needed: Vec<String> = [&state.numbers.current, &state.numbers.previous]
+            .into_iter()
+            .flatten()
+            .map(|deployment| deployment.rollout.0.to_string())
+            .collect();
+        let mut first_error = None;
+        let mut kept = BTreeMap::<String, usize>::new();
+        for found in self.containers(app).await? {
+            let rollout = found.labels.get(container::ROLLOUT).cloned().unwrap_or_default();
+            if matches!(found.state, State::Running | State::Restarting | State::Paused)
+                || needed.contains(&rollout)
+            {
+                continue;
+            }
+            // Counted per role, so that a role with many restarts never costs another its rollback (kamal.md §3.7).
+            let role = found.labels.get(container::ROLE).cloned().unwrap_or_default();
+            let count = kept.entry(role).or_default();
+            *count += 1;
+            if *count < keep {
+                continue;
+            }
+            if let Err(error) = self.docker.remove(&found.id.0, false).await {
+                first_error.get_or_insert(error);
+            }
+        }
+        if !dropped.is_empty() {
+            self.images.collect(&self.apps).await?;
+        }
+        match first_error {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+}

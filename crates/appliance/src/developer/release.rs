@@ -1,0 +1,230 @@
+//! From the resolved configuration to the release of one host.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+use appliance_config::model::{self, Resolved};
+use appliance_push::change::{
+    AppName, Buffering, Destination, Digest, EnvName, Healthcheck, Image, Logging, ProxySpec, Release, Role,
+    RoleName, Tag, Tls,
+};
+use base64::Engine as _;
+
+use crate::agent::identity;
+use crate::failure::{Kind, failure};
+
+/// Secrets a release has to carry: those of every role on `host`, and of custom certificates.
+pub fn secret_names(config: &Resolved, host: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for role in on_host(config, host) {
+        if let Some((_, secrets)) = role.env(host) {
+            names.extend(secrets.iter().map(|entry| secret_of(entry).1.to_owned()));
+        }
+        if let Some(certificate) = role
+            .proxy
+            .as_ref()
+            .and_then(|proxy| proxy.custom_certificate.as_ref())
+        {
+            names.insert(certificate.certificate_pem.clone());
+            names.insert(certificate.private_key_pem.clone());
+        }
+    }
+    names
+}
+
+/// `NAME` or `NAME:SECRET`.
+fn secret_of(entry: &str) -> (&str, &str) {
+    entry.split_once(':').unwrap_or((entry, entry))
+}
+
+fn on_host<'a>(config: &'a Resolved, host: &str) -> Vec<&'a model::Role> {
+    let mut roles: Vec<_> = config
+        .roles
+        .iter()
+        .filter(|role| role.hosts.iter().any(|name| name == host))
+        .collect();
+    roles.sort_by_key(|role| !role.primary);
+    roles
+}
+
+/// Everything of a release that is not in the configuration.
+pub struct Making<'a> {
+    /// How the configuration names the host.
+    pub host: &'a str,
+    /// The host's identity, which secrets are sealed to.
+    pub recipient: &'a str,
+    /// The image that was sent.
+    pub image: Image,
+    /// Values of [`secret_names`].
+    pub secrets: &'a BTreeMap<String, String>,
+    /// Who deploys.
+    pub performer: &'a str,
+}
+
+/// The release of `config` for one host.
+///
+/// # Errors
+/// When the configuration has a value that a release cannot carry; says which.
+pub fn release(config: &Resolved, making: &Making<'_>) -> anyhow::Result<Release> {
+    let sealed = if making.secrets.is_empty() {
+        Vec::new()
+    } else {
+        identity::seal(making.recipient, making.secrets)?
+    };
+    let canonical = serde_json::to_vec(config).context("the configuration cannot be written as JSON")?;
+    let roles = on_host(config, making.host)
+        .into_iter()
+        .map(|found| role(config, found, making.host).with_context(|| format!("servers/{}", found.name)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Release {
+        service: AppName::parse(&config.service).context("service")?,
+        destination: config
+            .destination
+            .as_deref()
+            .map(Destination::parse)
+            .transpose()
+            .context("destination")?,
+        version: Tag::parse(&config.version).context("version")?,
+        host: making.host.to_owned(),
+        image: making.image.clone(),
+        roles,
+        parallel_roles: config.boot.parallel_roles.unwrap_or(false),
+        deploy_timeout: seconds("deploy_timeout", config.timeouts.deploy_timeout)?,
+        drain_timeout: seconds("drain_timeout", config.timeouts.drain_timeout)?,
+        readiness_delay: seconds("readiness_delay", config.timeouts.readiness_delay)?,
+        retain: seconds("retain_containers", config.retain_containers)?,
+        release_command: None,
+        watch: None,
+        error_pages: BTreeMap::new(),
+        sealed_secrets: base64::engine::general_purpose::STANDARD.encode(sealed),
+        config_digest: Digest::of(&canonical),
+        created_by: making.performer.to_owned(),
+        extensions: BTreeMap::new(),
+    })
+}
+
+fn seconds(key: &str, value: i64) -> anyhow::Result<u32> {
+    u32::try_from(value).map_err(|_| {
+        failure(
+            Kind::Config,
+            format!("{key}: {value} is not a number from 0 to {}", u32::MAX),
+        )
+        .into()
+    })
+}
+
+fn role(config: &Resolved, role: &model::Role, host: &str) -> anyhow::Result<Role> {
+    let (clear, secret) = role.env(host).context("there is no environment for this host")?;
+    let mut env_clear = BTreeMap::new();
+    for (name, value) in clear {
+        env_clear.insert(EnvName::parse(name)?, value.clone());
+    }
+    let mut env_secret = BTreeMap::new();
+    for entry in secret {
+        let (name, secret) = secret_of(entry);
+        env_secret.insert(EnvName::parse(name)?, EnvName::parse(secret)?);
+    }
+    // Kamal appends `cmd` raw to a shell line; here it becomes words by the same rules, without a shell.
+    let cmd = match &role.cmd {
+        Some(cmd) => {
+            let text = cmd.to_string();
+            Some(shlex::split(&text).with_context(|| format!("cmd: the quotes in {text:?} do not match"))?)
+        }
+        None => None,
+    };
+    let identity = ["service", "role", "destination"];
+    Ok(Role {
+        name: RoleName::parse(&role.name)?,
+        primary: role.primary,
+        cmd,
+        env_clear,
+        env_secret,
+        labels: role
+            .labels
+            .iter()
+            .filter(|(name, _)| !identity.contains(&name.as_str()))
+            .map(|(name, value)| (name.clone(), value.clone().unwrap_or_default()))
+            .collect(),
+        options: role
+            .options
+            .iter()
+            .map(|(name, values)| (name.clone(), values.clone()))
+            .collect(),
+        volumes: role.volumes.clone(),
+        logging: Logging {
+            driver: role.logging.driver.clone(),
+            options: role
+                .logging
+                .options
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone().unwrap_or_default()))
+                .collect(),
+        },
+        stop_timeout: role
+            .stop_timeout
+            .map(|value| seconds("stop_timeout", value))
+            .transpose()?,
+        restart: role.restart.clone(),
+        asset_path: role.asset_path.clone(),
+        proxy: role
+            .proxy
+            .as_ref()
+            .filter(|_| role.running_proxy)
+            .map(|proxy| proxy_spec(config, proxy))
+            .transpose()?,
+    })
+}
+
+fn proxy_spec(config: &Resolved, proxy: &model::Proxy) -> anyhow::Result<ProxySpec> {
+    let whole = |key: &str, value: Option<i64>, default: u32| match value {
+        Some(value) => seconds(key, value),
+        None => Ok(default),
+    };
+    let tls = match (&proxy.custom_certificate, proxy.ssl) {
+        (Some(certificate), true) => Tls::Secrets {
+            certificate: EnvName::parse(&certificate.certificate_pem)?,
+            private_key: EnvName::parse(&certificate.private_key_pem)?,
+        },
+        (None, true) => Tls::Auto,
+        (_, false) => Tls::Off,
+    };
+    let bytes = |value: Option<i64>| {
+        value
+            .and_then(|value| u64::try_from(value).ok())
+            .filter(|value| *value > 0)
+    };
+    Ok(ProxySpec {
+        service_name: proxy.service_name.clone(),
+        hosts: proxy.hosts.clone(),
+        app_port: u16::try_from(proxy.app_port)
+            .ok()
+            .filter(|port| *port > 0)
+            .with_context(|| format!("proxy/app_port: {} is not a port (1 to 65535)", proxy.app_port))?,
+        tls,
+        ssl_redirect: proxy.ssl_redirect.unwrap_or(true),
+        path_prefixes: proxy.path_prefixes.clone(),
+        strip_path_prefix: proxy.strip_path_prefix.unwrap_or(true),
+        healthcheck: Healthcheck {
+            path: proxy
+                .healthcheck
+                .path
+                .as_ref()
+                .map_or_else(|| "/up".to_owned(), ToString::to_string),
+            interval: whole("proxy/healthcheck/interval", proxy.healthcheck.interval, 1)?,
+            timeout: whole("proxy/healthcheck/timeout", proxy.healthcheck.timeout, 5)?,
+        },
+        response_timeout: whole("proxy/response_timeout", proxy.response_timeout, 30)?,
+        deploy_timeout: seconds("deploy_timeout", config.timeouts.deploy_timeout)?,
+        drain_timeout: seconds("drain_timeout", config.timeouts.drain_timeout)?,
+        forward_headers: proxy.forward_headers,
+        buffering: Some(Buffering {
+            requests: proxy.buffering.requests,
+            responses: proxy.buffering.responses,
+            memory: bytes(proxy.buffering.memory),
+            max_request_body: bytes(proxy.buffering.max_request_body),
+            max_response_body: bytes(proxy.buffering.max_response_body),
+        }),
+        log_request_headers: proxy.log_request_headers.clone(),
+        log_response_headers: proxy.log_response_headers.clone().unwrap_or_default(),
+    })
+}

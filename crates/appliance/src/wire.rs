@@ -1,0 +1,248 @@
+//! What the agent and its clients say to each other under `/v1`, as JSON.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/host` | [`Host`] |
+//! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/apps/{app}` | [`App`]; `{app}` is `service` or `service.destination` |
+//! | `GET /v1/ca` | the local CA's certificate, PEM |
+//! | `GET /v1/keys` | list of [`Key`] |
+//! | `GET /v1/audit?last=N` | records, newest last |
+//! | `GET /v1/audit/verify` | [`AuditProof`] |
+//! | `POST /v1/changes` | signed [`appliance_push::change::Envelope`] → [`Event`]s, one JSON object a line, the last an [`Event::End`] |
+//!
+//! `/v2/…` is the OCI distribution API; writing there needs the token that an `upload` change is answered with.
+
+use appliance_push::change::{Fingerprint, HostId, Platform, ReleaseNumber};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::agent::lease::Holder;
+
+/// The host, for somebody who is about to change it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Host {
+    /// Its identity: the recipient that secrets are sealed to and changes are addressed to.
+    pub id: HostId,
+    /// What it calls itself.
+    pub hostname: String,
+    /// Version of the agent's binary.
+    pub version: String,
+    /// What its Docker runs.
+    pub platform: Platform,
+    /// The host's clock.
+    pub now: Timestamp,
+    /// Docker's version; absent while Docker does not answer.
+    pub docker: Option<String>,
+}
+
+/// Everything `appliance status` shows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The host itself.
+    pub host: Host,
+    /// The agent's process.
+    pub agent: Process,
+    /// The proxy's process; absent while it does not answer.
+    pub proxy: Option<Process>,
+    /// Room on the file system of the agent's state, bytes.
+    pub disk_free: u64,
+    /// Its size, bytes.
+    pub disk_total: u64,
+    /// Free memory of the host, bytes.
+    pub memory_free: u64,
+    /// The apps.
+    pub apps: Vec<App>,
+    /// What is wrong, one sentence each, with the next command.
+    pub problems: Vec<String>,
+}
+
+/// One of our processes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Process {
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since its start.
+    pub uptime: u64,
+    /// Resident memory, bytes.
+    pub rss: u64,
+}
+
+/// One app with one destination.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct App {
+    /// `service` or `service.destination`.
+    pub app: String,
+    /// The release that serves.
+    pub current: Option<Release>,
+    /// The releases that can be rolled back to, newest first.
+    pub previous: Vec<Release>,
+    /// The last rollout, while it is not settled or when it was reverted.
+    pub rollout: Option<Rollout>,
+    /// Containers of the current release.
+    pub containers: Vec<Container>,
+    /// Whether visitors get the maintenance page.
+    pub stopped: bool,
+    /// Who changes it at this moment.
+    pub changing: Option<Holder>,
+}
+
+/// A release in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// `v42` without the v.
+    pub number: ReleaseNumber,
+    /// The app's own version.
+    pub version: String,
+    /// Manifest digest of its image.
+    pub digest: String,
+    /// Who made it.
+    pub created_by: String,
+    /// Key that signed it.
+    pub signer: String,
+    /// When it was accepted.
+    pub at: Timestamp,
+}
+
+/// A rollout in a status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// The release it brings.
+    pub number: ReleaseNumber,
+    /// The state it is in.
+    pub phase: String,
+    /// Why it goes back, when it does.
+    pub why: Option<String>,
+}
+
+/// A container in a status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// The role it plays.
+    pub role: String,
+    /// Its name.
+    pub name: String,
+    /// `running`, `exited`, `missing`, `unknown` while Docker does not answer.
+    pub state: String,
+    /// Docker's health check or the proxy's, when there is one.
+    pub healthy: Option<bool>,
+}
+
+/// A key in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// `SHA256:…`
+    pub fingerprint: Fingerprint,
+    /// What it may do, in words.
+    pub permissions: Vec<String>,
+    /// Whose it is.
+    pub comment: String,
+}
+
+/// The outcome of checking the audit chain.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "audit", rename_all = "kebab-case")]
+pub enum AuditProof {
+    /// Every record is there and unaltered.
+    Whole {
+        /// How many.
+        records: u64,
+    },
+    /// Something was removed or altered.
+    Broken {
+        /// The first line that does not fit, from 1.
+        line: u64,
+        /// How it does not fit.
+        why: String,
+    },
+}
+
+/// One line of a change's answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The rollout entered a state.
+    Phase {
+        /// `prepared`, `starting`, `healthy`, …
+        phase: String,
+        /// What that means here, for people.
+        detail: String,
+    },
+    /// Output of the app: the release command, or the last lines of a container that failed.
+    Output {
+        /// Where it comes from.
+        source: String,
+        /// One line without its end.
+        line: String,
+    },
+    /// Something that will hurt but does not stop the change.
+    Warning {
+        /// What, and what to do.
+        message: String,
+    },
+    /// The end; exactly one, always last.
+    End(End),
+}
+
+/// How a change ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "end", rename_all = "kebab-case")]
+pub enum End {
+    /// As asked for.
+    Done {
+        /// The release that serves now, for changes of an app.
+        release: Option<ReleaseNumber>,
+        /// For people.
+        message: String,
+    },
+    /// Uploads are allowed.
+    Token {
+        /// The bearer token.
+        token: String,
+        /// Until when.
+        expires_at: Timestamp,
+    },
+    /// Not done, nothing changed.
+    Refused {
+        /// Stable word for programs.
+        code: String,
+        /// Why.
+        message: String,
+        /// The next command.
+        next: String,
+    },
+    /// The new release did not make it; what served before still serves.
+    Reverted {
+        /// The release that serves, if there was one.
+        serving: Option<ReleaseNumber>,
+        /// Why.
+        why: String,
+    },
+    /// Tried, and failed.
+    Failed {
+        /// What, why.
+        message: String,
+        /// The next command.
+        next: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_one_flat_object_a_line() {
+        let end = Event::End(End::Refused {
+            code: "unknown-key".into(),
+            message: "no".into(),
+            next: "ask an admin".into(),
+        });
+        let text = serde_json::to_string(&end).expect("serializes");
+        assert_eq!(
+            text,
+            r#"{"event":"end","end":"refused","code":"unknown-key","message":"no","next":"ask an admin"}"#
+        );
+        assert_eq!(serde_json::from_str::<Event>(&text).expect("parses"), end);
+    }
+}
