@@ -19,11 +19,13 @@
 //! The crate never prints and never reads the environment: paths, clocks and random bytes are passed in.
 
 pub mod change;
+pub mod image;
 pub mod registry;
 pub mod sign;
 pub mod ssh;
 pub mod store;
 pub mod transport;
 pub mod trust;
+pub mod upload;
 
 pub use change::{AppName, Change, Destination, Digest, Envelope, HostId, Release, ReleaseNumber, Verb};

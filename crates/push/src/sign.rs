@@ -163,10 +163,6 @@ impl PublicKey {
     pub fn algorithm(&self) -> String {
         self.0.algorithm().to_string()
     }
-
-    pub(crate) fn as_ssh_key(&self) -> &ssh_key::PublicKey {
-        &self.0
-    }
 }
 
 fn fingerprint(key: &ssh_key::public::KeyData) -> Fingerprint {

@@ -92,7 +92,7 @@ pub struct KnownLayer {
 }
 
 /// Most digests in one question; an image has at most 127 layers.
-pub const HAVE_LIMIT: usize = 1024;
+const HAVE_LIMIT: usize = 1024;
 
 impl Store {
     /// Answers what is here; `accepts` is what this host's engine reads, best first.
