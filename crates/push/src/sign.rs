@@ -431,4 +431,4 @@ pub(crate) async fn connect_agent(socket: &Path) -> Result<AgentClient<UnixStrea
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
