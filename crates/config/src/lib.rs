@@ -12,10 +12,14 @@
 pub mod erb;
 pub mod load;
 pub mod model;
+mod oddities;
 pub mod problem;
+mod resolve;
 pub mod ruby;
 pub mod runner;
 pub mod secrets;
+pub mod source;
+mod validate;
 pub mod yaml;
 
 pub use load::{LoadOptions, Loaded, load};
