@@ -129,6 +129,37 @@ impl Step {
     }
 }
 
+/// A progress bar over bytes; nothing is drawn where nobody watches.
+#[derive(Debug, Clone)]
+pub struct Bar(indicatif::ProgressBar);
+
+/// Begins a bar of `total` bytes.
+pub fn bar(total: u64) -> Bar {
+    let bar = if interactive() && verbosity() >= 1 {
+        indicatif::ProgressBar::new(total)
+    } else {
+        indicatif::ProgressBar::hidden()
+    };
+    if let Ok(style) =
+        indicatif::ProgressStyle::with_template("  {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+    {
+        bar.set_style(style);
+    }
+    Bar(bar)
+}
+
+impl Bar {
+    /// How far it is.
+    pub fn at(&self, bytes: u64) {
+        self.0.set_position(bytes);
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// Bytes as a person reads them: `1.4 MiB`.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -9,6 +9,7 @@
 //! | `GET /v1/keys` | list of [`Key`] |
 //! | `GET /v1/audit?last=N` | records, newest last |
 //! | `GET /v1/audit/verify` | [`AuditProof`] |
+//! | `POST /v1/images/have` | [`appliance_push::store::HaveQuery`] → [`appliance_push::store::HaveAnswer`] |
 //! | `POST /v1/changes` | signed [`appliance_push::change::Envelope`] → [`Event`]s, one JSON object a line, the last an [`Event::End`] |
 //!
 //! `/v2/…` is the OCI distribution API; writing there needs the token that an `upload` change is answered with.

@@ -60,7 +60,7 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -
         (&Method::GET, ["v1", "keys"]) => json(&keys(&agent)),
         (&Method::GET, ["v1", "audit"]) => audit(agent, request.uri().query()).await,
         (&Method::GET, ["v1", "audit", "verify"]) => verify_audit(agent).await,
-        (&Method::POST, ["v1", "have"]) => have(agent, request).await,
+        (&Method::POST, ["v1", "images", "have"]) => have(agent, request).await,
         (&Method::POST, ["v1", "changes"]) => submit(agent, request).await,
         (_, ["v1", ..]) => problem(
             StatusCode::NOT_FOUND,

@@ -1,6 +1,16 @@
 //! `appliance bootstrap`.
 
+use std::path::Path;
 use std::process::ExitCode;
+
+use anyhow::Context as _;
+use appliance_bootstrap::key::KeyError;
+use appliance_bootstrap::{
+    Facts, Inputs, Local, Lock, Options, Plan, Progress, PublicKey, apply, check, gate, observe, plan, want,
+};
+
+use crate::failure::{Kind, failure};
+use crate::ui;
 
 /// Turn this fresh server into an appliance
 ///
@@ -39,18 +49,197 @@ pub enum DockerSource {
     Distribution,
 }
 
+/// Held while a run changes the host.
+const LOCK: &str = "/run/appliance-bootstrap.lock";
+
 /// Observes, plans, and unless `--dry-run` applies.
 ///
 /// # Errors
 /// An unsupported system (exit code 6, nothing touched), a plan that would lock its administrator out, a step that failed.
 pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
-    let _ = (
-        &args.admin_key,
-        &args.deploy_key,
-        args.docker,
-        args.dry_run,
-        args.json,
-        args.allow_container,
-    );
-    anyhow::bail!("bootstrap is being built")
+    let options = options(args)?;
+    // Somebody else than root cannot take the lock; the gate says so better.
+    let _lock = match args.dry_run || !nix::unistd::Uid::effective().is_root() {
+        true => None,
+        false => Some(Lock::take(Path::new(LOCK))?),
+    };
+    let facts = observe(&Local, &options).context("cannot observe this host")?;
+    let refusals = gate::refusals(&options, &facts);
+    if !refusals.is_empty() {
+        if args.json {
+            ui::json(&serde_json::json!({ "refusals": refusals }));
+        }
+        let facts: Vec<&str> = refusals.iter().map(|refusal| refusal.fact.as_str()).collect();
+        let mut refused = failure(
+            Kind::Unsupported,
+            format!(
+                "this host is not supported, nothing was touched: {}",
+                facts.join("; ")
+            ),
+        );
+        for refusal in &refusals {
+            refused = refused.hint(refusal.next.clone());
+        }
+        return Err(refused.into());
+    }
+    let plan = plan(&options, &facts);
+    if args.dry_run {
+        return dry_run(args, &facts, &plan);
+    }
+    let violations = check(&plan);
+    if !violations.is_empty() {
+        return Err(refused(&violations));
+    }
+    if !args.json {
+        for text in &plan.notes {
+            ui::warn(text);
+        }
+    }
+    let outcome = apply(
+        &Local,
+        &options,
+        &plan,
+        &Inputs { secrets: &NewSecrets },
+        &mut show,
+    )
+    .map_err(|error| {
+        anyhow::Error::from(error)
+            .context("bootstrap stopped; what was done stays done, and running it again goes on from there")
+    })?;
+    if args.json {
+        ui::json(&serde_json::json!({
+            "changes": outcome.changed_steps,
+            "changed": outcome.changes,
+            "notes": plan.notes,
+            "engine": facts.engine,
+            "degraded": facts.engine.degraded(),
+        }));
+    } else {
+        ui::line(&changes(outcome.changed_steps));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn dry_run(args: &BootstrapArgs, facts: &Facts, plan: &Plan) -> anyhow::Result<ExitCode> {
+    let violations = check(plan);
+    if args.json {
+        ui::json(&serde_json::json!({
+            "changes": plan.changes(), "plan": plan, "violations": violations, "facts": facts,
+        }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    for handler in &plan.owed {
+        ui::line(&format!("resume\n    {}", handler.title()));
+    }
+    for item in &plan.items {
+        let lines: Vec<&String> = plan
+            .pending()
+            .filter(|step| step.item == item.id)
+            .flat_map(|step| &step.changes)
+            .collect();
+        if lines.is_empty() {
+            continue;
+        }
+        ui::line(&format!("{} ({}): {}", item.title, item.id, item.reason));
+        for line in lines {
+            ui::line(&format!("    {line}"));
+        }
+    }
+    ui::line(&format!(
+        "{} planned, nothing was touched",
+        changes(plan.changes())
+    ));
+    for text in &plan.notes {
+        ui::warn(text);
+    }
+    for violation in &violations {
+        ui::warn(&format!("this plan would be refused: {violation}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn changes(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "change" } else { "changes" })
+}
+
+fn refused(violations: &[appliance_bootstrap::plan::Violation]) -> anyhow::Error {
+    let texts: Vec<String> = violations.iter().map(ToString::to_string).collect();
+    failure(
+        Kind::Config,
+        format!("the plan is refused, nothing was touched: {}", texts.join("; ")),
+    )
+    .into()
+}
+
+fn options(args: &BootstrapArgs) -> anyhow::Result<Options> {
+    let mut options = Options::new(env!("CARGO_PKG_VERSION"));
+    options.admin_keys = keys("--admin-key", &args.admin_key)?;
+    options.deploy_keys = keys("--deploy-key", &args.deploy_key)?;
+    options.docker = match args.docker {
+        DockerSource::Auto => appliance_bootstrap::DockerSource::Auto,
+        DockerSource::Docker => appliance_bootstrap::DockerSource::Docker,
+        DockerSource::Distribution => appliance_bootstrap::DockerSource::Distribution,
+    };
+    options.allow_container = args.allow_container;
+    options.binary = Some(std::env::current_exe().context("cannot tell where this program lies")?);
+    Ok(options)
+}
+
+/// Public keys from the command line.
+pub fn keys(option: &str, given: &[String]) -> anyhow::Result<Vec<PublicKey>> {
+    given
+        .iter()
+        .map(|line| {
+            line.parse().map_err(|error: KeyError| {
+                failure(Kind::Config, format!("{option}: {error}"))
+                    .hint(format!("{option} \"$(cat ~/.ssh/id_ed25519.pub)\""))
+                    .into()
+            })
+        })
+        .collect()
+}
+
+fn show(progress: Progress<'_>) {
+    match progress {
+        Progress::Begin { item, changes } => {
+            for change in changes {
+                ui::detail(&format!("{item}: {change}"));
+            }
+        }
+        Progress::Done {
+            item,
+            changes,
+            seconds,
+        } => {
+            ui::note(&format!("✓ {item}: {} ({seconds:.1} s)", changes.join("; ")));
+        }
+    }
+}
+
+/// Randomness of the operating system.
+struct NewSecrets;
+
+impl want::Secrets for NewSecrets {
+    fn host_identity(&self) -> String {
+        use age::secrecy::ExposeSecret as _;
+        age::x25519::Identity::generate()
+            .to_string()
+            .expose_secret()
+            .to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_mistyped_key_is_named_with_its_option_and_an_example() {
+        let error = super::keys("--admin-key", &["ssh-dss AAAA old".to_owned()]).expect_err("refused");
+        let (kind, hints) = crate::failure::classify(&error);
+        assert_eq!(kind.code(), 2);
+        assert!(
+            error.to_string().starts_with("--admin-key: keys of type"),
+            "{error}"
+        );
+        assert!(hints[0].starts_with("--admin-key"), "{hints:?}");
+    }
 }

@@ -1,6 +1,5 @@
 //! `appliance proxy`: the data plane as a process.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;

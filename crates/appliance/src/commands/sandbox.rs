@@ -1,7 +1,7 @@
 //! `appliance sandbox`: a throw-away server in a local container, bootstrapped by this very binary.
 //!
-//! What it knows of its one host lies in `$XDG_STATE_HOME/appliance/sandbox`:
-//! an SSH key of its own, the host's keys, and an SSH configuration that names the host `sandbox`.
+//! What it knows of a host lies in `$XDG_STATE_HOME/appliance/sandbox/NAME`:
+//! an SSH key of its own, the host's keys, and an SSH configuration by which the host can be called by its name.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use appliance_sandbox::{Command, Distro, Host, HostOptions, Name, Publish, Sandb
 
 use crate::ui;
 
-/// The name of the host, its container, and what `servers:` may call it.
+/// The name of the host unless another is given.
 const NAME: &str = "sandbox";
 
 /// The label that tells this host from those of tests.
@@ -33,24 +33,41 @@ pub enum SandboxCommand {
     /// Start the sandbox server and bootstrap it
     Up(UpArgs),
     /// Remove the sandbox server and everything on it
-    Down,
+    Down {
+        #[command(flatten)]
+        which: Which,
+    },
     /// Show whether the sandbox server runs, and how to reach it
     Status {
+        #[command(flatten)]
+        which: Which,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Open a root shell on the sandbox server, or run a command there
     Ssh {
+        #[command(flatten)]
+        which: Which,
         /// The command and its arguments
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
 }
 
+/// Which sandbox
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    /// The sandbox's name: its container, its host name, and what `servers:` may call it
+    #[arg(long, default_value = NAME, value_parser = |text: &str| Name::parse(text))]
+    name: Name,
+}
+
 /// Start the sandbox server and bootstrap it
 #[derive(Debug, clap::Args)]
 pub struct UpArgs {
+    #[command(flatten)]
+    which: Which,
     /// Its distribution: debian12 or debian13
     // The newer one by default: a binary built on this machine may want a newer C library than Debian 12 has.
     #[arg(long, default_value = "debian13", value_parser = distro)]
@@ -75,37 +92,58 @@ fn distro(text: &str) -> Result<Distro, String> {
 /// # Errors
 /// When Docker cannot be reached, an image cannot be built, or bootstrap fails on the new host.
 pub async fn run(command: &SandboxCommand) -> anyhow::Result<()> {
-    let place = Place::of_this_user()?;
+    if let SandboxCommand::Ssh { which, command } = command {
+        return ssh(&Place::of(&which.name)?, command);
+    }
     let docker_host = std::env::var("DOCKER_HOST").ok();
     let sandbox = Arc::new(Sandbox::connect(docker_host.as_deref(), &std::env::temp_dir()).await?);
-    let name = Name::parse(NAME)?;
     match command {
-        SandboxCommand::Up(args) => up(&sandbox, &name, args, &place).await,
-        SandboxCommand::Down => down(&sandbox, &name, &place).await,
-        SandboxCommand::Status { json } => status(&sandbox, &name, &place, *json).await,
-        SandboxCommand::Ssh { command } => ssh(&place, command),
+        SandboxCommand::Up(args) => up(&sandbox, args, &Place::of(&args.which.name)?).await,
+        SandboxCommand::Down { which } => down(&sandbox, &Place::of(&which.name)?).await,
+        SandboxCommand::Status { which, json } => status(&sandbox, &Place::of(&which.name)?, *json).await,
+        SandboxCommand::Ssh { .. } => Ok(()),
     }
 }
 
-/// The files of the sandbox.
+/// The SSH configurations of all sandboxes of this user, for commands that reach hosts by name.
+pub fn ssh_configs() -> Vec<PathBuf> {
+    let Ok(root) = root() else { return Vec::new() };
+    let Ok(entries) = fs_err::read_dir(root) else {
+        return Vec::new();
+    };
+    let mut found: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path().join("ssh_config")))
+        .filter(|path| path.is_file())
+        .collect();
+    found.sort();
+    found
+}
+
+/// `$XDG_STATE_HOME/appliance/sandbox`, or below `~/.local/state` (XDG Base Directory Specification 0.8).
+fn root() -> anyhow::Result<PathBuf> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let state = absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .context("neither XDG_STATE_HOME nor HOME is set to an absolute path; set HOME")?;
+    Ok(state.join("appliance/sandbox"))
+}
+
+/// The files of one sandbox.
 #[derive(Debug)]
 struct Place {
+    name: Name,
     directory: PathBuf,
 }
 
 impl Place {
-    /// `$XDG_STATE_HOME/appliance/sandbox`, or below `~/.local/state` (XDG Base Directory Specification 0.8).
-    fn of_this_user() -> anyhow::Result<Self> {
-        let absolute = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
-        let state = absolute("XDG_STATE_HOME")
-            .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-            .context("neither XDG_STATE_HOME nor HOME is set to an absolute path; set HOME")?;
+    fn of(name: &Name) -> anyhow::Result<Self> {
         Ok(Self {
-            directory: state.join("appliance/sandbox"),
+            name: name.clone(),
+            directory: root()?.join(name.as_str()),
         })
     }
 
@@ -170,9 +208,9 @@ impl Place {
     }
 }
 
-async fn up(sandbox: &Arc<Sandbox>, name: &Name, args: &UpArgs, place: &Place) -> anyhow::Result<()> {
+async fn up(sandbox: &Arc<Sandbox>, args: &UpArgs, place: &Place) -> anyhow::Result<()> {
     let public = place.public_key()?;
-    match sandbox.host(name).await {
+    match sandbox.host(&place.name).await {
         Ok(host) => {
             if !host.running().await? {
                 let step = ui::step("start the sandbox again");
@@ -185,7 +223,7 @@ async fn up(sandbox: &Arc<Sandbox>, name: &Name, args: &UpArgs, place: &Place) -
         Err(SandboxError::Unknown { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    let mut options = HostOptions::new(name.clone(), args.distro);
+    let mut options = HostOptions::new(place.name.clone(), args.distro);
     options.authorized_keys = vec![public.clone()];
     options.labels.insert(LABEL.to_owned(), "sandbox".to_owned());
     options.publish = [(22, 0), (80, args.http_port), (443, args.https_port)]
@@ -256,6 +294,7 @@ async fn this_binary() -> anyhow::Result<Vec<u8>> {
 
 /// Writes down how the host is reached: its keys, its ports, its CA.
 async fn record(host: &Host, place: &Place) -> anyhow::Result<()> {
+    let name = &place.name;
     let port = host.published(22).await?;
     let mut known = String::new();
     for kind in ["ed25519", "ecdsa"] {
@@ -264,7 +303,7 @@ async fn record(host: &Host, place: &Place) -> anyhow::Result<()> {
         let mut words = key.split_whitespace();
         if let (Some(algorithm), Some(blob)) = (words.next(), words.next()) {
             known.push_str(&format!(
-                "{NAME} {algorithm} {blob}\n[127.0.0.1]:{port} {algorithm} {blob}\n"
+                "{name} {algorithm} {blob}\n[127.0.0.1]:{port} {algorithm} {blob}\n"
             ));
         }
     }
@@ -272,10 +311,10 @@ async fn record(host: &Host, place: &Place) -> anyhow::Result<()> {
     let config = format!(
         "# Written by `appliance sandbox up`; `appliance push` reads it by itself.\n\
          # For ssh, add `Include {}` to ~/.ssh/config.\n\
-         Host {NAME}\n\
+         Host {name}\n\
          \x20   HostName 127.0.0.1\n\
          \x20   Port {port}\n\
-         \x20   HostKeyAlias {NAME}\n\
+         \x20   HostKeyAlias {name}\n\
          \x20   IdentityFile {}\n\
          \x20   UserKnownHostsFile {}\n",
         place.ssh_config().display(),
@@ -299,18 +338,25 @@ async fn tell(host: &Host, place: &Place) -> anyhow::Result<()> {
     ui::line("");
     ui::line("push to it from a directory with config/deploy.yml that says:");
     ui::line("  servers:");
-    ui::line(&format!("    - {NAME}"));
+    ui::line(&format!("    - {}", place.name));
     ui::line("  ssh:");
     ui::line("    user: deploy");
     ui::line(&format!("    keys: [{}]", place.key().display()));
     ui::line("");
     ui::line("then: appliance push");
-    ui::line("root shell: appliance sandbox ssh; remove it: appliance sandbox down");
+    let which = if place.name.as_str() == NAME {
+        String::new()
+    } else {
+        format!(" --name {}", place.name)
+    };
+    ui::line(&format!(
+        "root shell: appliance sandbox ssh{which}; remove it: appliance sandbox down{which}"
+    ));
     Ok(())
 }
 
-async fn down(sandbox: &Arc<Sandbox>, name: &Name, place: &Place) -> anyhow::Result<()> {
-    match sandbox.host(name).await {
+async fn down(sandbox: &Arc<Sandbox>, place: &Place) -> anyhow::Result<()> {
+    match sandbox.host(&place.name).await {
         Ok(host) => {
             let step = ui::step("remove the sandbox");
             host.remove().await?;
@@ -329,8 +375,8 @@ async fn down(sandbox: &Arc<Sandbox>, name: &Name, place: &Place) -> anyhow::Res
     Ok(())
 }
 
-async fn status(sandbox: &Arc<Sandbox>, name: &Name, place: &Place, json: bool) -> anyhow::Result<()> {
-    let host = match sandbox.host(name).await {
+async fn status(sandbox: &Arc<Sandbox>, place: &Place, json: bool) -> anyhow::Result<()> {
+    let host = match sandbox.host(&place.name).await {
         Ok(host) => host,
         Err(SandboxError::Unknown { .. }) => {
             if json {
@@ -355,7 +401,7 @@ async fn status(sandbox: &Arc<Sandbox>, name: &Name, place: &Place, json: bool) 
         let (v4, v6) = host.addresses().await?;
         ui::json(&serde_json::json!({
             "state": "running",
-            "name": NAME,
+            "name": place.name.as_str(),
             "distro": host.distro(),
             "ipv4": v4,
             "ipv6": v6,
@@ -383,7 +429,7 @@ fn ssh(place: &Place, command: &[String]) -> anyhow::Result<()> {
     let error = std::process::Command::new("ssh")
         .arg("-F")
         .arg(&config)
-        .args(["-l", "root", NAME, "--"])
+        .args(["-l", "root", place.name.as_str(), "--"])
         .args(command)
         .exec();
     Err(error).context("cannot run ssh; install the OpenSSH client (`apt install openssh-client`)")

@@ -10,7 +10,6 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::failure::{Kind, failure};
@@ -65,6 +64,11 @@ impl Link {
         &self.transport
     }
 
+    /// The HTTP/2 connection.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Sends a request and returns the answer whatever its status.
     ///
     /// # Errors
@@ -90,22 +94,6 @@ impl Link {
     pub async fn get_bytes(&self, path: &str) -> anyhow::Result<Bytes> {
         let answer = self.send(request(Method::GET, path, Bytes::new())).await?;
         self.whole(path, answer).await
-    }
-
-    /// `POST path` with JSON, answered with JSON.
-    ///
-    /// # Errors
-    /// When the connection breaks, the agent refuses, or answers something else.
-    pub async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> anyhow::Result<T> {
-        let body = serde_json::to_vec(body)?;
-        let answer = self.send(request(Method::POST, path, body.into())).await?;
-        let bytes = self.whole(path, answer).await?;
-        serde_json::from_slice(&bytes).with_context(|| {
-            format!(
-                "{} answers POST {path} in a way we do not understand",
-                self.name()
-            )
-        })
     }
 
     async fn whole(&self, path: &str, answer: Response<Incoming>) -> anyhow::Result<Bytes> {
