@@ -93,6 +93,12 @@ impl Load {
         let _alive = self.progress.wait_for(|count| *count >= goal).await;
     }
 
+    /// Requests made so far.
+    #[must_use]
+    pub fn made(&self) -> u64 {
+        self.counts.load(Ordering::Relaxed)
+    }
+
     /// Ends it: requests under way are waited for.
     pub async fn stop(mut self) -> Report {
         self.stop.send_replace(true);

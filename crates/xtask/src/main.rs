@@ -3,9 +3,14 @@
 //! A fresh Debian or Ubuntu machine with a Rust toolchain needs nothing else beforehand:
 //! each task installs what it lacks with apt, and starts Docker if it does not run.
 
+mod cargo;
+mod demo;
 mod host;
 mod prerequisites;
 mod say;
+mod test;
+#[cfg(test)]
+mod tidy;
 
 use clap::{Parser, Subcommand};
 
@@ -18,6 +23,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Bring up a sandbox, push, deploy under load, roll back; print each step with its time
+    Demo(demo::DemoArgs),
+    /// Run every check and test, those on real hosts included
+    Test(test::TestArgs),
     /// Bare hosts to work against by hand
     #[command(subcommand)]
     Host(host::HostTask),
@@ -28,6 +37,8 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match cli.task {
+            Task::Demo(args) => demo::demo(&args).await,
+            Task::Test(args) => test::test(&args).await,
             Task::Host(task) => host::run(&task).await,
         }
     })

@@ -13,6 +13,13 @@ pub(crate) fn note(text: &str) {
     eprintln!("  {text}");
 }
 
+/// A line that matters only if something hangs; shown with `XTASK_VERBOSE=1`.
+pub(crate) fn detail(text: &str) {
+    if std::env::var_os("XTASK_VERBOSE").is_some() {
+        note(text);
+    }
+}
+
 /// A step whose time is told when it ends.
 #[derive(Debug)]
 pub(crate) struct Step {
