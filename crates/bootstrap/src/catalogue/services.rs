@@ -1,0 +1,70 @@
+//! Our own program and its units.
+
+use super::BINARY;
+use crate::item::Item;
+use crate::options::Options;
+use crate::want::{FileWant, Handler, Want};
+
+pub(super) fn binary(options: &Options) -> Option<Item> {
+    let source = options.binary.clone()?;
+    Some(Item {
+        id: "binary",
+        title: "This program, where its units look for it",
+        reason: "agent, proxy and receiver are the same binary",
+        references: &["design: Processes"],
+        rollback: "rm /usr/local/bin/appliance",
+        wants: vec![Want::Binary {
+            source,
+            target: BINARY.into(),
+            after: vec![
+                Handler::Restart("appliance-agent.service".to_owned()),
+                // Its sockets are systemd's: connections queue while the old process finishes its requests.
+                Handler::Restart("appliance-proxy.service".to_owned()),
+            ],
+        }],
+    })
+}
+
+pub(super) fn items(options: &Options) -> Vec<Item> {
+    if options.binary.is_none() {
+        return Vec::new();
+    }
+    let unit = |name: &str, text: &str| FileWant::ours(&format!("/etc/systemd/system/{name}"), text);
+    let started = |name: &str| Want::Unit {
+        name: name.to_owned(),
+    };
+    vec![Item {
+        id: "services",
+        title: "Agent and proxy",
+        reason: "supervised by systemd, sandboxed; neither needs Docker or the other to be up",
+        references: &["M38", "L BOOT-5264"],
+        rollback: "systemctl disable --now appliance-agent appliance-proxy appliance-proxy-http.socket appliance-proxy-https.socket",
+        wants: vec![
+            Want::Files {
+                files: vec![
+                    unit(
+                        "appliance-proxy-http.socket",
+                        include_str!("../../../../systemd/appliance-proxy-http.socket"),
+                    ),
+                    unit(
+                        "appliance-proxy-https.socket",
+                        include_str!("../../../../systemd/appliance-proxy-https.socket"),
+                    ),
+                    unit(
+                        "appliance-proxy.service",
+                        include_str!("../../../../systemd/appliance-proxy.service"),
+                    ),
+                    unit(
+                        "appliance-agent.service",
+                        include_str!("../../../../systemd/appliance-agent.service"),
+                    ),
+                ],
+                after: vec![Handler::DaemonReload],
+            },
+            started("appliance-proxy-http.socket"),
+            started("appliance-proxy-https.socket"),
+            started("appliance-proxy.service"),
+            started("appliance-agent.service"),
+        ],
+    }]
+}

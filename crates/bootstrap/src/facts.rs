@@ -1,0 +1,499 @@
+//! What is: everything the plan depends on, observed once and changing nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::authorized_keys;
+use crate::catalogue;
+use crate::docker::{self, Engine, Origin};
+use crate::firewall;
+use crate::host::{Command, Host, HostError};
+use crate::journal::Journal;
+use crate::key::KeyEntry;
+use crate::options::{DockerSource, Options};
+use crate::sshd::{self, Sshd};
+use crate::want::{Seen, WantError};
+
+/// The operating system, from `/etc/os-release` (os-release(5)).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Os {
+    /// `debian`, `ubuntu`, …
+    pub id: String,
+    /// `12`, `24.04`, …; empty for rolling ones.
+    pub version: String,
+    /// `bookworm`, `noble`, …
+    pub codename: String,
+    /// As it calls itself.
+    pub name: String,
+}
+
+/// A server of somebody else on a port the proxy needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TakenPort {
+    /// 80 or 443.
+    pub port: u16,
+    /// The process, as `ss` names it.
+    pub by: String,
+}
+
+/// The host as observed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Facts {
+    /// Which system.
+    pub os: Os,
+    /// As dpkg names it, `amd64` or `arm64`.
+    pub architecture: String,
+    /// What runs as process 1.
+    pub init: String,
+    /// Kernel release, such as `6.1.0-18-amd64`.
+    pub kernel: String,
+    /// Kind of container, if we run in one.
+    pub container: Option<String>,
+    /// 1 or 2.
+    pub cgroup: u8,
+    /// Whether we are root.
+    pub root: bool,
+    /// Why the kernel takes no nftables rules; absent if it does, or if nft is not installed yet.
+    pub nftables_trouble: Option<String>,
+    /// Bytes free under `/var`.
+    pub disk_free: u64,
+    /// Bytes of the file system that holds `/var`.
+    pub disk_total: u64,
+    /// Others on the proxy's ports.
+    pub taken_ports: Vec<TakenPort>,
+    /// Products that manage this host already, such as Kubernetes.
+    pub managed_by: Vec<String>,
+    /// Other firewalls that are active.
+    pub other_firewalls: Vec<String>,
+    /// The SSH daemon, if there is one.
+    pub sshd: Option<Sshd>,
+    /// The Docker Engine.
+    pub engine: Engine,
+    /// Which packages an engine would come from.
+    pub engine_from: Origin,
+    /// No engine has ever run here.
+    pub docker_fresh: bool,
+    /// No route touches our address pool.
+    pub pool_free: bool,
+    /// AppArmor is on, so the engine needs its tools.
+    pub apparmor: bool,
+    /// Keys a former run enrolled.
+    pub enrolled: Vec<KeyEntry>,
+    /// Root can log in with some key already.
+    pub root_has_key: bool,
+    /// Things about existing accounts an administrator should know.
+    pub account_notes: Vec<String>,
+    /// What a former run left.
+    pub journal: Journal,
+    /// What every want of the list saw, by its subject.
+    pub seen: BTreeMap<String, Seen>,
+}
+
+/// Why the host could not be observed.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// A question about the host was not answered.
+    #[error("cannot find out {what}")]
+    Ask {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: HostError,
+    },
+    /// A wanted thing could not be looked at.
+    #[error("cannot look at {subject}")]
+    Look {
+        /// Which.
+        subject: String,
+        /// Why.
+        #[source]
+        source: WantError,
+    },
+}
+
+/// Where the first keys are written down for the agent.
+pub const KEYS: &str = "/etc/appliance/keys.d/bootstrap.json";
+
+/// Observes the host, as far as a plan for these options needs it.
+///
+/// The list itself is only looked at where the [gate](crate::gate) would let us pass: elsewhere its questions make no sense.
+///
+/// # Errors
+/// When a question is not answered.
+pub fn observe(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
+    let mut facts = base(host, options)?;
+    if !crate::gate::refusals(options, &facts).is_empty() {
+        return Ok(facts);
+    }
+    for item in catalogue::items(options, &facts) {
+        for want in item.wants {
+            let subject = want.subject();
+            let seen = want.observe(host).map_err(|source| ObserveError::Look {
+                subject: subject.clone(),
+                source,
+            })?;
+            facts.seen.insert(subject, seen);
+        }
+    }
+    Ok(facts)
+}
+
+fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
+    let ask = |what: &'static str, argv: &[&str]| -> Result<String, ObserveError> {
+        match host.run(&Command::new(argv.iter().copied())) {
+            Ok(output) => Ok(output.stdout.trim().to_owned()),
+            Err(source) => Err(ObserveError::Ask { what, source }),
+        }
+    };
+    let read = |what: &'static str, path: &str| -> Result<Option<String>, ObserveError> {
+        let bytes = host
+            .read(Path::new(path))
+            .map_err(|source| ObserveError::Ask { what, source })?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    };
+    let exists = |what: &'static str, path: &str| -> Result<bool, ObserveError> {
+        Ok(host
+            .entry(Path::new(path))
+            .map_err(|source| ObserveError::Ask { what, source })?
+            .is_some())
+    };
+    let os = os(&read("the operating system", "/etc/os-release")?.unwrap_or_default());
+    let architecture = ask("the architecture", &["dpkg", "--print-architecture"])?;
+    let container = Some(ask(
+        "whether this is a container",
+        &["systemd-detect-virt", "--container"],
+    )?)
+    .filter(|kind| !kind.is_empty() && kind != "none");
+    let nft = host
+        .run(
+            &Command::new(["nft", "--check", "--file", "-"])
+                .stdin("table inet appliance_probe { chain c { type filter hook input priority 0; } }\n"),
+        )
+        .map_err(|source| ObserveError::Ask {
+            what: "whether the kernel takes nftables rules",
+            source,
+        })?;
+    let disk = ask(
+        "the free disk space",
+        &["df", "--block-size=1", "--output=size,avail", "/var"],
+    )?;
+    let mut disk = disk
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(|number| number.parse().unwrap_or(0));
+    let (disk_total, disk_free) = (disk.next().unwrap_or(0), disk.next().unwrap_or(0));
+    let engine = engine(host)?;
+    let engine_from = engine_from(host, options, &engine, &os)?;
+    let mut managed_by = Vec::new();
+    for (path, product) in [
+        ("/etc/kubernetes", "Kubernetes"),
+        ("/etc/rancher", "K3s or RKE"),
+        ("/etc/pve", "Proxmox VE"),
+    ] {
+        if exists("what manages this host", path)? {
+            managed_by.push(product.to_owned());
+        }
+    }
+    let mut other_firewalls = Vec::new();
+    for (unit, product) in [
+        ("firewalld.service", "firewalld"),
+        ("netfilter-persistent.service", "iptables-persistent"),
+    ] {
+        if ask(
+            "whether another firewall is active",
+            &["systemctl", "is-active", unit],
+        )? == "active"
+        {
+            other_firewalls.push(product.to_owned());
+        }
+    }
+    // ufw.service is active on every Ubuntu, whether or not UFW itself is enabled.
+    let ufw = read("whether UFW is enabled", "/etc/ufw/ufw.conf")?.unwrap_or_default();
+    if ufw
+        .lines()
+        .any(|line| line.trim().eq_ignore_ascii_case("ENABLED=yes"))
+    {
+        other_firewalls.push("UFW".to_owned());
+    }
+    let ours = ask(
+        "our sockets",
+        &["systemctl", "is-active", "appliance-proxy-http.socket"],
+    )? == "active";
+    let taken_ports = if ours {
+        Vec::new()
+    } else {
+        taken(&ask(
+            "who uses ports 80 and 443",
+            &["ss", "-Hltnp", "sport = :80 or sport = :443"],
+        )?)
+    };
+    let enrolled = read("the enrolled keys", KEYS)?
+        .and_then(|json| serde_json::from_str(&json).ok())
+        .unwrap_or_default();
+    Ok(Facts {
+        root: ask("who we are", &["id", "--user"])? == "0",
+        init: read("what runs as process 1", "/proc/1/comm")?
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
+        kernel: read("the kernel", "/proc/sys/kernel/osrelease")?
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
+        cgroup: if exists("the cgroup version", "/sys/fs/cgroup/cgroup.controllers")? {
+            2
+        } else {
+            1
+        },
+        nftables_trouble: (!nft.ok() && nft.status != 127).then(|| nft.stderr.trim().to_owned()),
+        docker_fresh: !exists("whether Docker ever ran here", "/var/lib/docker/image")?
+            && !exists("whether Docker ever ran here", "/var/lib/docker/network")?
+            && !exists("whether Docker ever ran here", "/var/lib/docker/engine-id")?,
+        pool_free: docker::pool_is_free(
+            ask("the routes", &["ip", "-4", "route", "show", "table", "all"])?
+                .lines()
+                .flat_map(|line| line.split(' ').filter(|word| word.contains('.')).take(1)),
+        ),
+        apparmor: read(
+            "whether AppArmor is on",
+            "/sys/module/apparmor/parameters/enabled",
+        )?
+        .unwrap_or_default()
+        .starts_with('Y'),
+        sshd: sshd::observe(host).map_err(|source| ObserveError::Ask {
+            what: "what sshd does",
+            source,
+        })?,
+        root_has_key: authorized_keys::has_key(
+            &read("root's keys", "/root/.ssh/authorized_keys")?.unwrap_or_default(),
+        ),
+        account_notes: account_notes(host, options)?,
+        journal: Journal::read(host).map_err(|source| ObserveError::Ask {
+            what: "what a former run left",
+            source,
+        })?,
+        os,
+        architecture,
+        container,
+        disk_free,
+        disk_total,
+        taken_ports,
+        managed_by,
+        other_firewalls,
+        engine,
+        engine_from,
+        enrolled,
+        seen: BTreeMap::new(),
+    })
+}
+
+fn os(text: &str) -> Os {
+    let value = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .map(|value| value.trim_matches(['"', '\'']).to_owned())
+            .unwrap_or_default()
+    };
+    Os {
+        id: value("ID"),
+        version: value("VERSION_ID"),
+        codename: value("VERSION_CODENAME"),
+        name: value("PRETTY_NAME"),
+    }
+}
+
+fn engine(host: &dyn Host) -> Result<Engine, ObserveError> {
+    let asked = |source| ObserveError::Ask {
+        what: "which Docker Engine is installed",
+        source,
+    };
+    if host
+        .entry(Path::new("/snap/bin/docker"))
+        .map_err(asked)?
+        .is_some()
+    {
+        return Ok(Engine::Snap);
+    }
+    let output = host.run(&Command::new(["dockerd", "--version"])).map_err(asked)?;
+    if !output.ok() {
+        return Ok(Engine::Absent);
+    }
+    // Docker version 20.10.24+dfsg1, build 5d6db84
+    let version = output
+        .stdout
+        .split([' ', ','])
+        .nth(2)
+        .unwrap_or_default()
+        .to_owned();
+    let argv = [
+        "dpkg-query",
+        "--show",
+        "--showformat=${Package} ${db:Status-Status}\\n",
+        "docker-ce",
+        "docker.io",
+    ];
+    let packages = host.run(&Command::new(argv)).map_err(asked)?.stdout;
+    let origin = match () {
+        () if packages.contains("docker-ce installed") => Origin::Docker,
+        () if packages.contains("docker.io installed") => Origin::Distribution,
+        () => Origin::Other,
+    };
+    let active = host
+        .run(&Command::new(["systemctl", "is-active", "docker.service"]))
+        .map_err(asked)?;
+    let swarm = host
+        .entry(Path::new("/var/lib/docker/swarm/docker-state.json"))
+        .map_err(asked)?
+        .is_some();
+    Ok(Engine::Installed {
+        version,
+        origin,
+        running: active.stdout.trim() == "active",
+        swarm,
+    })
+}
+
+/// Whether Docker's repository answers is only asked when it matters, and for at most a few seconds.
+fn engine_from(host: &dyn Host, options: &Options, engine: &Engine, os: &Os) -> Result<Origin, ObserveError> {
+    if let Engine::Installed { origin, .. } = engine {
+        return Ok(*origin);
+    }
+    Ok(match options.docker {
+        DockerSource::Docker => Origin::Docker,
+        DockerSource::Distribution => Origin::Distribution,
+        DockerSource::Auto => {
+            const PROBE: &str = "/run/appliance-docker-probe";
+            let url = format!(
+                "https://download.docker.com/linux/{}/dists/{}/Release",
+                os.id, os.codename
+            );
+            // apt's own downloader: it knows this host's proxies. What it fetches is thrown away; apt checks signatures later.
+            let command = Command::new([
+                "/usr/lib/apt/apt-helper",
+                "--option=Acquire::Retries=0",
+                "--option=Acquire::https::Timeout=4",
+                "--option=Acquire::http::Timeout=4",
+                "download-file",
+                url.as_str(),
+                PROBE,
+            ])
+            .timeout(Duration::from_secs(8));
+            let reached = host.run(&command).is_ok_and(|output| output.ok());
+            host.remove(Path::new(PROBE))
+                .map_err(|source| ObserveError::Ask {
+                    what: "whether Docker's repository answers",
+                    source,
+                })?;
+            if reached {
+                Origin::Docker
+            } else {
+                Origin::Distribution
+            }
+        }
+    })
+}
+
+/// `LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=12,fd=6))`
+fn taken(text: &str) -> Vec<TakenPort> {
+    let mut taken: Vec<TakenPort> = text
+        .lines()
+        .filter_map(|line| {
+            let port = line.split_whitespace().nth(3)?.rsplit_once(':')?.1.parse().ok()?;
+            let by = line
+                .split("((\"")
+                .nth(1)
+                .and_then(|rest| rest.split('"').next())
+                .unwrap_or("another process");
+            Some(TakenPort {
+                port,
+                by: by.to_owned(),
+            })
+        })
+        .collect();
+    taken.sort_by_key(|taken| taken.port);
+    taken.dedup();
+    taken
+}
+
+fn account_notes(host: &dyn Host, options: &Options) -> Result<Vec<String>, ObserveError> {
+    let asked = |source| ObserveError::Ask {
+        what: "which accounts exist",
+        source,
+    };
+    let accounts = crate::want::Accounts::read(host).map_err(asked)?;
+    let user = catalogue::DEPLOY_USER;
+    let mut notes = Vec::new();
+    if !accounts.has_user(user) {
+        return Ok(notes);
+    }
+    for group in ["docker", "sudo", "root"] {
+        if accounts.is_member(user, group) {
+            notes.push(format!(
+                "user {user} is in group {group}, which makes it as powerful as root; to take it out: gpasswd --delete {user} {group}"
+            ));
+        }
+    }
+    let home = accounts.home(user).unwrap_or("/home/deploy").to_owned();
+    let path = Path::new(&home).join(".ssh/authorized_keys");
+    let keys = host.read(&path).map_err(asked)?.unwrap_or_default();
+    let keys = String::from_utf8_lossy(&keys);
+    for key in options.admin_keys.iter().chain(&options.deploy_keys) {
+        if authorized_keys::has_other_line(&keys, key) {
+            notes.push(format!(
+                "{} already holds the key {} without our restrictions; that line stays, and gives a shell",
+                path.display(),
+                key.fingerprint()
+            ));
+        }
+    }
+    Ok(notes)
+}
+
+impl Facts {
+    /// The kernel's table as seen, if the firewall is part of the list.
+    pub fn firewall(&self) -> Option<firewall::State> {
+        self.seen.values().find_map(|seen| match seen {
+            Seen::Firewall { kernel, .. } => Some(*kernel),
+            _ => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn os_release_is_read_with_and_without_quotes() {
+        let text = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\nID=debian\nID_LIKE=x\n";
+        let expect = Os {
+            id: "debian".into(),
+            version: "12".into(),
+            codename: "bookworm".into(),
+            name: "Debian GNU/Linux 12 (bookworm)".into(),
+        };
+        assert_eq!(os(text), expect);
+    }
+
+    #[test]
+    fn whoever_listens_on_80_is_named_once() {
+        let text = "LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:((\"nginx\",pid=12,fd=6),(\"nginx\",pid=11,fd=6))\nLISTEN 0 511 [::]:80 [::]:* users:((\"nginx\",pid=12,fd=7))\nLISTEN 0 9 *:443 *:*\n";
+        let expect = [
+            TakenPort {
+                port: 80,
+                by: "nginx".into(),
+            },
+            TakenPort {
+                port: 443,
+                by: "another process".into(),
+            },
+        ];
+        assert_eq!(taken(text), expect);
+    }
+}

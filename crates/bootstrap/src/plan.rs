@@ -1,0 +1,207 @@
+//! The plan: what would be done and why, as one value that is shown, checked and applied.
+
+use serde::Serialize;
+
+use crate::catalogue;
+use crate::docker::{Engine, Origin};
+use crate::facts::Facts;
+use crate::item::Item;
+use crate::options::Options;
+use crate::want::{Conflict, Handler, Seen, Want};
+
+/// One want of an item, and what it would change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// Item and subject, unique in a plan.
+    pub id: String,
+    /// Which item of the plan it belongs to.
+    pub item: &'static str,
+    /// What changes, line by line; empty if it is as wanted.
+    pub changes: Vec<String>,
+    /// Why it cannot be done, if somebody else's file is in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<String>,
+    /// What is wanted.
+    #[serde(skip)]
+    pub want: Want,
+}
+
+/// All of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// The list, with reasons.
+    pub items: Vec<Item>,
+    /// Every want of the list, in order, satisfied ones included.
+    pub steps: Vec<Step>,
+    /// What a run that was cut off still owes.
+    pub owed: Vec<Handler>,
+    /// What an administrator should know.
+    pub notes: Vec<String>,
+    /// Keys that can push afterwards.
+    pub keys: usize,
+    /// Keys that can log in as root afterwards.
+    pub root_keys: bool,
+    /// Ports sshd listens on.
+    pub ssh_ports: Vec<u16>,
+    /// A run completed before, with this version or another.
+    pub completed: bool,
+}
+
+impl Plan {
+    /// Steps that change something.
+    pub fn pending(&self) -> impl Iterator<Item = &Step> {
+        self.steps
+            .iter()
+            .filter(|step| !step.changes.is_empty() || step.conflict.is_some())
+    }
+
+    /// How many steps change something; what is owed counts too.
+    pub fn changes(&self) -> usize {
+        self.pending().count() + usize::from(!self.owed.is_empty())
+    }
+}
+
+/// Compares what is wanted with what is.
+pub fn plan(options: &Options, facts: &Facts) -> Plan {
+    let items = catalogue::items(options, facts);
+    let mut steps = Vec::new();
+    for item in &items {
+        for want in &item.wants {
+            let subject = want.subject();
+            let unseen = Seen::Files(Vec::new());
+            let (changes, conflict) = match want.changes(facts.seen.get(&subject).unwrap_or(&unseen)) {
+                Ok(changes) => (changes, None),
+                Err(conflict) => (Vec::new(), Some(conflict.to_string())),
+            };
+            steps.push(Step {
+                id: format!("{}: {subject}", item.id),
+                item: item.id,
+                changes,
+                conflict,
+                want: want.clone(),
+            });
+        }
+    }
+    let admins = facts
+        .enrolled
+        .iter()
+        .any(|entry| entry.permissions.contains(&crate::key::Permission::Admin));
+    Plan {
+        steps,
+        owed: facts.journal.owed.clone(),
+        notes: notes(facts),
+        keys: options.admin_keys.len() + options.deploy_keys.len() + facts.enrolled.len(),
+        root_keys: !options.admin_keys.is_empty() || facts.root_has_key || admins,
+        ssh_ports: facts
+            .sshd
+            .iter()
+            .flat_map(|sshd| sshd.ports.iter().copied())
+            .collect(),
+        completed: facts.journal.completed.is_some(),
+        items,
+    }
+}
+
+fn notes(facts: &Facts) -> Vec<String> {
+    let mut notes = facts.account_notes.clone();
+    match &facts.engine {
+        Engine::Absent if facts.engine_from == Origin::Distribution => notes.push(
+            "Docker's own repository is not used: the engine comes from the distribution, and is older".to_owned(),
+        ),
+        engine @ Engine::Installed { version, .. } if engine.degraded() => notes.push(format!(
+            "Docker Engine {version} is older than 28: only our firewall keeps neighbours away from ports published on 127.0.0.1"
+        )),
+        _ => {}
+    }
+    if facts.cgroup != 2 {
+        notes.push("cgroup v1: limits and statistics of containers are less exact".to_owned());
+    }
+    if facts.sshd.is_none() {
+        notes.push("there is no sshd on this host: nobody can push from elsewhere".to_owned());
+    }
+    if let Some(step) = &facts.journal.step {
+        notes.push(format!("a former run was cut off at: {step}"));
+    }
+    notes
+}
+
+/// Why a plan must not be applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum Violation {
+    /// Nobody could use the host.
+    #[error(
+        "nobody could push to this host: no key was given; add --admin-key \"$(cat ~/.ssh/id_ed25519.pub)\""
+    )]
+    NoKey,
+    /// Closing the firewall would close SSH.
+    #[error("the firewall would close port {0}, where sshd listens")]
+    SshClosed(u16),
+    /// Passwords off, and no key.
+    #[error("passwords would be turned off although no key opens root's door; add --admin-key")]
+    PasswordsOff,
+    /// Something would run before what it needs.
+    #[error("{later} is planned before {earlier}; this is a mistake in the program")]
+    Order {
+        /// What has to come first.
+        earlier: &'static str,
+        /// What came first.
+        later: &'static str,
+    },
+    /// Somebody else's file is in the way.
+    #[error("{0}")]
+    Conflict(String),
+}
+
+/// Checks invariants of a plan, without regard to how it was made.
+pub fn check(plan: &Plan) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    if plan.keys == 0 {
+        violations.push(Violation::NoKey);
+    }
+    for step in &plan.steps {
+        if let Some(conflict) = &step.conflict {
+            violations.push(Violation::Conflict(conflict.clone()));
+        }
+        match &step.want {
+            Want::Firewall(rules) => {
+                let closed = plan
+                    .ssh_ports
+                    .iter()
+                    .filter(|port| !rules.ssh_ports.contains(port));
+                violations.extend(closed.map(|port| Violation::SshClosed(*port)));
+            }
+            Want::Sshd { settings }
+                if settings.contains(&("PasswordAuthentication", "no")) && !plan.root_keys =>
+            {
+                violations.push(Violation::PasswordsOff);
+            }
+            _ => {}
+        }
+    }
+    for (earlier, later) in ORDER {
+        let place = |item: &str| plan.steps.iter().position(|step| step.item == item);
+        if let (Some(first), Some(second)) = (place(earlier), place(later))
+            && second < first
+        {
+            violations.push(Violation::Order { earlier, later });
+        }
+    }
+    violations
+}
+
+/// Items of which the first has to come before the second.
+const ORDER: [(&str, &str); 6] = [
+    ("accounts", "keys"),
+    ("keys", "ssh"),
+    ("docker-config", "docker"),
+    ("firewall-boot", "firewall"),
+    ("docker", "firewall"),
+    ("identity", "services"),
+];
+
+impl From<Conflict> for Violation {
+    fn from(conflict: Conflict) -> Self {
+        Violation::Conflict(conflict.to_string())
+    }
+}

@@ -1,0 +1,196 @@
+//! Comparing: what would change, as lines for a person. Pure.
+
+use super::file::{Conflict, FileWant, Wanted};
+use super::{FileSeen, Handler, Seen, Want};
+use crate::firewall::{CONFIRMED, State};
+use crate::host::{Entry, Kind, Owner};
+use crate::sshd;
+
+impl Want {
+    /// What has to change; nothing if it is as wanted.
+    ///
+    /// # Errors
+    /// When something of somebody else is in the way.
+    pub fn changes(&self, seen: &Seen) -> Result<Vec<String>, Conflict> {
+        let mut changes = Vec::new();
+        match (self, seen) {
+            (Want::Packages { .. }, Seen::Packages { missing, interrupted }) => {
+                if *interrupted {
+                    changes.push("finish the interrupted installation (dpkg --configure -a)".to_owned());
+                }
+                if !missing.is_empty() {
+                    changes.push(format!("install {}", missing.join(" ")));
+                }
+            }
+            (Want::Accounts { .. }, Seen::Accounts { missing }) => {
+                changes.extend(missing.iter().map(|name| format!("create {name}")));
+            }
+            (
+                Want::Login { user, home, .. },
+                Seen::Login {
+                    exists,
+                    missing_groups,
+                },
+            ) => {
+                if !exists {
+                    changes.push(format!(
+                        "create user {user} with home {} and no password",
+                        home.display()
+                    ));
+                }
+                changes.extend(
+                    missing_groups
+                        .iter()
+                        .map(|group| format!("add {user} to group {group}")),
+                );
+            }
+            (Want::Directory { path, mode, owner }, Seen::Directory(entry)) => match entry {
+                None => changes.push(format!("create directory {}", path.display())),
+                Some(entry) if entry.kind != Kind::Directory => {
+                    return Err(Conflict::NotADirectory(path.display().to_string()));
+                }
+                Some(entry) => changes.extend(rights(&path.display().to_string(), entry, *mode, owner)),
+            },
+            (Want::Files { files, after }, Seen::Files(found)) => {
+                for (wanted, seen) in files.iter().zip(found) {
+                    changes.extend(file_changes(wanted, seen)?);
+                }
+                if !changes.is_empty() {
+                    changes.extend(
+                        self.owes(seen)?
+                            .iter()
+                            .filter(|handler| {
+                                after.contains(handler) || matches!(handler, Handler::DockerRestart)
+                            })
+                            .map(Handler::title),
+                    );
+                }
+            }
+            (Want::Binary { target, after, .. }, Seen::Binary { same, entry }) => {
+                let path = target.display().to_string();
+                if entry.as_ref().is_some_and(|entry| entry.kind != Kind::File) {
+                    return Err(Conflict::NotAFile(path));
+                }
+                if *same {
+                    changes.extend(
+                        entry
+                            .iter()
+                            .filter_map(|entry| rights(&path, entry, 0o755, &Owner::root())),
+                    );
+                } else {
+                    changes.push(format!("install this program as {path}"));
+                    changes.extend(after.iter().map(Handler::title));
+                }
+            }
+            (Want::Unit { name }, Seen::Unit { enabled, active }) => {
+                if enabled != "enabled" {
+                    changes.push(format!("enable {name}"));
+                }
+                if active != "active" {
+                    changes.push(format!("start {name}"));
+                }
+            }
+            (Want::Firewall(rules), Seen::Firewall { confirmed, kernel }) => {
+                let text = rules.render();
+                if is_something_else(confirmed) {
+                    return Err(Conflict::NotAFile(CONFIRMED.to_owned()));
+                }
+                if confirmed.contents.as_deref() != Some(text.as_bytes()) {
+                    let open: Vec<String> = rules
+                        .ssh_ports
+                        .union(&rules.tcp)
+                        .map(ToString::to_string)
+                        .collect();
+                    changes.push(format!("close every port but tcp {}", open.join(", ")));
+                } else if *kernel != State::Confirmed {
+                    changes.push("load table inet appliance".to_owned());
+                }
+            }
+            (Want::Sshd { settings }, Seen::Sshd { drop_in, effective }) => {
+                if is_something_else(drop_in) {
+                    return Err(Conflict::NotAFile(sshd::DROP_IN.to_owned()));
+                }
+                let text = sshd::render(settings);
+                let overridden = sshd::overridden(effective, settings);
+                if drop_in.contents.as_deref() != Some(text.as_bytes()) {
+                    for (keyword, wanted, found) in overridden {
+                        changes.push(format!("{keyword} {found} → {wanted}"));
+                    }
+                    if changes.is_empty() {
+                        changes.push(format!("write {}", sshd::DROP_IN));
+                    }
+                } else if let Some((keyword, wanted, found)) = overridden.into_iter().next() {
+                    return Err(Conflict::Overridden {
+                        keyword,
+                        wanted,
+                        found,
+                    });
+                }
+            }
+            // `seen` is always what this want's `observe` returned.
+            _ => changes.push(format!("observe {} again", self.subject())),
+        }
+        Ok(changes)
+    }
+
+    /// Reloads and restarts that follow from the changes.
+    ///
+    /// # Errors
+    /// As [`Want::changes`].
+    pub(crate) fn owes(&self, seen: &Seen) -> Result<Vec<Handler>, Conflict> {
+        Ok(match (self, seen) {
+            (Want::Files { files, after }, Seen::Files(found)) => {
+                let mut owed = after.clone();
+                for (wanted, seen) in files.iter().zip(found) {
+                    if let Some(new) = new_contents(wanted, seen)?
+                        && new.restart
+                        && let Some(reload) =
+                            owed.iter_mut().find(|handler| **handler == Handler::DockerReload)
+                    {
+                        *reload = Handler::DockerRestart;
+                    }
+                }
+                owed
+            }
+            (Want::Binary { after, .. }, Seen::Binary { same: false, .. }) => after.clone(),
+            (Want::Sshd { .. }, _) => vec![Handler::Ssh],
+            _ => Vec::new(),
+        })
+    }
+}
+
+/// What has to be written into a file, if anything.
+pub(super) fn new_contents(wanted: &FileWant, seen: &FileSeen) -> Result<Option<Wanted>, Conflict> {
+    let path = wanted.path.display().to_string();
+    if is_something_else(seen) {
+        return Err(Conflict::NotAFile(path));
+    }
+    wanted.content.over(&path, seen.contents.as_deref())
+}
+
+fn file_changes(wanted: &FileWant, seen: &FileSeen) -> Result<Vec<String>, Conflict> {
+    let path = wanted.path.display().to_string();
+    if let Some(new) = new_contents(wanted, seen)? {
+        return Ok(vec![new.change]);
+    }
+    Ok(seen
+        .entry
+        .iter()
+        .filter_map(|entry| rights(&path, entry, wanted.mode, &wanted.owner))
+        .collect())
+}
+
+fn is_something_else(seen: &FileSeen) -> bool {
+    seen.entry.as_ref().is_some_and(|entry| entry.kind != Kind::File)
+}
+
+fn rights(path: &str, entry: &Entry, mode: u32, owner: &Owner) -> Option<String> {
+    if entry.mode == mode && entry.owner == *owner {
+        return None;
+    }
+    let (has, old) = (&entry.owner, entry.mode);
+    Some(format!(
+        "{path}: {old:04o} {}:{} → {mode:04o} {}:{}",
+        has.user, has.group, owner.user, owner.group
+    ))
+}

@@ -1,0 +1,64 @@
+//! What follows a changed file: reloads and restarts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::{Command, Host, HostError, must};
+
+/// A reload or restart; each is harmless to repeat, and does nothing to what does not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Handler {
+    /// systemd reads its units again.
+    DaemonReload,
+    /// systemd-tmpfiles makes what its snippets describe.
+    Tmpfiles,
+    /// journald takes its limits over.
+    Journald,
+    /// sshd reads its configuration again; open sessions stay.
+    Ssh,
+    /// dockerd reads `daemon.json` again.
+    DockerReload,
+    /// dockerd is restarted, with live-restore on, so that containers keep running.
+    DockerRestart,
+    /// A unit of ours is restarted if it runs.
+    Restart(String),
+}
+
+impl Handler {
+    /// For a person.
+    pub fn title(&self) -> String {
+        match self {
+            Handler::DaemonReload => "reload systemd".to_owned(),
+            Handler::Tmpfiles => "create runtime directories".to_owned(),
+            Handler::Journald => "restart systemd-journald".to_owned(),
+            Handler::Ssh => "reload sshd".to_owned(),
+            Handler::DockerReload => "reload dockerd".to_owned(),
+            Handler::DockerRestart => "restart dockerd, containers keep running".to_owned(),
+            Handler::Restart(unit) => format!("restart {unit}"),
+        }
+    }
+
+    pub(crate) fn run(&self, host: &dyn Host) -> Result<(), HostError> {
+        let systemctl = |argv: &[&str]| {
+            let command = Command::new(["systemctl"].iter().chain(argv).copied());
+            must(host, &command.timeout(std::time::Duration::from_secs(120)))
+        };
+        match self {
+            Handler::DaemonReload => systemctl(&["daemon-reload"]),
+            Handler::Tmpfiles => must(
+                host,
+                &Command::new(["systemd-tmpfiles", "--create", "/etc/tmpfiles.d/appliance.conf"]),
+            ),
+            Handler::Journald => systemctl(&["try-restart", "systemd-journald.service"]),
+            Handler::Ssh => systemctl(&["try-reload-or-restart", "ssh.service"]),
+            Handler::DockerReload => systemctl(&["try-reload-or-restart", "docker.service"]),
+            Handler::DockerRestart => {
+                // The reload switches live-restore on first, or the restart would stop containers.
+                systemctl(&["try-reload-or-restart", "docker.service"])?;
+                systemctl(&["try-restart", "docker.service"])
+            }
+            Handler::Restart(unit) => systemctl(&["try-restart", unit]),
+        }
+        .map(drop)
+    }
+}

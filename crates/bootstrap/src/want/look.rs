@@ -1,0 +1,158 @@
+//! Observing.
+
+use std::path::Path;
+
+use super::{FileSeen, Seen, Want, WantError};
+use crate::firewall;
+use crate::host::{Command, Host, HostError, Kind, must};
+use crate::sshd;
+
+impl Want {
+    /// Looks at what is there now, changing nothing.
+    ///
+    /// # Errors
+    /// When the host cannot be asked.
+    pub fn observe(&self, host: &dyn Host) -> Result<Seen, WantError> {
+        Ok(match self {
+            Want::Packages { names } => packages(host, names)?,
+            Want::Accounts { groups, users } => {
+                let known = Accounts::read(host)?;
+                let missing = users
+                    .iter()
+                    .filter(|user| !known.has_user(user))
+                    .map(|user| format!("user {user}"));
+                let missing = missing.chain(
+                    groups
+                        .iter()
+                        .filter(|group| !known.has_group(group))
+                        .map(|group| format!("group {group}")),
+                );
+                Seen::Accounts {
+                    missing: missing.collect(),
+                }
+            }
+            Want::Login { user, groups, .. } => {
+                let known = Accounts::read(host)?;
+                let missing_groups = groups
+                    .iter()
+                    .filter(|group| !known.is_member(user, group))
+                    .cloned()
+                    .collect();
+                Seen::Login {
+                    exists: known.has_user(user),
+                    missing_groups,
+                }
+            }
+            Want::Directory { path, .. } => Seen::Directory(host.entry(path)?),
+            Want::Files { files, .. } => Seen::Files(
+                files
+                    .iter()
+                    .map(|wanted| file(host, &wanted.path))
+                    .collect::<Result<_, _>>()?,
+            ),
+            Want::Binary { source, target, .. } => Seen::Binary {
+                same: host.same(source, target)?,
+                entry: host.entry(target)?,
+            },
+            Want::Unit { name } => {
+                let ask = |verb: &str| -> Result<String, HostError> {
+                    Ok(host
+                        .run(&Command::new(["systemctl", verb, name]))?
+                        .stdout
+                        .trim()
+                        .to_owned())
+                };
+                Seen::Unit {
+                    enabled: ask("is-enabled")?,
+                    active: ask("is-active")?,
+                }
+            }
+            Want::Firewall(_) => Seen::Firewall {
+                confirmed: file(host, Path::new(firewall::CONFIRMED))?,
+                kernel: firewall::state(host)?,
+            },
+            Want::Sshd { .. } => Seen::Sshd {
+                drop_in: file(host, Path::new(sshd::DROP_IN))?,
+                effective: sshd::observe(host)?
+                    .map(|sshd| sshd.effective)
+                    .unwrap_or_default(),
+            },
+        })
+    }
+}
+
+pub(super) fn file(host: &dyn Host, path: &Path) -> Result<FileSeen, HostError> {
+    let entry = host.entry(path)?;
+    let contents = match &entry {
+        Some(entry) if entry.kind == Kind::File => host.read(path)?,
+        _ => None,
+    };
+    Ok(FileSeen { entry, contents })
+}
+
+fn packages(host: &dyn Host, names: &[String]) -> Result<Seen, HostError> {
+    // dpkg-query exits with 1 when it does not know one of them, and still prints the others.
+    let argv = [
+        "dpkg-query",
+        "--show",
+        "--showformat=${Package} ${db:Status-Status}\\n",
+    ];
+    let known = host
+        .run(&Command::new(
+            argv.into_iter().map(str::to_owned).chain(names.iter().cloned()),
+        ))?
+        .stdout;
+    let installed = |name: &String| known.lines().any(|line| line == format!("{name} installed"));
+    let missing: Vec<String> = names.iter().filter(|name| !installed(name)).cloned().collect();
+    let interrupted =
+        !missing.is_empty() && !must(host, &Command::new(["dpkg", "--audit"]))?.trim().is_empty();
+    Ok(Seen::Packages { missing, interrupted })
+}
+
+/// `/etc/passwd` and `/etc/group`: names only.
+#[derive(Debug)]
+pub(crate) struct Accounts {
+    passwd: String,
+    group: String,
+}
+
+impl Accounts {
+    pub(crate) fn read(host: &dyn Host) -> Result<Self, HostError> {
+        let text = |path: &str| -> Result<String, HostError> {
+            Ok(String::from_utf8_lossy(&host.read(Path::new(path))?.unwrap_or_default()).into_owned())
+        };
+        Ok(Self {
+            passwd: text("/etc/passwd")?,
+            group: text("/etc/group")?,
+        })
+    }
+
+    pub(crate) fn has_user(&self, user: &str) -> bool {
+        self.passwd
+            .lines()
+            .any(|line| line.split(':').next() == Some(user))
+    }
+
+    /// The user's home directory.
+    pub(crate) fn home(&self, user: &str) -> Option<&str> {
+        self.passwd
+            .lines()
+            .find(|line| line.split(':').next() == Some(user))?
+            .split(':')
+            .nth(5)
+    }
+
+    pub(crate) fn has_group(&self, group: &str) -> bool {
+        self.group
+            .lines()
+            .any(|line| line.split(':').next() == Some(group))
+    }
+
+    pub(crate) fn is_member(&self, user: &str, group: &str) -> bool {
+        self.group
+            .lines()
+            .filter(|line| line.split(':').next() == Some(group))
+            .filter_map(|line| line.split(':').nth(3))
+            .any(|members| members.split(',').any(|member| member == user))
+    }
+}
