@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::forward;
+use crate::h1;
 use crate::options::Scheme;
 use crate::worker::{Accepted, Worker};
 
@@ -51,7 +52,6 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         local_port,
         slot: _slot,
     } = accepted;
-    let _small_writes = stream.set_nodelay(true);
     let stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => {
@@ -70,11 +70,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         local_port,
     });
     match scheme {
-        Scheme::Http => http1(&worker, stream, peer).await,
+        Scheme::Http => h1::serve(&worker, stream, peer).await,
         Scheme::Https => {
             let acceptor = TlsAcceptor::from(std::sync::Arc::clone(&worker.tls));
             let handshake = tokio::select! {
-                done = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)) => done,
+                done = Box::pin(tokio::time::timeout(HANDSHAKE, acceptor.accept(stream))) => done,
                 () = worker.shared.abort.cancelled() => return,
             };
             let Ok(Ok(stream)) = handshake else {
@@ -83,42 +83,12 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             };
             worker.shared.handshakes.fetch_add(1, Ordering::Relaxed);
             if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                http2(&worker, stream, peer).await;
+                Box::pin(http2(&worker, stream, peer)).await;
             } else {
-                http1(&worker, stream, peer).await;
+                h1::serve(&worker, stream, peer).await;
             }
         }
     }
-}
-
-async fn http1<S>(worker: &Rc<Worker>, stream: S, peer: Rc<Peer>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let settings = worker.shared.table.load().settings.clone();
-    let service = service_fn(|request| {
-        let (worker, peer) = (Rc::clone(worker), Rc::clone(&peer));
-        async move { Ok::<_, Infallible>(forward::handle(worker, peer, request).await) }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.header_timeout)
-        .max_header_size(settings.max_header_bytes)
-        .max_headers(settings.max_header_count)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
-        () = worker.shared.stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                outcome = connection.as_mut() => outcome,
-                () = worker.shared.abort.cancelled() => return,
-            }
-        }
-    };
-    ended(outcome);
 }
 
 async fn http2<S>(worker: &Rc<Worker>, stream: S, peer: Rc<Peer>)

@@ -1,4 +1,4 @@
-//! One request from its head to the end of its response.
+//! Requests of HTTP/2 clients, from the head to the end of the response.
 
 use std::io;
 use std::pin::Pin;
@@ -17,12 +17,11 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::connection::Peer;
+use crate::decide::{Ask, Decision, decide};
 use crate::headers::{self, ClientView};
-use crate::options::Scheme;
 use crate::pages;
 use crate::pool::{self, Link};
-use crate::snapshot::Gate;
-use crate::table::{Route, Table, without_port};
+use crate::table::{Route, Table};
 use crate::upstream::InFlight;
 use crate::worker::Worker;
 
@@ -199,28 +198,59 @@ pub(crate) async fn handle(
     loop {
         let changed = worker.shared.changed.notified();
         let table = worker.shared.table.load_full();
-        let Some(found) = table.find(&host, request.uri().path()) else {
-            return failure(StatusCode::NOT_FOUND);
+        let target = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+        let ask = Ask {
+            is_read: matches!(*request.method(), Method::GET | Method::HEAD),
+            host: &host,
+            target,
+            scheme: peer.scheme,
+            body: request.body().size_hint().lower(),
         };
-        let route = Arc::clone(found.route);
-        let strip = found.strip;
-        if let Gate::Paused { max_wait } = route.service.gate {
-            let until = *until.get_or_insert(tokio::time::Instant::from_std(begun) + max_wait);
-            tokio::select! {
-                () = changed => continue,
-                () = tokio::time::sleep_until(until) => {
-                    route.counters[worker.index].answered(504, begun.elapsed());
-                    return failure(StatusCode::GATEWAY_TIMEOUT);
+        let (route, mut response) = match decide(&table, &ask) {
+            Decision::Wait { route, most } => {
+                let until = *until.get_or_insert(tokio::time::Instant::from_std(begun) + most);
+                tokio::select! {
+                    () = changed => continue,
+                    () = tokio::time::sleep_until(until) => (Some(route), failure(StatusCode::GATEWAY_TIMEOUT)),
                 }
             }
+            Decision::Redirect {
+                route,
+                status,
+                location,
+            } => (Some(route), own(pages::redirect(status, &location))),
+            Decision::Answer {
+                route,
+                status,
+                message,
+            } => (route, own(pages::page(status, message))),
+            Decision::Forward { route, strip } => {
+                let response =
+                    route_request(&worker, &peer, &table, route, strip, &host, request, begun).await;
+                return finish(&worker, Some(route), response, begun);
+            }
+        };
+        if *request.method() == Method::HEAD {
+            *response.body_mut() = Reply::Own(None);
         }
-        let mut response = route_request(&worker, &peer, &table, &route, strip, &host, request, begun).await;
+        return finish(&worker, route, response, begun);
+    }
+}
+
+/// Counts the answer and sets the service's own fields.
+fn finish(
+    worker: &Worker,
+    route: Option<&Arc<Route>>,
+    mut response: Response<Reply>,
+    begun: Instant,
+) -> Response<Reply> {
+    if let Some(route) = route {
         route.counters[worker.index].answered(response.status().as_u16(), begun.elapsed());
         for (name, value) in &route.response_headers {
             response.headers_mut().insert(name, value.clone());
         }
-        return response;
     }
+    response
 }
 
 /// The host as the client wrote it; `None` when it is missing or given twice.
@@ -247,21 +277,7 @@ async fn route_request(
     mut request: Request<Incoming>,
     begun: Instant,
 ) -> Response<Reply> {
-    if let Some(location) = redirect_of(route, peer, host, &request) {
-        let status = if matches!(*request.method(), Method::GET | Method::HEAD) {
-            StatusCode::MOVED_PERMANENTLY
-        } else {
-            StatusCode::PERMANENT_REDIRECT
-        };
-        return own(pages::redirect(status, &location));
-    }
-    if let Gate::Stopped { message } = &route.service.gate {
-        return own(pages::page(StatusCode::SERVICE_UNAVAILABLE, message));
-    }
     let limit = route.service.limits.max_request_body.unwrap_or(u64::MAX);
-    if request.body().size_hint().lower() > limit {
-        return failure(StatusCode::PAYLOAD_TOO_LARGE);
-    }
     let id = match request.headers().get(&headers::X_REQUEST_ID) {
         Some(id) if crate::request_id::acceptable(id.as_bytes()) => id.clone(),
         _ => worker.ids.next_value(),
@@ -275,22 +291,6 @@ async fn route_request(
     let mut response = send(worker, route, request, limit, begun, client_upgrade).await;
     response.headers_mut().insert(headers::X_REQUEST_ID, id);
     response
-}
-
-/// Where the client is sent instead, in one hop: to HTTPS, to the canonical host, or both.
-fn redirect_of(route: &Route, peer: &Peer, host: &str, request: &Request<Incoming>) -> Option<String> {
-    let canonical = route.canonical(host);
-    let to_https = peer.scheme == Scheme::Http && route.redirect_to_https;
-    if canonical.is_none() && !to_https {
-        return None;
-    }
-    let scheme = if to_https { Scheme::Https } else { peer.scheme };
-    let bare = without_port(host);
-    let name = canonical.map_or(bare, |canonical| canonical.as_str());
-    // A port that the visitor typed belongs to the old scheme; it is kept only when the scheme stays.
-    let port = if to_https { "" } else { &host[bare.len()..] };
-    let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
-    Some(format!("{}://{name}{port}{path}", scheme.as_str()))
 }
 
 /// Rewrites the request for the upstream.

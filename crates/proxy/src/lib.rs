@@ -9,19 +9,26 @@
 //! |---|---|
 //! | [`snapshot`], `check` | the routing state as a document, and what must hold for it |
 //! | `table` | that state compiled: which service a request belongs to |
-//! | `upstream`, `pool`, `health` | one upstream: in flight, drained, connections kept, asked |
-//! | `connection`, `forward`, `headers`, `pages` | the path of a request |
+//! | `upstream`, `health` | one upstream: in flight, drained, asked |
+//! | `connection`, `decide`, `headers`, `pages` | the path of a request: protocol, decision, fields, own answers |
+//! | `h1`, `link`, `buffer`, `clock`, `wakers` | the HTTP/1.1 engine and what it stands on |
+//! | `forward`, `pool` | HTTP/2 clients, by hyper |
 //! | `manager`, `store`, [`control`] | changes: checked, written down, made live |
 //! | `tls`, [`local_ca`] | certificates by host |
 //! | `run`, `worker` | threads and listeners |
 
+mod buffer;
 mod check;
+mod clock;
 mod connection;
 pub mod control;
+mod decide;
 mod durable;
 mod forward;
+mod h1;
 mod headers;
 mod health;
+mod link;
 pub mod local_ca;
 mod manager;
 pub mod names;
@@ -37,6 +44,7 @@ mod store;
 mod table;
 mod tls;
 mod upstream;
+mod wakers;
 mod worker;
 
 pub use control::Client;

@@ -148,19 +148,25 @@ impl Manager {
     fn publish(&self, state: &mut State, snapshot: Snapshot, certificates: Certificates) {
         let before = self.shared.table.load_full();
         let workers = self.shared.workers;
-        let table = Arc::new(Table::build(&snapshot, certificates, |service| {
-            let old = before.routes.get(&service.name);
-            let upstreams = service.upstreams.iter().map(|address| {
-                old.and_then(|old| old.upstreams.iter().find(|upstream| upstream.address == *address))
-                    .cloned()
-                    .unwrap_or_else(|| Arc::new(Upstream::new(address.clone(), workers)))
-            });
-            let counters = match old {
-                Some(old) => Arc::clone(&old.counters),
-                None => (0..workers).map(|_| Counters::default()).collect(),
-            };
-            (upstreams.collect(), counters)
-        }));
+        let https_port = snapshot.settings.public_https_port.or(self.shared.https_port);
+        let table = Arc::new(Table::build(
+            &snapshot,
+            certificates,
+            self.shared.https_port,
+            |service| {
+                let old = before.routes.get(&service.name);
+                let upstreams = service.upstreams.iter().map(|address| {
+                    old.and_then(|old| old.upstreams.iter().find(|upstream| upstream.address == *address))
+                        .cloned()
+                        .unwrap_or_else(|| Arc::new(Upstream::new(address.clone(), workers)))
+                });
+                let counters = match old {
+                    Some(old) => Arc::clone(&old.counters),
+                    None => (0..workers).map(|_| Counters::default()).collect(),
+                };
+                (upstreams.collect(), counters)
+            },
+        ));
         self.shared.table.store(Arc::clone(&table));
         let live: BTreeSet<u64> = table
             .routes
@@ -316,6 +322,9 @@ impl Manager {
         let mut sum = Drained::default();
         for upstream in upstreams {
             let drained = upstream.drain(tokio::time::sleep_until(deadline)).await;
+            if drained.cut + drained.tunnels_cut > 0 {
+                self.shared.cut.send_replace(());
+            }
             sum.finished += drained.finished;
             sum.cut += drained.cut;
             sum.tunnels_finished += drained.tunnels_finished;

@@ -86,8 +86,6 @@ impl Proxy {
         let workers = options
             .workers
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-        let shared = Arc::new(Shared::new(workers, Instant::now()));
-        let tls = Arc::new(crate::tls::server_config(&shared).map_err(RunError::Tls)?);
         let mut sockets = Vec::new();
         let mut addresses = Vec::new();
         for listener in options.listeners {
@@ -95,6 +93,10 @@ impl Proxy {
             addresses.push(address);
             sockets.push((listener.scheme, address.port(), socket));
         }
+        let https = sockets.iter().find(|(scheme, ..)| *scheme == Scheme::Https);
+        let https_port = https.map(|(_, port, _)| *port);
+        let shared = Arc::new(Shared::new(workers, https_port, Instant::now()));
+        let tls = Arc::new(crate::tls::server_config(&shared).map_err(RunError::Tls)?);
         let handles = (0..workers)
             .map(|index| worker::spawn(index, Arc::clone(&shared), Arc::clone(&tls)))
             .collect::<Result<Vec<_>, _>>()
@@ -151,6 +153,7 @@ impl Proxy {
 
     /// Stops accepting, lets requests in flight finish within [`Options::drain`], and ends.
     pub fn shutdown(self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.stopping.cancel();
         if self.control.join().is_err() {
             tracing::error!("the control thread panicked");
@@ -174,8 +177,20 @@ fn open(socket: ListenerSocket) -> Result<(TcpListener, SocketAddr), RunError> {
         source,
     };
     listener.set_nonblocking(true).map_err(failed)?;
+    inherited_by_connections(&listener).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
+}
+
+/// Options that Linux copies to every accepted connection: small writes go out at once, and a peer that is gone is
+/// noticed behind an idle tunnel too.
+fn inherited_by_connections(listener: &TcpListener) -> std::io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    setsockopt(listener, sockopt::TcpNoDelay, &true)?;
+    setsockopt(listener, sockopt::KeepAlive, &true)?;
+    setsockopt(listener, sockopt::TcpKeepIdle, &120)?;
+    setsockopt(listener, sockopt::TcpKeepInterval, &30)?;
+    Ok(())
 }
 
 /// Binds with a queue that outlasts a burst; the standard library's holds 128.

@@ -1,10 +1,10 @@
 //! What all threads see.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::table::Table;
@@ -18,6 +18,12 @@ pub(crate) struct Shared {
     pub(crate) changed: Notify,
     /// How many worker threads there are.
     pub(crate) workers: usize,
+    /// The port on which HTTPS is served, for redirects.
+    pub(crate) https_port: Option<u16>,
+    /// Set with `stopping`; cheap to look at.
+    pub(crate) closing: AtomicBool,
+    /// Woken when an upstream is cut: the workers look after what they have open to it.
+    pub(crate) cut: watch::Sender<()>,
     /// Open client connections, all workers together.
     pub(crate) connections: AtomicUsize,
     /// Woken when a client connection ends.
@@ -35,11 +41,14 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(workers: usize, started: Instant) -> Self {
+    pub(crate) fn new(workers: usize, https_port: Option<u16>, started: Instant) -> Self {
         Self {
             table: ArcSwap::from_pointee(Table::default()),
             changed: Notify::new(),
             workers,
+            https_port,
+            closing: AtomicBool::new(false),
+            cut: watch::Sender::new(()),
             connections: AtomicUsize::new(0),
             freed: Notify::new(),
             handshakes: AtomicU64::new(0),

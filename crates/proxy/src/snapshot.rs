@@ -64,6 +64,9 @@ impl Default for Snapshot {
 pub struct Settings {
     /// Networks (`10.0.0.0/8`, `2400:cb00::/32`) whose `X-Forwarded-*` headers are believed. None by default.
     pub trusted_proxies: Vec<String>,
+    /// Port that redirects to HTTPS name, when visitors reach it by another than the one listened on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_https_port: Option<u16>,
     /// Longest time until a request's head has arrived, also between requests' first and last byte. 15 s.
     #[serde(with = "millis", rename = "header_timeout_ms")]
     pub header_timeout: Duration,
@@ -82,6 +85,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             trusted_proxies: Vec::new(),
+            public_https_port: None,
             header_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(75),
             max_header_bytes: 32 << 10,

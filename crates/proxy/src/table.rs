@@ -41,6 +41,8 @@ pub(crate) struct Route {
     pub(crate) counters: Arc<[Counters]>,
     /// Whether plain HTTP is redirected; a service on a path takes it from the host's root service.
     pub(crate) redirect_to_https: bool,
+    /// The port of the HTTPS listener, when there is one.
+    pub(crate) https_port: Option<u16>,
     /// [`Service::response_headers`], checked.
     pub(crate) response_headers: Vec<(http::HeaderName, http::HeaderValue)>,
     turn: AtomicUsize,
@@ -59,6 +61,7 @@ impl Table {
     pub(crate) fn build(
         snapshot: &Snapshot,
         certificates: Certificates,
+        https_port: Option<u16>,
         mut live: impl FnMut(&Service) -> (Vec<Arc<Upstream>>, Arc<[Counters]>),
     ) -> Self {
         let mut table = Self {
@@ -72,6 +75,7 @@ impl Table {
             let (upstreams, counters) = live(service);
             let route = Arc::new(Route {
                 redirect_to_https: redirects(service, snapshot),
+                https_port,
                 response_headers: service
                     .response_headers
                     .iter()

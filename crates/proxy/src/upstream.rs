@@ -33,6 +33,8 @@ pub(crate) struct Upstream {
     draining: AtomicBool,
     /// Cancelled at the drain timeout: whatever is still in flight ends.
     pub(crate) cut: CancellationToken,
+    /// The same, cheap to look at.
+    is_cut: AtomicBool,
     shards: Box<[Shard]>,
     released: Notify,
     failure: Mutex<Option<ProbeFailure>>,
@@ -56,6 +58,7 @@ impl Upstream {
             healthy: AtomicBool::new(true),
             draining: AtomicBool::new(false),
             cut: CancellationToken::new(),
+            is_cut: AtomicBool::new(false),
             shards: (0..workers).map(|_| Shard::default()).collect(),
             released: Notify::new(),
             failure: Mutex::new(None),
@@ -76,6 +79,11 @@ impl Upstream {
     /// Whether a switch left this upstream behind.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Whether the time to drain is over.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Relaxed)
     }
 
     /// Marks it as left behind; later [`Upstream::enter`] calls fail.
@@ -140,6 +148,7 @@ impl Upstream {
             }
         }
         let (cut, tunnels_cut) = (self.in_flight(), self.tunnels());
+        self.is_cut.store(true, Ordering::SeqCst);
         self.cut.cancel();
         Drained {
             finished: requests.saturating_sub(cut),

@@ -16,10 +16,14 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::buffer::Buffers;
+use crate::clock::Clock;
 use crate::connection;
+use crate::link::Links;
 use crate::options::Scheme;
 use crate::pool::Pool;
 use crate::shared::Shared;
+use crate::wakers::Wakers;
 
 /// A connection that was just accepted.
 #[derive(Debug)]
@@ -53,6 +57,11 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tls: Arc<ServerConfig>,
     pub(crate) pool: Pool,
+    /// Connections of the HTTP/1.1 engine to upstreams.
+    pub(crate) links: Links,
+    pub(crate) buffers: Buffers,
+    pub(crate) wakers: Wakers,
+    pub(crate) clock: Clock,
     pub(crate) ids: crate::request_id::Ids,
 }
 
@@ -119,6 +128,10 @@ pub(crate) fn spawn(index: usize, shared: Arc<Shared>, tls: Arc<ServerConfig>) -
                         shared,
                         tls,
                         pool: Pool::default(),
+                        links: Links::default(),
+                        buffers: Buffers::default(),
+                        wakers: Wakers::default(),
+                        clock: Clock::default(),
                     });
                     runtime.block_on(work(worker, accepted));
                 }
@@ -136,6 +149,8 @@ pub(crate) fn spawn(index: usize, shared: Arc<Shared>, tls: Arc<ServerConfig>) -
 async fn work(worker: Rc<Worker>, mut accepted: mpsc::Receiver<Accepted>) {
     let mut connections = JoinSet::new();
     let mut sweep = tokio::time::interval(Duration::from_secs(1));
+    let mut stopping = false;
+    let mut cut = worker.shared.cut.subscribe();
     loop {
         tokio::select! {
             next = accepted.recv() => match next {
@@ -145,11 +160,30 @@ async fn work(worker: Rc<Worker>, mut accepted: mpsc::Receiver<Accepted>) {
                 None => break,
             },
             Some(ended) = connections.join_next() => report(ended),
-            _ = sweep.tick() => worker.pool.sweep(),
+            _ = sweep.tick() => {
+                worker.pool.sweep();
+                worker.links.sweep();
+            }
+            Ok(()) = cut.changed() => worker.wakers.wake_all(),
+            () = worker.shared.stopping.cancelled(), if !stopping => {
+                stopping = true;
+                worker.wakers.wake_all();
+            }
         }
     }
-    while let Some(ended) = connections.join_next().await {
-        report(ended);
+    worker.wakers.wake_all();
+    loop {
+        tokio::select! {
+            ended = connections.join_next() => match ended {
+                Some(ended) => report(ended),
+                None => return,
+            },
+            Ok(()) = cut.changed() => worker.wakers.wake_all(),
+            () = worker.shared.abort.cancelled() => {
+                connections.shutdown().await;
+                return;
+            }
+        }
     }
 }
 

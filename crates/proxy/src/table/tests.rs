@@ -19,7 +19,7 @@ fn table(services: Vec<Service>) -> Table {
         services,
         ..Snapshot::default()
     };
-    Table::build(&snapshot, Certificates::default(), |_| {
+    Table::build(&snapshot, Certificates::default(), None, |_| {
         (Vec::new(), Arc::from([]))
     })
 }
@@ -105,7 +105,7 @@ fn the_least_busy_healthy_upstream_is_picked() {
         services: vec![service("s", &["h"], &["/"])],
         ..Snapshot::default()
     };
-    let table = Table::build(&snapshot, Certificates::default(), |_| {
+    let table = Table::build(&snapshot, Certificates::default(), None, |_| {
         (upstreams.clone(), Arc::from([]))
     });
     let route = table.find("h", "/").unwrap().route;

@@ -1,5 +1,8 @@
 //! The real proxy over real sockets, with real upstreams behind it.
 
+// Helpers outside #[test] functions are test code too.
+#![allow(clippy::unwrap_used)]
+
 mod basics;
 mod rig;
 mod switching;

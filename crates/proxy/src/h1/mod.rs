@@ -1,0 +1,520 @@
+//! The HTTP/1.1 engine: client connections that speak HTTP/1, and the upstream side of their requests.
+//!
+//! It is our own, and not hyper's, for three reasons: it refuses what two readers could understand differently
+//! ([`parse`]); it forwards a head without an allocation for each field ([`rewrite`]); and an idle connection holds no
+//! buffer ([`crate::buffer`]).
+//!
+//! ```text
+//!  idle ──first byte──► head ──complete──► decide ──► exchange with an upstream ──► idle
+//!   │                    │                   │                 │
+//!   │ idle timeout       │ 400, 408, 431     └► own answer     └► tunnel (101) ──► closed
+//!   └────────────────────┴──────────────────────────────────────────────────────► closed
+//! ```
+
+mod chunks;
+mod exchange;
+mod parse;
+mod rewrite;
+mod tunnel;
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use self::exchange::{Exchange, Failure, Order, Outcome};
+use self::parse::Framing;
+use self::tunnel::Tunnel;
+use crate::buffer::Buffer;
+use crate::clock::{Clock, Deadline};
+use crate::connection::Peer;
+use crate::decide::{Ask, Decision, decide};
+use crate::link::Link;
+use crate::pages;
+use crate::table::Route;
+use crate::upstream::InFlight;
+use crate::wakers::Place;
+use crate::worker::Worker;
+
+/// How long a connection is still read after the last answer, so that the client can see it.
+const LINGER: Duration = Duration::from_secs(2);
+/// How long a tunnel goes on with one side ended.
+const HALF_CLOSED: Duration = Duration::from_secs(60);
+
+/// One client connection.
+#[derive(Debug)]
+struct Conn<S> {
+    stream: S,
+    input: Buffer,
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+    deadline: Deadline,
+    place: Place,
+    idle: Duration,
+}
+
+/// What came of waiting for a head.
+enum Arrival {
+    /// A head of this many bytes.
+    Head(usize),
+    /// Nothing: the connection ends.
+    Nothing,
+    /// The request is refused, and the connection ends.
+    Refuse(StatusCode),
+}
+
+/// What becomes of the connection after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Keep,
+    /// The answer was given; the client may still be sending.
+    Close,
+    /// Nothing more can be said.
+    Gone,
+}
+
+/// What is to be done about a request.
+enum Plan {
+    Order(Box<Order>),
+    Own {
+        route: Option<Arc<Route>>,
+        response: Response<Bytes>,
+        keep: bool,
+        minor: u8,
+        head_only: bool,
+    },
+    Wait(Arc<Route>, Duration),
+}
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve<S>(worker: &Rc<Worker>, stream: S, peer: Rc<Peer>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut conn = Conn {
+        stream,
+        input: Buffer::default(),
+        place: worker.wakers.register(),
+        worker: Rc::clone(worker),
+        peer,
+        deadline: Deadline::new(),
+        idle: Duration::from_secs(75),
+    };
+    let mut first = true;
+    loop {
+        let next = match conn.arrival(first).await {
+            // Boxed, so that an idle connection's task stays small.
+            Arrival::Head(end) => Box::pin(conn.request(end)).await,
+            Arrival::Refuse(status) => Box::pin(conn.refuse(status)).await,
+            Arrival::Nothing => Next::Gone,
+        };
+        match next {
+            Next::Keep => first = false,
+            Next::Close => return Box::pin(conn.linger()).await,
+            Next::Gone => return,
+        }
+    }
+}
+
+impl<S> Conn<S> {
+    /// Whether the process is about to end.
+    fn is_closing(&self) -> bool {
+        self.worker.shared.closing.load(Ordering::Relaxed)
+    }
+
+    /// Longest time without progress.
+    fn stall(&self) -> Duration {
+        self.idle
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
+    /// Waits for the next request's head.
+    async fn arrival(&mut self, first: bool) -> Arrival {
+        let (header_timeout, most) = {
+            let table = self.worker.shared.table.load();
+            self.idle = table.settings.idle_timeout;
+            (table.settings.header_timeout, table.settings.max_header_bytes)
+        };
+        let wait = if first { header_timeout } else { self.idle };
+        self.deadline.set(Some(Instant::now() + wait));
+        let mut looked = 0;
+        let mut begun = false;
+        std::future::poll_fn(|cx| {
+            self.place.remember(cx);
+            loop {
+                let empty = parse::skip_empty_lines(self.input.bytes());
+                if empty > 0 {
+                    self.input.consume(empty);
+                    looked = 0;
+                }
+                if let Some(end) = parse::head_end(self.input.bytes(), looked) {
+                    return Poll::Ready(if end > most {
+                        Arrival::Refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+                    } else {
+                        Arrival::Head(end)
+                    });
+                }
+                looked = self.input.len();
+                if looked > most {
+                    return Poll::Ready(Arrival::Refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+                }
+                if looked > 0 && !begun {
+                    begun = true;
+                    self.deadline.set(Some(Instant::now() + header_timeout));
+                }
+                if self.input.is_empty() && self.is_closing() {
+                    return Poll::Ready(Arrival::Nothing);
+                }
+                match self.input.poll_fill(&mut self.stream, &self.worker.buffers, cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Arrival::Nothing),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Pending if self.deadline.poll_passed(cx) => {
+                        return Poll::Ready(if self.input.is_empty() {
+                            Arrival::Nothing
+                        } else {
+                            Arrival::Refuse(StatusCode::REQUEST_TIMEOUT)
+                        });
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Answers a request that cannot be read.
+    async fn refuse(&mut self, status: StatusCode) -> Next {
+        self.give(&pages::page(status, ""), None, false, 1, false).await
+    }
+
+    /// Answers the request whose head is the first `end` bytes.
+    async fn request(&mut self, end: usize) -> Next {
+        let begun = Instant::now();
+        let worker = Rc::clone(&self.worker);
+        let mut until = None;
+        loop {
+            let changed = worker.shared.changed.notified();
+            match self.plan(end, begun) {
+                Plan::Order(order) => {
+                    self.input.consume(end);
+                    return self.carry_out(*order).await;
+                }
+                Plan::Own {
+                    route,
+                    response,
+                    keep,
+                    minor,
+                    head_only,
+                } => {
+                    self.input.consume(end);
+                    if let Some(route) = &route {
+                        let status = response.status().as_u16();
+                        route.counters[worker.index].answered(status, begun.elapsed());
+                    }
+                    return self
+                        .give(&response, route.as_deref(), keep, minor, head_only)
+                        .await;
+                }
+                Plan::Wait(route, most) => {
+                    let until = *until.get_or_insert(begun + most);
+                    tokio::select! {
+                        () = changed => {}
+                        () = tokio::time::sleep_until(until) => {
+                            self.input.consume(end);
+                            route.counters[worker.index].answered(504, begun.elapsed());
+                            let page = pages::page(StatusCode::GATEWAY_TIMEOUT, "");
+                            return self.give(&page, Some(&route), false, 1, false).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads the head and decides; nothing waits here, so the table and the head are borrowed.
+    fn plan(&self, end: usize, begun: Instant) -> Plan {
+        let table = self.worker.shared.table.load();
+        let mut room = parse::fields();
+        let head = match parse::request(
+            &self.input.bytes()[..end],
+            &mut room,
+            table.settings.max_header_count,
+        ) {
+            Ok(head) => head,
+            Err(status) => {
+                return Plan::Own {
+                    route: None,
+                    response: pages::page(status, ""),
+                    keep: false,
+                    minor: 1,
+                    head_only: false,
+                };
+            }
+        };
+        let ask = Ask {
+            is_read: matches!(head.method, "GET" | "HEAD"),
+            host: head.host,
+            target: head.target,
+            scheme: self.peer.scheme,
+            body: match head.framing {
+                Framing::Length(length) => length,
+                Framing::Chunked | Framing::UntilClose => 0,
+            },
+        };
+        let no_body = head.framing == Framing::Length(0);
+        let own = |route: Option<&Arc<Route>>, response| Plan::Own {
+            route: route.cloned(),
+            response,
+            keep: head.keep_alive() && no_body && !self.is_closing(),
+            minor: head.minor,
+            head_only: head.method == "HEAD",
+        };
+        let (route, strip) = match decide(&table, &ask) {
+            Decision::Forward { route, strip } => (route, strip),
+            Decision::Wait { route, most } => return Plan::Wait(Arc::clone(route), most),
+            Decision::Redirect {
+                route,
+                status,
+                location,
+            } => return own(Some(route), pages::redirect(status, &location)),
+            Decision::Answer {
+                route,
+                status,
+                message,
+            } => return own(route, pages::page(status, message)),
+        };
+        let upgrade = head.options.upgrade && head.upgrade.is_some() && head.minor == 1 && no_body;
+        let view = rewrite::View {
+            peer: &self.peer,
+            trusted: route.service.forward_headers || table.trusted.contain(self.peer.address),
+            strip,
+            upgrade,
+            ids: &self.worker.ids,
+            now: Clock::millis(),
+        };
+        let mut rewritten = self.worker.buffers.vec();
+        let id = rewrite::request(&mut rewritten, &head, &view);
+        Plan::Order(Box::new(Order {
+            route: Arc::clone(route),
+            head: rewritten,
+            id,
+            framing: head.framing,
+            is_head: head.method == "HEAD",
+            idempotent: matches!(
+                head.method,
+                "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"
+            ),
+            upgrade,
+            keep: head.keep_alive() && !upgrade,
+            minor: head.minor,
+            begun,
+        }))
+    }
+
+    /// Sends the order to an upstream; to another one when the connection cannot be made.
+    async fn carry_out(&mut self, mut order: Order) -> Next {
+        let worker = Rc::clone(&self.worker);
+        let mut tried: Vec<u64> = Vec::new();
+        let mut fresh_only = false;
+        let status = loop {
+            let Some(upstream) = order.route.pick(&tried) else {
+                break if tried.is_empty() {
+                    StatusCode::SERVICE_UNAVAILABLE
+                } else {
+                    StatusCode::BAD_GATEWAY
+                };
+            };
+            let Some(in_flight) = upstream.enter(worker.index) else {
+                // A switch came between; the new table is already live.
+                let table = worker.shared.table.load();
+                match table.routes.get(&order.route.service.name) {
+                    Some(fresh) if !Arc::ptr_eq(fresh, &order.route) => order.route = Arc::clone(fresh),
+                    _ => break StatusCode::SERVICE_UNAVAILABLE,
+                }
+                continue;
+            };
+            let upstream = Arc::clone(upstream);
+            let resting = if fresh_only {
+                None
+            } else {
+                worker.links.take(&upstream, order.begun)
+            };
+            let reused = resting.is_some();
+            let mut link = match resting {
+                Some(link) => link,
+                None => match Link::connect(&upstream.address).await {
+                    Ok(link) => link,
+                    Err(error) => {
+                        // Nothing was sent, so any method may go to another upstream.
+                        tracing::warn!(
+                            service = %order.route.service.name, upstream = %upstream.address,
+                            error = &error as &dyn std::error::Error, "cannot connect to the upstream"
+                        );
+                        upstream.counters(worker.index).failed();
+                        tried.push(upstream.id);
+                        continue;
+                    }
+                },
+            };
+            let mut exchange = Exchange::new(self, &order, &mut link, reused, &in_flight);
+            let outcome = exchange.run(self).await;
+            let answered = exchange.answered;
+            exchange.finish(self);
+            match outcome {
+                Ok(Outcome::Complete { keep, reusable }) => {
+                    if reusable {
+                        worker.links.put(&upstream, link, Instant::now());
+                    }
+                    worker.buffers.give(order.head);
+                    return if keep { Next::Keep } else { Next::Close };
+                }
+                Ok(Outcome::Tunnel(rest)) => {
+                    worker.buffers.give(order.head);
+                    self.tunnel(link, rest, in_flight.into_tunnel()).await;
+                    return Next::Gone;
+                }
+                Err(Failure::Stale) => fresh_only = true,
+                Err(Failure::Client) => {
+                    worker.buffers.give(order.head);
+                    return Next::Gone;
+                }
+                Err(Failure::Cut) if answered => return Next::Gone,
+                Err(Failure::Cut) => break StatusCode::GATEWAY_TIMEOUT,
+                Err(Failure::Status(status)) => {
+                    if status.is_server_error() {
+                        tracing::warn!(
+                            service = %order.route.service.name, upstream = %upstream.address,
+                            status = status.as_u16(), answered, "the upstream did not answer as it should"
+                        );
+                        upstream.counters(worker.index).failed();
+                    }
+                    if answered {
+                        return Next::Gone;
+                    }
+                    break status;
+                }
+            }
+        };
+        let counters = &order.route.counters[worker.index];
+        counters.answered(status.as_u16(), order.begun.elapsed());
+        let keep = order.keep && order.framing == Framing::Length(0) && !self.is_closing();
+        let mut page = pages::page(status, "");
+        if let Ok(id) = http::HeaderValue::from_bytes(&order.head[order.id.clone()]) {
+            page.headers_mut().insert(crate::headers::X_REQUEST_ID, id);
+        }
+        self.give(&page, Some(&order.route), keep, order.minor, order.is_head)
+            .await
+    }
+
+    /// Gives an answer of our own.
+    async fn give(
+        &mut self,
+        response: &Response<Bytes>,
+        route: Option<&Route>,
+        keep: bool,
+        minor: u8,
+        head_only: bool,
+    ) -> Next {
+        let mut out = self.worker.buffers.vec();
+        let own = rewrite::Own {
+            response,
+            route,
+            date: &self.worker.clock.date(),
+            keep,
+            minor,
+            head_only,
+        };
+        rewrite::own(&mut out, &own);
+        self.deadline.set(Some(Instant::now() + self.stall()));
+        let mut sent = 0;
+        let written = std::future::poll_fn(|cx| match self.poll_send(&out, &mut sent, cx) {
+            Poll::Pending if self.deadline.poll_passed(cx) => Poll::Ready(false),
+            other => other,
+        })
+        .await;
+        self.worker.buffers.give(out);
+        match (written, keep) {
+            (false, _) => Next::Gone,
+            (true, true) => Next::Keep,
+            (true, false) => Next::Close,
+        }
+    }
+
+    fn poll_send(&mut self, bytes: &[u8], sent: &mut usize, cx: &mut Context<'_>) -> Poll<bool> {
+        while *sent < bytes.len() {
+            match Pin::new(&mut self.stream).poll_write(cx, &bytes[*sent..]) {
+                Poll::Ready(Ok(count)) if count > 0 => *sent += count,
+                Poll::Ready(_) => return Poll::Ready(false),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Pin::new(&mut self.stream)
+            .poll_flush(cx)
+            .map(|flushed| flushed.is_ok())
+    }
+
+    /// Ends a connection so that the client can still read the last answer: closing at once with bytes unread would
+    /// make the kernel reset it (RFC 9112 §9.6).
+    async fn linger(mut self) {
+        self.deadline.set(Some(Instant::now() + LINGER));
+        let mut shut = false;
+        std::future::poll_fn(|cx| {
+            loop {
+                if !shut {
+                    match Pin::new(&mut self.stream).poll_shutdown(cx) {
+                        Poll::Ready(Ok(())) => shut = true,
+                        Poll::Ready(Err(_)) => return Poll::Ready(()),
+                        Poll::Pending => break,
+                    }
+                }
+                self.input.consume(self.input.len());
+                match self.input.poll_fill(&mut self.stream, &self.worker.buffers, cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Pending => break,
+                }
+                if self.deadline.poll_passed(cx) {
+                    return Poll::Ready(());
+                }
+            }
+            if self.deadline.poll_passed(cx) {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Moves bytes both ways until both sides end, one breaks, or the drain timeout cuts.
+    async fn tunnel(&mut self, mut link: Link, rest: Buffer, in_flight: InFlight) {
+        let mut tunnel = Tunnel::new(std::mem::take(&mut self.input), rest);
+        self.deadline.set(None);
+        let mut half = false;
+        std::future::poll_fn(|cx| {
+            if in_flight.upstream().is_cut() {
+                return Poll::Ready(());
+            }
+            let moved = tunnel.poll(&mut self.stream, &mut link, &self.worker.buffers, cx);
+            if moved.is_ready() {
+                return Poll::Ready(());
+            }
+            if tunnel.is_half_closed() && !half {
+                half = true;
+                self.deadline.set(Some(Instant::now() + HALF_CLOSED));
+            }
+            if self.deadline.poll_passed(cx) {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+}
