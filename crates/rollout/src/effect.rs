@@ -103,6 +103,19 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// Whether it changes nothing, so that the driver can simply stop waiting for it.
+    pub fn only_waits(&self) -> bool {
+        matches!(
+            self,
+            Effect::Verify
+                | Effect::Pull { .. }
+                | Effect::UnsealSecrets
+                | Effect::AwaitReady { .. }
+                | Effect::Drain { .. }
+                | Effect::Watch { .. }
+        )
+    }
+
     /// How long the driver waits for this effect before it reports a failure, so that a hanging daemon cannot hold a rollout for ever.
     ///
     /// Effects with a moment of their own (`until`) get a margin after it.

@@ -23,5 +23,5 @@ pub mod rollout;
 
 pub use effect::{Effect, Event, Observed, Order, Route, Seen, Ticket};
 pub use numbers::Numbers;
-pub use plan::{Deployment, Instance, Plan, ReleaseNumber, Role, RolloutNumber, Timing};
-pub use rollout::{Phase, Rollout};
+pub use plan::{Deployment, Gate, Instance, Plan, ReleaseNumber, Role, RolloutNumber, Timing};
+pub use rollout::{Failure, Phase, Rollout};

@@ -71,6 +71,14 @@ impl Deployment {
             .map(|role| self.of(&role.name))
     }
 
+    /// The instances that the proxy knows nothing of.
+    pub fn workers(&self) -> impl Iterator<Item = Instance> + '_ {
+        self.roles
+            .iter()
+            .filter(|role| !role.proxied)
+            .map(|role| self.of(&role.name))
+    }
+
     fn of(&self, role: &str) -> Instance {
         Instance {
             role: role.to_owned(),

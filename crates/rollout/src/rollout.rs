@@ -1,12 +1,48 @@
 //! The state machine.
+//!
+//! ```text
+//!  received ─► verified ─► prepared ─► release command ─► starting ─► healthy ─┬► switched ─► draining ─► watching ─┬► settled
+//!     │           │           │               │              │           │    gate   │            │           │    gate
+//!     │ fails     │           │               │              │           │           │            │           │ trips
+//!     └───────────┴───────────┴───────────────┴──────────────┴───────────┴───────────┴────────────┴───────────┘
+//!                                              │ any failure, a death, a cancellation
+//!                                              ▼
+//!                                          reverting ─► reverted
+//! ```
+//!
+//! - *received*: the stored release is checked once more.
+//! - *verified*: images are fetched, secrets unsealed, assets bridged.
+//! - *prepared*: everything is here.
+//! - *release command*: it runs once, on the new image, before any traffic. What it did to a database cannot be undone by a revert.
+//! - *starting*: the primary role is created, started and awaited; then all the others together.
+//! - *healthy*: all are ready. The switch is ordered once its gate is open.
+//! - *switched*: the proxy has taken the new routes, all in one change.
+//! - *draining*: the old containers finish their requests. Old workers (roles without the proxy) are stopped here, since two sets of workers must not run for a whole watch window.
+//! - *watching*: old proxied containers still run, idle, ready to take over again.
+//! - *settled*: the new deployment is recorded, the old one stopped, leftovers pruned. There is no way back but another rollout.
+//! - *reverting*: old containers that do not run are started, then the routes are put back, then old workers are started, then new containers are removed.
+//!   It begins when every order that changes something has been answered, so that nothing done late escapes it; orders that only wait are given up at once.
+//! - *reverted*: everything is as before.
+//!
+//! A failure while reverting or settling is tried again, after 1, 2, 4 … 30 s.
+//! What serving depends on is tried for ever; the rest becomes a warning after some attempts.
+//! As long as an old container cannot be made ready, a new one that lives keeps the traffic.
+//!
+//! Every effect can be repeated, and [`Rollout::resume`] repeats those without an answer.
+
+mod stage;
+mod step;
+
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::effect::{Event, Observed, Order, Ticket};
+use crate::effect::{Effect, Event, Observed, Order, Ticket};
 use crate::plan::{Gate, Instance, Plan, PlanError};
+use stage::Stage;
 
-/// Where a rollout stands.
+/// Where a rollout stands: the state in the diagram that was reached last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
@@ -22,7 +58,7 @@ pub enum Phase {
     Starting,
     /// All of them are ready.
     Healthy,
-    /// The proxy sends traffic to them (or is being told to).
+    /// The proxy sends traffic to them.
     Switched,
     /// Requests in the old containers come to their end.
     Draining,
@@ -36,53 +72,101 @@ pub enum Phase {
     Reverted,
 }
 
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Phase::Received => "received",
+            Phase::Verified => "verified",
+            Phase::Prepared => "prepared",
+            Phase::ReleaseCommand => "release command",
+            Phase::Starting => "starting",
+            Phase::Healthy => "healthy",
+            Phase::Switched => "switched",
+            Phase::Draining => "draining",
+            Phase::Watching => "watching",
+            Phase::Settled => "settled",
+            Phase::Reverting => "reverting",
+            Phase::Reverted => "reverted",
+        })
+    }
+}
+
 /// A rollout, to be written down whole after every step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
     plan: Plan,
+    stage: Stage,
     phase: Phase,
+    /// Orders without an answer.
     open: Vec<Order>,
+    /// What failed and will be ordered again.
+    again: Vec<Effect>,
+    /// Failures in the present stage.
+    attempts: u32,
+    wakeup: Option<Timestamp>,
     next_ticket: Ticket,
-    ready: Vec<Instance>,
-    passed: Vec<Gate>,
-    /// Why it is being reverted.
-    why: Option<String>,
+    ready: BTreeSet<Instance>,
+    passed: BTreeSet<Gate>,
+    failure: Option<Failure>,
     warnings: Vec<String>,
     timeline: Vec<(Phase, Timestamp)>,
-    wakeup: Option<Timestamp>,
+}
+
+/// Why a rollout is or was reverted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Where it stood.
+    pub phase: Phase,
+    /// Whether the routes may have been changed by then.
+    pub switched: bool,
+    /// Whether a new container ended, so that it cannot go on serving while the old one is put back.
+    pub died: bool,
+    /// For a person.
+    pub why: String,
 }
 
 impl Rollout {
     /// Begins a rollout.
     pub fn begin(plan: Plan, now: Timestamp) -> Result<(Rollout, Vec<Order>), PlanError> {
         plan.check()?;
-        let rollout = Rollout {
+        let mut rollout = Rollout {
             plan,
+            stage: Stage::Verify,
             phase: Phase::Received,
             open: Vec::new(),
+            again: Vec::new(),
+            attempts: 0,
+            wakeup: None,
             next_ticket: Ticket(1),
-            ready: Vec::new(),
-            passed: Vec::new(),
-            why: None,
+            ready: BTreeSet::new(),
+            passed: BTreeSet::new(),
+            failure: None,
             warnings: Vec::new(),
             timeline: vec![(Phase::Received, now)],
-            wakeup: None,
         };
-        Ok((rollout, Vec::new()))
+        let orders = rollout.enter(Stage::Verify, now);
+        Ok((rollout, orders))
     }
 
     /// The state after `event`, and what to do then.
+    ///
+    /// Orders that were open before and are not in [`Rollout::open`] any more have been given up: the driver stops waiting for them.
     #[must_use]
     pub fn step(&self, event: &Event, now: Timestamp) -> (Rollout, Vec<Order>) {
-        let _ = (event, now);
-        (self.clone(), Vec::new())
+        let mut next = self.clone();
+        let orders = next.handle(event, now);
+        (next, orders)
     }
 
     /// The state after a restart of the driver, and what to do then.
+    ///
+    /// Every order without an answer is given again under a new ticket.
+    /// A new container that was ready and does not run any more is a reason to revert.
     #[must_use]
     pub fn resume(&self, observed: &Observed, now: Timestamp) -> (Rollout, Vec<Order>) {
-        let _ = (observed, now);
-        (self.clone(), Vec::new())
+        let mut next = self.clone();
+        let orders = next.restart(observed, now);
+        (next, orders)
     }
 
     /// When to send [`Event::Tick`], if at all.
@@ -92,9 +176,12 @@ impl Rollout {
 
     /// Whether nothing is left to do.
     pub fn is_over(&self) -> bool {
+        self.stage == Stage::Over
+    }
+
+    /// Whether the outcome is certain, though there may be things left to tidy up.
+    pub fn is_decided(&self) -> bool {
         matches!(self.phase, Phase::Settled | Phase::Reverted)
-            && self.open.is_empty()
-            && self.wakeup.is_none()
     }
 
     /// Where it stands.
@@ -112,9 +199,18 @@ impl Rollout {
         &self.open
     }
 
+    /// The gate at which it waits for leave.
+    pub fn waits_at(&self) -> Option<Gate> {
+        match self.stage {
+            Stage::SwitchGate => Some(Gate::Switch),
+            Stage::SettleGate => Some(Gate::Settle),
+            _ => None,
+        }
+    }
+
     /// Why it was or is being reverted.
-    pub fn why(&self) -> Option<&str> {
-        self.why.as_deref()
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
     }
 
     /// What went wrong without consequence for the outcome.
@@ -127,3 +223,8 @@ impl Rollout {
         &self.timeline
     }
 }
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;

@@ -1,0 +1,258 @@
+//! The stretches between two states, each with the effects that cover it.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::Phase;
+use crate::effect::{Effect, Route};
+use crate::plan::{Deployment, Gate, Instance, Plan};
+
+/// What is being worked on. A stage is left when none of its effects is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Stage {
+    Verify,
+    Fetch,
+    Bridge,
+    Command,
+    Primary,
+    Others,
+    SwitchGate,
+    Switch,
+    Drain,
+    Watch,
+    SettleGate,
+    Record,
+    StopOld,
+    /// A failure was seen; orders that change something are still being answered.
+    Abandon,
+    ReviveServing,
+    SwitchBack,
+    ReviveRest,
+    RemoveNew,
+    Prune,
+    Over,
+}
+
+impl Stage {
+    /// The states that are reached by entering this stage, in order.
+    pub(super) fn reaches(self, plan: &Plan) -> &'static [Phase] {
+        match self {
+            Stage::Verify => &[Phase::Received],
+            Stage::Fetch => &[Phase::Verified],
+            Stage::Command if plan.release_command => &[Phase::Prepared, Phase::ReleaseCommand],
+            Stage::Command => &[Phase::Prepared],
+            Stage::Primary => &[Phase::Starting],
+            Stage::SwitchGate => &[Phase::Healthy],
+            Stage::Drain => &[Phase::Switched, Phase::Draining],
+            Stage::Watch => &[Phase::Watching],
+            Stage::Record => &[Phase::Settled],
+            Stage::Abandon => &[Phase::Reverting],
+            Stage::Bridge
+            | Stage::Others
+            | Stage::Switch
+            | Stage::SettleGate
+            | Stage::StopOld
+            | Stage::ReviveServing
+            | Stage::SwitchBack
+            | Stage::ReviveRest
+            | Stage::RemoveNew
+            | Stage::Prune
+            | Stage::Over => &[],
+        }
+    }
+
+    /// The stage after this one, given whether the rollout is being reverted.
+    pub(super) fn next(self, reverting: Option<Reverting>) -> Stage {
+        match self {
+            Stage::Verify => Stage::Fetch,
+            Stage::Fetch => Stage::Bridge,
+            Stage::Bridge => Stage::Command,
+            Stage::Command => Stage::Primary,
+            Stage::Primary => Stage::Others,
+            Stage::Others => Stage::SwitchGate,
+            Stage::SwitchGate => Stage::Switch,
+            Stage::Switch => Stage::Drain,
+            Stage::Drain => Stage::Watch,
+            Stage::Watch => Stage::SettleGate,
+            Stage::SettleGate => Stage::Record,
+            Stage::Record => Stage::StopOld,
+            Stage::StopOld => Stage::Prune,
+            Stage::Abandon => match reverting {
+                Some(Reverting::FromSwitched) => Stage::ReviveServing,
+                _ => Stage::RemoveNew,
+            },
+            Stage::ReviveServing => Stage::SwitchBack,
+            Stage::SwitchBack => Stage::ReviveRest,
+            Stage::ReviveRest => Stage::RemoveNew,
+            Stage::RemoveNew => Stage::Prune,
+            Stage::Prune | Stage::Over => Stage::Over,
+        }
+    }
+
+    /// Whether a failure in this stage leads to a revert.
+    pub(super) fn can_revert(self) -> bool {
+        self < Stage::Record
+    }
+
+    /// Whether the routes may differ from the old ones during this stage.
+    pub(super) fn may_be_switched(self) -> bool {
+        (Stage::Switch..=Stage::SettleGate).contains(&self)
+    }
+
+    /// How often a failed effect is tried again before it becomes a warning; `None`: for ever.
+    pub(super) fn attempts(self, new_died: bool) -> Option<u32> {
+        match self {
+            // Nothing serves now; an old container that does not seem ready is better than none.
+            Stage::ReviveServing if new_died => Some(3),
+            // Serving, and knowing what serves, depend on these.
+            Stage::Record | Stage::ReviveServing | Stage::SwitchBack => None,
+            Stage::StopOld | Stage::ReviveRest | Stage::RemoveNew => Some(8),
+            _ => Some(0),
+        }
+    }
+
+    /// The gate that has to be open before this stage is left.
+    pub(super) fn gate(self) -> Option<Gate> {
+        match self {
+            Stage::SwitchGate => Some(Gate::Switch),
+            Stage::SettleGate => Some(Gate::Settle),
+            _ => None,
+        }
+    }
+
+    /// What to order on entering.
+    pub(super) fn effects(self, plan: &Plan, now: Timestamp) -> Vec<Effect> {
+        let stop = |instance| Effect::Stop { instance };
+        match self {
+            Stage::Verify => vec![Effect::Verify],
+            Stage::Fetch => {
+                let images: BTreeSet<&String> = plan.new.roles.iter().map(|role| &role.image).collect();
+                let pulls = images
+                    .into_iter()
+                    .map(|image| Effect::Pull { image: image.clone() });
+                pulls.chain([Effect::UnsealSecrets]).collect()
+            }
+            Stage::Bridge => {
+                let bridged = plan.new.roles.iter().filter(|role| role.assets);
+                bridged
+                    .map(|role| Effect::BridgeAssets {
+                        role: role.name.clone(),
+                    })
+                    .collect()
+            }
+            Stage::Command if plan.release_command => vec![Effect::RunReleaseCommand],
+            Stage::Primary => create(plan.new.instances().take(1)),
+            Stage::Others => create(plan.new.instances().skip(1)),
+            Stage::Switch => switch(plan),
+            Stage::Drain => {
+                let until = after(now, plan.timing.drain);
+                let drains = proxied(&plan.old)
+                    .into_iter()
+                    .map(|instance| Effect::Drain { instance, until });
+                drains.chain(workers(&plan.old).into_iter().map(stop)).collect()
+            }
+            Stage::Watch if plan.timing.watch > SignedDuration::ZERO => {
+                vec![Effect::Watch {
+                    until: after(now, plan.timing.watch),
+                }]
+            }
+            Stage::Record => vec![Effect::Record {
+                current: plan.new.clone(),
+            }],
+            Stage::StopOld => plan
+                .old
+                .iter()
+                .flat_map(Deployment::instances)
+                .map(stop)
+                .collect(),
+            Stage::ReviveServing => start(proxied(&plan.old)),
+            Stage::SwitchBack => switch_back(plan),
+            Stage::ReviveRest => start(workers(&plan.old)),
+            Stage::RemoveNew => plan
+                .new
+                .instances()
+                .map(|instance| Effect::Remove { instance })
+                .collect(),
+            Stage::Prune => vec![Effect::Prune],
+            Stage::Command
+            | Stage::SwitchGate
+            | Stage::Watch
+            | Stage::SettleGate
+            | Stage::Abandon
+            | Stage::Over => Vec::new(),
+        }
+    }
+}
+
+/// From where a revert comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reverting {
+    /// The routes are as they were.
+    FromUnswitched,
+    /// The routes may have been changed.
+    FromSwitched,
+}
+
+/// `now + time`, or the end of time.
+pub(super) fn after(now: Timestamp, time: SignedDuration) -> Timestamp {
+    now.checked_add(time).unwrap_or(Timestamp::MAX)
+}
+
+fn create(instances: impl Iterator<Item = Instance>) -> Vec<Effect> {
+    instances.map(|instance| Effect::Create { instance }).collect()
+}
+
+fn start(instances: Vec<Instance>) -> Vec<Effect> {
+    instances
+        .into_iter()
+        .map(|instance| Effect::Start { instance })
+        .collect()
+}
+
+fn proxied(deployment: &Option<Deployment>) -> Vec<Instance> {
+    deployment.iter().flat_map(Deployment::proxied).collect()
+}
+
+fn workers(deployment: &Option<Deployment>) -> Vec<Instance> {
+    deployment.iter().flat_map(Deployment::workers).collect()
+}
+
+fn switch(plan: &Plan) -> Vec<Effect> {
+    let routes = routes(plan, Some(&plan.new));
+    if routes.is_empty() {
+        Vec::new()
+    } else {
+        vec![Effect::Switch { routes }]
+    }
+}
+
+fn switch_back(plan: &Plan) -> Vec<Effect> {
+    let routes = routes(plan, plan.old.as_ref());
+    if routes.is_empty() {
+        Vec::new()
+    } else {
+        vec![Effect::SwitchBack { routes }]
+    }
+}
+
+/// One route for each role that is proxied before or after, leading to `target`'s container if it has one there.
+fn routes(plan: &Plan, target: Option<&Deployment>) -> Vec<Route> {
+    let both = plan.old.iter().chain([&plan.new]);
+    let roles: BTreeSet<String> = both
+        .flat_map(Deployment::proxied)
+        .map(|instance| instance.role)
+        .collect();
+    let to = |role: &str| {
+        target
+            .into_iter()
+            .flat_map(Deployment::proxied)
+            .find(|instance| instance.role == role)
+    };
+    roles
+        .into_iter()
+        .map(|role| Route { to: to(&role), role })
+        .collect()
+}

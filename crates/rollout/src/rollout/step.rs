@@ -1,0 +1,245 @@
+//! The transitions.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::stage::{Reverting, Stage, after};
+use super::{Failure, Phase, Rollout};
+use crate::effect::{Effect, Event, Observed, Order, Seen, Ticket};
+use crate::plan::{Deployment, Gate, Instance};
+
+/// A watch that was interrupted goes on for at least this long.
+const SHORTEST_WATCH: SignedDuration = SignedDuration::from_secs(5);
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_secs(30);
+
+impl Rollout {
+    pub(super) fn handle(&mut self, event: &Event, now: Timestamp) -> Vec<Order> {
+        match event {
+            Event::Done { ticket } => match self.take(*ticket) {
+                Some(effect) => self.done(effect, now),
+                None => Vec::new(),
+            },
+            Event::Failed { ticket, why } => match self.take(*ticket) {
+                Some(effect) => self.failed(effect, why, now),
+                None => Vec::new(),
+            },
+            Event::Died { instance, why } if self.started(instance) && self.stage.can_revert() => {
+                self.abandon(format!("{instance} ended: {why}"), true, now)
+            }
+            Event::Cancel { why } if self.stage.can_revert() => self.abandon(why.clone(), false, now),
+            Event::Died { .. } | Event::Cancel { .. } => Vec::new(),
+            Event::Pass { gate } => {
+                self.passed.insert(*gate);
+                self.advance(now)
+            }
+            Event::Tick => self.tick(now),
+        }
+    }
+
+    pub(super) fn restart(&mut self, observed: &Observed, now: Timestamp) -> Vec<Order> {
+        let lost = self
+            .ready
+            .iter()
+            .find(|instance| observed.containers.get(*instance) != Some(&Seen::Running));
+        if let Some(lost) = lost
+            && self.stage.can_revert()
+        {
+            let why = format!("{lost} was ready, but does not run any more after a restart");
+            // What was open is not being worked on any more, so there is no answer to wait for.
+            self.open.clear();
+            return self.abandon(why, true, now);
+        }
+        match self.stage {
+            // What was begun is being undone anyway.
+            Stage::Abandon => self.open.clear(),
+            // The old containers may have ended meanwhile: nobody is to be sent to them before they run.
+            Stage::SwitchBack if !self.old_serving_runs(observed) => {
+                self.open.clear();
+                self.again.clear();
+                self.wakeup = None;
+                return self.enter(Stage::ReviveServing, now);
+            }
+            _ => {}
+        }
+        let interrupted = std::mem::take(&mut self.open)
+            .into_iter()
+            .map(|order| order.effect);
+        let again = std::mem::take(&mut self.again);
+        self.wakeup = None;
+        let effects: Vec<Effect> = interrupted
+            .chain(again)
+            .map(|effect| self.renewed(effect, now))
+            .collect();
+        if effects.is_empty() {
+            self.advance(now)
+        } else {
+            self.order(effects)
+        }
+    }
+
+    /// Enters `stage`, passes through those that ask for nothing, and returns the orders of the one where it stays.
+    pub(super) fn enter(&mut self, stage: Stage, now: Timestamp) -> Vec<Order> {
+        self.stage = stage;
+        self.attempts = 0;
+        for phase in stage.reaches(&self.plan) {
+            self.reach(*phase, now);
+        }
+        let effects = stage.effects(&self.plan, now);
+        if effects.is_empty() {
+            self.advance(now)
+        } else {
+            self.order(effects)
+        }
+    }
+
+    /// Leaves the stage if nothing keeps it.
+    fn advance(&mut self, now: Timestamp) -> Vec<Order> {
+        let busy = !self.open.is_empty() || !self.again.is_empty();
+        let closed = |gate: Gate| self.plan.gates.contains(&gate) && !self.passed.contains(&gate);
+        if busy || self.stage == Stage::Over || self.stage.gate().is_some_and(closed) {
+            return Vec::new();
+        }
+        let reverting = self.failure.as_ref().map(|failure| match failure.switched {
+            true => Reverting::FromSwitched,
+            false => Reverting::FromUnswitched,
+        });
+        let next = self.stage.next(reverting);
+        if next == Stage::Prune && reverting.is_some() {
+            self.reach(Phase::Reverted, now);
+        }
+        self.enter(next, now)
+    }
+
+    fn done(&mut self, effect: Effect, now: Timestamp) -> Vec<Order> {
+        let follow = match effect {
+            Effect::Create { instance } => Some(Effect::Start { instance }),
+            // A worker that is revived is only started; nobody waits for it.
+            Effect::Start { instance } if self.stage != Stage::ReviveRest => Some(Effect::AwaitReady {
+                instance,
+                until: after(now, self.plan.timing.ready),
+            }),
+            Effect::AwaitReady { instance, .. } => {
+                if instance.rollout == self.plan.new.rollout {
+                    self.ready.insert(instance);
+                }
+                None
+            }
+            _ => None,
+        };
+        match follow {
+            // While abandoning, what was begun comes to its end, but nothing new is begun.
+            Some(effect) if self.stage != Stage::Abandon => self.order(vec![effect]),
+            _ => self.advance(now),
+        }
+    }
+
+    fn failed(&mut self, effect: Effect, why: &str, now: Timestamp) -> Vec<Order> {
+        let told = format!("{effect}: {why}");
+        if self.stage == Stage::Abandon {
+            // It is being undone anyway.
+            return self.advance(now);
+        }
+        let harmless = self.stage == Stage::Drain;
+        if self.stage.can_revert() && !harmless {
+            return self.abandon(told, false, now);
+        }
+        // Several failures between two attempts are one failed attempt.
+        if self.wakeup.is_none() {
+            self.attempts += 1;
+        }
+        let died = self.failure.as_ref().is_some_and(|failure| failure.died);
+        if harmless || self.stage.attempts(died).is_some_and(|most| self.attempts > most) {
+            self.warnings.push(told);
+            return self.advance(now);
+        }
+        // A container that did not become ready is started again.
+        self.again.push(match effect {
+            Effect::AwaitReady { instance, .. } => Effect::Start { instance },
+            other => other,
+        });
+        let pause = SignedDuration::from_secs(1 << (self.attempts - 1).min(5)).min(LONGEST_PAUSE);
+        self.wakeup = Some(after(now, pause));
+        Vec::new()
+    }
+
+    fn abandon(&mut self, why: String, died: bool, now: Timestamp) -> Vec<Order> {
+        self.failure = Some(Failure {
+            phase: self.phase,
+            switched: self.stage.may_be_switched(),
+            died,
+            why,
+        });
+        self.again.clear();
+        self.wakeup = None;
+        self.open.retain(|order| !order.effect.only_waits());
+        let created = self.stage >= Stage::Primary;
+        self.stage = Stage::Abandon;
+        self.reach(Phase::Reverting, now);
+        if !created && self.open.is_empty() {
+            // Nothing was made, so there is nothing to remove.
+            self.reach(Phase::Reverted, now);
+            return self.enter(Stage::Prune, now);
+        }
+        self.advance(now)
+    }
+
+    fn tick(&mut self, now: Timestamp) -> Vec<Order> {
+        if self.wakeup.is_none_or(|at| now < at) {
+            return Vec::new();
+        }
+        self.wakeup = None;
+        let again = std::mem::take(&mut self.again);
+        self.order(again)
+    }
+
+    fn order(&mut self, effects: Vec<Effect>) -> Vec<Order> {
+        let mut orders = Vec::with_capacity(effects.len());
+        for effect in effects {
+            orders.push(Order {
+                ticket: self.next_ticket,
+                effect,
+            });
+            self.next_ticket = Ticket(self.next_ticket.0 + 1);
+        }
+        self.open.extend(orders.iter().cloned());
+        orders
+    }
+
+    fn take(&mut self, ticket: Ticket) -> Option<Effect> {
+        let at = self.open.iter().position(|order| order.ticket == ticket)?;
+        Some(self.open.remove(at).effect)
+    }
+
+    fn reach(&mut self, phase: Phase, now: Timestamp) {
+        if self.phase != phase {
+            self.phase = phase;
+            self.timeline.push((phase, now));
+        }
+    }
+
+    /// The effect with a fresh time limit, where the old one has lost its meaning by the interruption.
+    fn renewed(&self, effect: Effect, now: Timestamp) -> Effect {
+        match effect {
+            Effect::AwaitReady { instance, .. } => Effect::AwaitReady {
+                instance,
+                until: after(now, self.plan.timing.ready),
+            },
+            Effect::Watch { until } => Effect::Watch {
+                until: until.max(after(now, SHORTEST_WATCH.min(self.plan.timing.watch))),
+            },
+            other => other,
+        }
+    }
+
+    fn old_serving_runs(&self, observed: &Observed) -> bool {
+        let mut old = self.plan.old.iter().flat_map(Deployment::proxied);
+        old.all(|instance| observed.containers.get(&instance) == Some(&Seen::Running))
+    }
+
+    /// Whether it is a container of the new deployment that was ordered to start.
+    fn started(&self, instance: &Instance) -> bool {
+        let starting = self.open.iter().any(|order| {
+            matches!(&order.effect, Effect::Start { instance: i } | Effect::AwaitReady { instance: i, .. } if i == instance)
+        });
+        instance.rollout == self.plan.new.rollout && (starting || self.ready.contains(instance))
+    }
+}

@@ -1,0 +1,315 @@
+//! A simulated host for the tests: containers, a proxy, and the rules that must never be broken.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Phase, Rollout};
+use crate::effect::{Effect, Event, Observed, Order, Route, Seen};
+use crate::plan::{Deployment, Gate, Instance, Plan, ReleaseNumber, Role, RolloutNumber, Timing};
+
+/// What will go wrong by itself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fate {
+    /// New containers of these roles never become ready.
+    pub(super) never_ready: BTreeSet<String>,
+    pub(super) command_fails: bool,
+    pub(super) watch_trips: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct World {
+    pub(super) now: Timestamp,
+    pub(super) containers: BTreeMap<Instance, Seen>,
+    pub(super) routes: BTreeMap<String, Instance>,
+    pub(super) recorded: Option<RolloutNumber>,
+    pub(super) command_runs: u32,
+    pub(super) log: Vec<Effect>,
+    was_ready: BTreeSet<Instance>,
+    crashed: BTreeSet<Instance>,
+    command_exists: bool,
+    fate: Fate,
+}
+
+impl World {
+    pub(super) fn new(plan: &Plan, fate: Fate) -> Self {
+        let old = plan.old.iter();
+        World {
+            now: start(),
+            containers: old
+                .clone()
+                .flat_map(Deployment::instances)
+                .map(|i| (i, Seen::Running))
+                .collect(),
+            routes: old
+                .clone()
+                .flat_map(Deployment::proxied)
+                .map(|i| (i.role.clone(), i))
+                .collect(),
+            recorded: old.map(|old| old.rollout).next(),
+            command_runs: 0,
+            log: Vec::new(),
+            was_ready: plan.old.iter().flat_map(Deployment::instances).collect(),
+            crashed: BTreeSet::new(),
+            command_exists: false,
+            fate,
+        }
+    }
+
+    /// Carries out an effect, as a driver would that does everything at most once more.
+    pub(super) fn perform(&mut self, effect: &Effect, plan: &Plan) -> Result<(), String> {
+        self.log.push(effect.clone());
+        let is_new = |instance: &Instance| instance.rollout == plan.new.rollout;
+        match effect {
+            Effect::Create { instance } => {
+                assert!(is_new(instance), "only new containers are created");
+                if *instance != plan.new.instances().next().expect("a primary role") {
+                    let primary = plan.new.instances().next().expect("a primary role");
+                    assert!(
+                        self.was_ready.contains(&primary),
+                        "{instance} was created before the primary was ready"
+                    );
+                }
+                self.containers.entry(instance.clone()).or_insert(Seen::Created);
+            }
+            Effect::Start { instance } => match self.containers.get_mut(instance) {
+                Some(seen) => {
+                    *seen = Seen::Running;
+                    self.crashed.remove(instance);
+                }
+                None => return Err("no such container".to_owned()),
+            },
+            Effect::AwaitReady { instance, until } => {
+                let runs = self.containers.get(instance) == Some(&Seen::Running);
+                if !runs || (is_new(instance) && self.fate.never_ready.contains(&instance.role)) {
+                    self.now = self.now.max(*until);
+                    return Err("not ready in time".to_owned());
+                }
+                self.was_ready.insert(instance.clone());
+            }
+            Effect::RunReleaseCommand => {
+                assert!(
+                    !self.containers.keys().any(is_new),
+                    "the release command comes before any container"
+                );
+                if !self.command_exists {
+                    self.command_exists = true;
+                    self.command_runs += 1;
+                }
+                if self.fate.command_fails {
+                    return Err("exit code 1".to_owned());
+                }
+            }
+            Effect::Switch { routes } => {
+                assert!(
+                    routes.iter().flat_map(|route| &route.to).all(is_new),
+                    "the switch leads to new containers"
+                );
+                self.point(routes);
+            }
+            Effect::SwitchBack { routes } => {
+                assert!(
+                    !routes.iter().flat_map(|route| &route.to).any(is_new),
+                    "the way back leads to old ones"
+                );
+                self.point(routes);
+            }
+            Effect::Stop { instance } => {
+                assert!(!is_new(instance), "new containers are removed, not stopped");
+                if let Some(seen) = self.containers.get_mut(instance) {
+                    *seen = Seen::Stopped;
+                }
+            }
+            Effect::Remove { instance } => {
+                assert!(is_new(instance), "old containers are not removed by a rollout");
+                self.containers.remove(instance);
+            }
+            Effect::Watch { until } => {
+                self.now = self.now.max(*until);
+                if self.fate.watch_trips {
+                    return Err("too many errors".to_owned());
+                }
+            }
+            Effect::Record { current } => self.recorded = Some(current.rollout),
+            Effect::Prune => self.command_exists = false,
+            Effect::Verify
+            | Effect::Pull { .. }
+            | Effect::UnsealSecrets
+            | Effect::BridgeAssets { .. }
+            | Effect::Drain { .. } => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn crash(&mut self, instance: &Instance) {
+        self.containers.insert(instance.clone(), Seen::Stopped);
+        self.crashed.insert(instance.clone());
+    }
+
+    pub(super) fn observe(&self) -> Observed {
+        Observed {
+            containers: self.containers.clone(),
+        }
+    }
+
+    fn point(&mut self, routes: &[Route]) {
+        for route in routes {
+            match &route.to {
+                Some(instance) => self.routes.insert(route.role.clone(), instance.clone()),
+                None => self.routes.remove(&route.role),
+            };
+        }
+    }
+
+    /// What must hold at every moment.
+    pub(super) fn check(&self, rollout: &Rollout) {
+        let plan = rollout.plan();
+        for (role, target) in &self.routes {
+            if self.crashed.contains(target) {
+                continue;
+            }
+            assert_eq!(
+                self.containers.get(target),
+                Some(&Seen::Running),
+                "{role} is sent to a container that is away"
+            );
+            assert!(
+                self.was_ready.contains(target),
+                "{role} is sent to a container that was never ready"
+            );
+        }
+        if let Some(old) = &plan.old {
+            for instance in old.proxied() {
+                let stays = plan.new.proxied().any(|new| new.role == instance.role);
+                assert!(
+                    !stays || self.routes.contains_key(&instance.role),
+                    "{} is served by nobody",
+                    instance.role
+                );
+                if rollout.phase() != Phase::Settled {
+                    let seen = self.containers.get(&instance);
+                    assert_eq!(
+                        seen,
+                        Some(&Seen::Running),
+                        "{instance} was stopped before the rollout settled"
+                    );
+                }
+            }
+        }
+        if self.recorded == Some(plan.new.rollout) {
+            assert_eq!(
+                rollout.phase(),
+                Phase::Settled,
+                "a deployment is current only when it has settled"
+            );
+        }
+        assert!(self.command_runs <= 1, "the release command ran twice");
+    }
+
+    /// What must hold at the end.
+    pub(super) fn check_end(&self, rollout: &Rollout) {
+        assert!(rollout.is_over() && rollout.is_decided() && rollout.wakeup().is_none());
+        let plan = rollout.plan();
+        let settled = rollout.phase() == Phase::Settled;
+        let serving = if settled {
+            Some(&plan.new)
+        } else {
+            plan.old.as_ref()
+        };
+        let routes: BTreeMap<_, _> = serving
+            .into_iter()
+            .flat_map(Deployment::proxied)
+            .map(|i| (i.role.clone(), i))
+            .collect();
+        assert_eq!(self.routes, routes);
+        let running: BTreeSet<&Instance> = self
+            .containers
+            .iter()
+            .filter(|(_, seen)| **seen == Seen::Running)
+            .map(|(i, _)| i)
+            .collect();
+        let wanted: BTreeSet<Instance> = serving.into_iter().flat_map(Deployment::instances).collect();
+        assert_eq!(running, wanted.iter().collect(), "exactly one deployment runs");
+        assert_eq!(self.recorded, serving.map(|deployment| deployment.rollout));
+        assert_eq!(rollout.failure().is_some(), !settled);
+        if settled {
+            assert_eq!(self.command_runs, u32::from(plan.release_command));
+        } else {
+            assert!(
+                !self.containers.keys().any(|i| i.rollout == plan.new.rollout),
+                "new containers are gone"
+            );
+        }
+    }
+}
+
+/// Carries out everything without faults until nothing is left to do.
+pub(super) fn drive(mut rollout: Rollout, world: &mut World) -> Rollout {
+    for _ in 0..2000 {
+        world.check(&rollout);
+        if rollout.is_over() {
+            world.check_end(&rollout);
+            return rollout;
+        }
+        let event = next_event(&rollout, world);
+        rollout = rollout.step(&event, world.now).0;
+    }
+    panic!("the rollout does not come to an end: {rollout:#?}");
+}
+
+fn next_event(rollout: &Rollout, world: &mut World) -> Event {
+    if let Some(order) = rollout.open().first() {
+        return answer(order, world, rollout.plan());
+    }
+    if let Some(gate) = rollout.waits_at() {
+        return Event::Pass { gate };
+    }
+    world.now = rollout
+        .wakeup()
+        .expect("a rollout that is not over waits for something");
+    Event::Tick
+}
+
+/// Carries out an order and tells how it ended.
+pub(super) fn answer(order: &Order, world: &mut World, plan: &Plan) -> Event {
+    match world.perform(&order.effect, plan) {
+        Ok(()) => Event::Done { ticket: order.ticket },
+        Err(why) => Event::Failed {
+            ticket: order.ticket,
+            why,
+        },
+    }
+}
+
+pub(super) fn start() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).expect("in range")
+}
+
+/// `web` is proxied, everything else is not.
+pub(super) fn deployment(release: u64, rollout: u64, roles: &[&str]) -> Deployment {
+    let role = |name: &&str| Role {
+        name: (*name).to_owned(),
+        proxied: name.starts_with("web"),
+        image: format!("app@sha256:{release:064}"),
+        assets: *name == "web",
+    };
+    Deployment {
+        release: ReleaseNumber(release),
+        rollout: RolloutNumber(rollout),
+        roles: roles.iter().map(role).collect(),
+    }
+}
+
+pub(super) fn plan(old: Option<Deployment>, new: Deployment) -> Plan {
+    Plan {
+        app: "blog".to_owned(),
+        old,
+        new,
+        release_command: false,
+        timing: Timing {
+            watch: SignedDuration::from_secs(60),
+            ..Timing::default()
+        },
+        gates: BTreeSet::<Gate>::new(),
+    }
+}
