@@ -40,7 +40,7 @@ impl Outcome {
 }
 
 /// Runs programs.
-pub trait Runner {
+pub trait Runner: Sync {
     /// Runs one program to its end.
     ///
     /// # Errors

@@ -8,6 +8,19 @@ use std::path::{Path, PathBuf};
 
 use crate::runner::Runner;
 
+mod ast;
+mod builtin;
+mod interp;
+mod lexer;
+mod parser;
+mod pattern;
+mod ruby;
+mod template;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
 /// What the Ruby in a file may see and change.
 pub struct Context<'r> {
     /// Ruby's `ENV`; `ENV["X"] = …` and `Dotenv.load` change it for the files rendered after.
@@ -25,16 +38,61 @@ pub struct Context<'r> {
 pub struct Rendered {
     /// What the YAML reader gets.
     pub text: String,
-    source_map: Vec<()>,
+    /// `(offset in text, offset in the file, copied)`, ascending.
+    marks: Vec<(usize, usize, bool)>,
+    /// Offset of each line of the file.
+    source_lines: Vec<usize>,
+    source: String,
 }
 
 impl Rendered {
     /// The place in the file that the given place of the rendered text came from; lines and columns count from 1,
     /// columns in characters. What a tag printed belongs to the start of the tag.
     pub fn origin(&self, line: usize, column: usize) -> (usize, usize) {
-        let _ = &self.source_map;
-        (line, column)
+        let line_start = match line.checked_sub(2) {
+            None => 0,
+            Some(newline) => match self.text.match_indices('\n').nth(newline) {
+                Some((at, _)) => at + 1,
+                None => self.text.len(),
+            },
+        };
+        let offset = self.text[line_start..]
+            .char_indices()
+            .nth(column.saturating_sub(1))
+            .map_or(self.text.len(), |(at, _)| line_start + at);
+        self.place(self.source_offset(offset))
     }
+
+    fn source_offset(&self, offset: usize) -> usize {
+        match self.marks.partition_point(|(start, ..)| *start <= offset) {
+            0 => offset,
+            index => match self.marks[index - 1] {
+                (start, source, true) => source + (offset - start),
+                (_, source, false) => source,
+            },
+        }
+    }
+
+    fn place(&self, offset: usize) -> (usize, usize) {
+        place(&self.source, &self.source_lines, offset)
+    }
+}
+
+fn line_starts(text: &str) -> Vec<usize> {
+    std::iter::once(0)
+        .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+        .collect()
+}
+
+/// Line and column, both from 1, of an offset.
+fn place(text: &str, lines: &[usize], offset: usize) -> (usize, usize) {
+    let offset = offset.min(text.len());
+    let line = lines.partition_point(|start| *start <= offset).max(1);
+    let start = lines.get(line - 1).copied().unwrap_or(0);
+    let column = text
+        .get(start..offset)
+        .map_or(1, |before| before.chars().count() + 1);
+    (line, column)
 }
 
 /// Why a file's ERB could not be rendered.
@@ -131,14 +189,110 @@ impl ErbError {
     }
 }
 
+/// Templates longer than this are not configuration.
+const LARGEST_TEMPLATE: usize = 32 << 20;
+
+/// Ruby nests deeper than a thread's usual stack allows in a debug build.
+const STACK: usize = 64 << 20;
+
 /// Renders the ERB of `text`, read from `file`.
 ///
 /// # Errors
 /// See [`ErbError`].
 pub fn render(text: &str, file: &Path, ctx: &mut Context<'_>) -> Result<Rendered, ErbError> {
-    let _ = (file, &ctx.now);
-    Ok(Rendered {
-        text: text.to_owned(),
-        source_map: Vec::new(),
-    })
+    let lines = line_starts(text);
+    let rendered = |text_out: String, marks| Rendered {
+        text: text_out,
+        marks,
+        source_lines: lines.clone(),
+        source: text.to_owned(),
+    };
+    if !text.contains("<%") {
+        return Ok(rendered(text.to_owned(), Vec::new()));
+    }
+    if text.len() > LARGEST_TEMPLATE {
+        return Err(ErbError::Budget {
+            line: 1,
+            limit: "32 MiB of template",
+        });
+    }
+    let before = ctx.env.clone();
+    let result = std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .stack_size(STACK)
+            .spawn_scoped(scope, || evaluate(text, &lines, ctx))
+            .map(|thread| thread.join())
+    });
+    let result = match result {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(source) => {
+            return Err(ErbError::Run {
+                line: 1,
+                program: "a thread for ERB".to_owned(),
+                source,
+            });
+        }
+    };
+    match result {
+        Ok((out, marks)) => Ok(rendered(out, marks)),
+        Err(ErbError::Unsupported { line, column, what }) => {
+            // Ruby starts from what the file found, not from what our attempt left.
+            ctx.env = before;
+            let Some(ruby) = crate::runner::find_on_path("ruby", &ctx.env) else {
+                return Err(ErbError::Unsupported { line, column, what });
+            };
+            let out = ruby::render(text, file, &ruby, ctx)?;
+            Ok(rendered(out, Vec::new()))
+        }
+        Err(other) => Err(other),
+    }
+}
+
+type Output = (String, Vec<(usize, usize, bool)>);
+
+fn evaluate(text: &str, lines: &[usize], ctx: &mut Context<'_>) -> Result<Output, ErbError> {
+    let mut interp = interp::Interp::new(ctx);
+    let scope = std::rc::Rc::new(value::Scope::default());
+    interp
+        .template(text, template::Trim::Explicit, &scope, &value::Value::Main)
+        .map_err(|flow| explain(flow, |at| place(text, lines, at)))?;
+    Ok((interp.out, interp.marks))
+}
+
+fn explain(flow: interp::Flow, place: impl Fn(usize) -> (usize, usize)) -> ErbError {
+    use interp::Flow;
+    match flow {
+        Flow::Raise { class, message, at } => {
+            let (line, column) = place(at);
+            ErbError::Raised {
+                line,
+                column,
+                class,
+                message,
+            }
+        }
+        Flow::Unsupported { what, at } => {
+            let (line, column) = place(at);
+            ErbError::Unsupported { line, column, what }
+        }
+        Flow::Syntax { what, at } => {
+            let (line, column) = place(at);
+            ErbError::Syntax { line, column, what }
+        }
+        Flow::Budget { limit, at } => ErbError::Budget {
+            line: place(at).0,
+            limit,
+        },
+        Flow::Run { program, source, at } => ErbError::Run {
+            line: place(at).0,
+            program,
+            source,
+        },
+        Flow::Break(_) | Flow::Next(_) | Flow::Return(_) => ErbError::Syntax {
+            line: 1,
+            column: 1,
+            what: "break, next or return outside of a block".to_owned(),
+        },
+    }
 }

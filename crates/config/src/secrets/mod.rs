@@ -8,6 +8,9 @@ use indexmap::IndexMap;
 
 use crate::runner::Runner;
 
+pub(crate) mod dotenv;
+pub(crate) mod shell;
+
 /// A secret value: shown only on purpose.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
