@@ -149,24 +149,19 @@ impl Manager {
         let before = self.shared.table.load_full();
         let workers = self.shared.workers;
         let https_port = snapshot.settings.public_https_port.or(self.shared.https_port);
-        let table = Arc::new(Table::build(
-            &snapshot,
-            certificates,
-            self.shared.https_port,
-            |service| {
-                let old = before.routes.get(&service.name);
-                let upstreams = service.upstreams.iter().map(|address| {
-                    old.and_then(|old| old.upstreams.iter().find(|upstream| upstream.address == *address))
-                        .cloned()
-                        .unwrap_or_else(|| Arc::new(Upstream::new(address.clone(), workers)))
-                });
-                let counters = match old {
-                    Some(old) => Arc::clone(&old.counters),
-                    None => (0..workers).map(|_| Counters::default()).collect(),
-                };
-                (upstreams.collect(), counters)
-            },
-        ));
+        let table = Arc::new(Table::build(&snapshot, certificates, https_port, |service| {
+            let old = before.routes.get(&service.name);
+            let upstreams = service.upstreams.iter().map(|address| {
+                old.and_then(|old| old.upstreams.iter().find(|upstream| upstream.address == *address))
+                    .cloned()
+                    .unwrap_or_else(|| Arc::new(Upstream::new(address.clone(), workers)))
+            });
+            let counters = match old {
+                Some(old) => Arc::clone(&old.counters),
+                None => (0..workers).map(|_| Counters::default()).collect(),
+            };
+            (upstreams.collect(), counters)
+        }));
         self.shared.table.store(Arc::clone(&table));
         let live: BTreeSet<u64> = table
             .routes

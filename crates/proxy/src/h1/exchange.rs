@@ -527,7 +527,6 @@ impl<'a> Exchange<'a> {
                 return Err(bad);
             }
             rewrite::interim(&mut self.out, &head);
-            self.answered = true;
             self.from_upstream.consume(end);
             return Ok(true);
         }
@@ -571,7 +570,6 @@ impl<'a> Exchange<'a> {
             minor: self.order.minor,
         };
         rewrite::response(&mut self.out, &head, &told);
-        self.answered = true;
         self.down = down;
         self.from_upstream.consume(end);
         let took = self.order.begun.elapsed();
@@ -601,6 +599,8 @@ impl<'a> Exchange<'a> {
                 Poll::Ready(Ok(count)) if count > 0 => {
                     wrote = true;
                     self.unflushed = true;
+                    // An interim response does not stand in the way of an answer of our own.
+                    self.answered |= !matches!(self.down, Down::Head(_));
                     if self.out_sent < self.out.len() {
                         self.out_sent += count;
                         if self.out_sent == self.out.len() {

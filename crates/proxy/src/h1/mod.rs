@@ -313,7 +313,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                 "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"
             ),
             upgrade,
-            keep: head.keep_alive() && !upgrade,
+            keep: head.keep_alive(),
             minor: head.minor,
             begun,
         }))

@@ -7,3 +7,4 @@ mod basics;
 mod rig;
 mod switching;
 mod tls;
+mod wire;
