@@ -169,10 +169,9 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
     )?)
     .filter(|kind| !kind.is_empty() && kind != "none");
     let nft = host
-        .run(
-            &Command::new(["nft", "--check", "--file", "-"])
-                .stdin("table inet appliance_probe { chain c { type filter hook input priority 0; } }\n"),
-        )
+        .run(&Command::new(["nft", "--check", "--file", "-"]).stdin(
+            "table inet appliance_probe {\n  chain c {\n    type filter hook input priority 0;\n  }\n}\n",
+        ))
         .map_err(|source| ObserveError::Ask {
             what: "whether the kernel takes nftables rules",
             source,
@@ -190,6 +189,15 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
     let (disk_total, disk_free) = (disk.next().unwrap_or(0), disk.next().unwrap_or(0));
     let engine = engine(host)?;
     let engine_from = engine_from(host, options, &engine, &os)?;
+    // Elsewhere the gate has the last word, whatever sshd says.
+    let sshd = if crate::gate::is_supported(&os) {
+        sshd::observe(host).map_err(|source| ObserveError::Ask {
+            what: "what sshd does",
+            source,
+        })?
+    } else {
+        None
+    };
     let mut managed_by = Vec::new();
     for (path, product) in [
         ("/etc/kubernetes", "Kubernetes"),
@@ -266,10 +274,7 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
         )?
         .unwrap_or_default()
         .starts_with('Y'),
-        sshd: sshd::observe(host).map_err(|source| ObserveError::Ask {
-            what: "what sshd does",
-            source,
-        })?,
+        sshd,
         root_has_key: authorized_keys::has_key(
             &read("root's keys", "/root/.ssh/authorized_keys")?.unwrap_or_default(),
         ),

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::facts::Facts;
+use crate::facts::{Facts, Os};
 use crate::options::Options;
 
 /// Systems every release is tested on.
@@ -36,7 +36,7 @@ pub fn refusals(options: &Options, facts: &Facts) -> Vec<Refusal> {
         })
     };
     let os = &facts.os;
-    if !SUPPORTED.contains(&(os.id.as_str(), os.version.as_str())) {
+    if !is_supported(os) {
         let name = if os.name.is_empty() {
             "an unknown system"
         } else {
@@ -122,6 +122,11 @@ pub fn refusals(options: &Options, facts: &Facts) -> Vec<Refusal> {
         );
     }
     refusals
+}
+
+/// Whether every release is tested on this system; derivatives are not.
+pub fn is_supported(os: &Os) -> bool {
+    SUPPORTED.contains(&(os.id.as_str(), os.version.as_str()))
 }
 
 /// `(6, 1)` of `6.1.0-18-amd64`.

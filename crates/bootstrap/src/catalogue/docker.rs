@@ -41,7 +41,10 @@ fn config(facts: &Facts) -> Item {
         rollback: "remove our keys from /etc/docker/daemon.json; systemctl restart docker",
         wants: vec![Want::Files {
             files: vec![file],
-            after: vec![Handler::DockerReload],
+            after: match facts.engine {
+                Engine::Absent => Vec::new(),
+                _ => vec![Handler::DockerReload],
+            },
         }],
     }
 }

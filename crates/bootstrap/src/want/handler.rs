@@ -38,11 +38,28 @@ impl Handler {
         }
     }
 
+    /// The unit it concerns; one that does not run reads its files when it starts.
+    fn unit(&self) -> Option<&str> {
+        match self {
+            Handler::DaemonReload | Handler::Tmpfiles => None,
+            Handler::Journald => Some("systemd-journald.service"),
+            Handler::Ssh => Some("ssh.service"),
+            Handler::DockerReload | Handler::DockerRestart => Some("docker.service"),
+            Handler::Restart(unit) => Some(unit),
+        }
+    }
+
     pub(crate) fn run(&self, host: &dyn Host) -> Result<(), HostError> {
         let systemctl = |argv: &[&str]| {
             let command = Command::new(["systemctl"].iter().chain(argv).copied());
             must(host, &command.timeout(std::time::Duration::from_secs(120)))
         };
+        if let Some(unit) = self.unit() {
+            let state = host.run(&Command::new(["systemctl", "is-active", unit]))?;
+            if state.stdout.trim() != "active" {
+                return Ok(());
+            }
+        }
         match self {
             Handler::DaemonReload => systemctl(&["daemon-reload"]),
             Handler::Tmpfiles => must(
