@@ -6,6 +6,7 @@
 # DEFINITION is a directory:
 #   packages      one package a line; `suite:package` only for that suite; `#` comments
 #   variant       mmdebstrap variant, `minbase` if absent
+#   essential.sh  run as `essential.sh ROOT SUITE` before any but the essential packages are in
 #   files/        copied over the root when all packages are in
 #   customize.sh  then run as `customize.sh ROOT SUITE`
 #
@@ -41,6 +42,9 @@ $APT_OPTIONS
 OPTIONS
 
 set -- "$@" '--customize-hook=rm -f "$1"/var/cache/apt/archives/*.deb'
+if [ -f "$definition/essential.sh" ]; then
+    set -- "$@" "--essential-hook=sh '$definition/essential.sh' \"\$1\" '$suite'"
+fi
 if [ -d "$definition/files" ]; then
     set -- "$@" "--customize-hook=cp -R '$definition/files/.' \"\$1\""
 fi

@@ -33,8 +33,10 @@ pub(crate) const HOST: Definition = definition!("host":
 );
 pub(crate) const PYTHON: Definition = definition!("python": "packages" "variant");
 pub(crate) const DEMO: Definition = definition!("demo": "app.py" "instructions");
-pub(crate) const POSTGRES: Definition =
-    definition!("postgres": "packages" "customize.sh" "instructions" "docker-entrypoint.sh");
+pub(crate) const POSTGRES: Definition = definition!("postgres":
+    "packages" "essential.sh" "customize.sh" "instructions"
+    "files/usr/local/bin/docker-entrypoint.sh"
+);
 pub(crate) const OUTSIDE: Definition = definition!("outside": "probe.py" "instructions");
 
 impl Definition {

@@ -24,6 +24,9 @@ pub type Progress<'a> = &'a (dyn Fn(&str) + Send + Sync);
 /// How long one request to Docker may take; importing a large image is one request. In seconds.
 const REQUEST_SECONDS: u64 = 1800;
 
+/// The instruction that names the signal by which a container is asked to end.
+const STOP_SIGNAL: &str = "STOPSIGNAL ";
+
 /// The local Docker daemon, seen as a place for throw-away hosts.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -191,12 +194,21 @@ impl Sandbox {
             .repo(repository)
             .tag(tag)
             .build();
-        options.changes = instructions.to_vec();
+        // Docker takes every instruction but this one at an import; a commit does take it.
+        let (signals, rest): (Vec<_>, Vec<_>) = instructions
+            .iter()
+            .cloned()
+            .partition(|instruction| instruction.starts_with(STOP_SIGNAL));
+        options.changes = rest;
         self.docker
             .create_image(Some(options), Some(body), None)
             .try_for_each(|_| async { Ok(()) })
             .await
-            .map_err(SandboxError::docker(format!("import image {reference}")))
+            .map_err(SandboxError::docker(format!("import image {reference}")))?;
+        if signals.is_empty() {
+            return Ok(());
+        }
+        self.layer(reference, reference, &[], instructions).await
     }
 
     /// Puts files on top of an image: a container that is never started, filled and committed.
@@ -247,14 +259,22 @@ impl Sandbox {
         instructions: &[String],
     ) -> Result<(), SandboxError> {
         let (repository, tag) = split(reference);
+        let mut config = ContainerConfig::default();
+        let mut changes = Vec::new();
+        for instruction in instructions {
+            match instruction.strip_prefix(STOP_SIGNAL) {
+                Some(signal) => config.stop_signal = Some(signal.to_owned()),
+                None => changes.push(instruction.as_str()),
+            }
+        }
         let options = CommitContainerOptionsBuilder::default()
             .container(container)
             .repo(repository)
             .tag(tag)
-            .changes(&instructions.join("\n"))
+            .changes(&changes.join("\n"))
             .build();
         self.docker
-            .commit_container(options, ContainerConfig::default())
+            .commit_container(options, config)
             .await
             .map(drop)
             .map_err(SandboxError::docker(format!("commit image {reference}")))

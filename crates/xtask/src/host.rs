@@ -35,6 +35,9 @@ pub(crate) enum HostTask {
     },
     /// Build images, and print their names
     Images {
+        /// PostgreSQL too
+        #[arg(long)]
+        postgres: bool,
         /// Versions of the demo app
         #[arg(long)]
         demo: Vec<String>,
@@ -113,9 +116,12 @@ pub(crate) async fn run(task: &HostTask) -> anyhow::Result<()> {
             }
             outside.remove().await?;
         }
-        HostTask::Images { demo } => {
+        HostTask::Images { demo, postgres } => {
             let mut images: Vec<_> = Distro::ALL.into_iter().map(Image::Host).collect();
             images.push(Image::Outside);
+            if *postgres {
+                images.extend(Distro::ALL.map(Image::Postgres));
+            }
             images.extend(demo.iter().map(|version| Image::Demo {
                 version: version.clone(),
             }));

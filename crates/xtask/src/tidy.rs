@@ -65,9 +65,9 @@ fn no_file_names_somebodys_machine() {
     // Spelt in two parts, so that this file does not break its own rule.
     let places = [
         ["/home", "/runner"],
-        ["/root", "/."],
-        ["/work", "/main"],
-        ["/work", "/shared"],
+        ["/root", "/.cargo"],
+        ["/root", "/.rustup"],
+        ["/Users", "/"],
     ]
     .map(|parts| parts.concat());
     let mut found = Vec::new();
@@ -76,10 +76,7 @@ fn no_file_names_somebodys_machine() {
             continue;
         };
         for (number, line) in text.lines().enumerate() {
-            if places.iter().any(|place| line.contains(place.as_str()))
-                && !line.contains("/root/.ssh")
-                && !line.contains("/root/.developer")
-            {
+            if places.iter().any(|place| line.contains(place.as_str())) {
                 found.push(format!("{}:{}", path.display(), number + 1));
             }
         }
