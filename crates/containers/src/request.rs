@@ -7,8 +7,8 @@ use bollard::models::{
     ContainerCreateBody, DeviceMapping, DeviceRequest, EndpointIpamConfig, EndpointSettings, HealthConfig,
     HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountBindOptions,
     MountBindOptionsPropagationEnum, MountTmpfsOptions, MountType, MountVolumeOptions,
-    MountVolumeOptionsDriverConfig, NetworkingConfig, PortBinding, PortMap, ResourcesUlimits, RestartPolicy,
-    RestartPolicyNameEnum, ThrottleDevice,
+    MountVolumeOptionsDriverConfig, NetworkingConfig, PortBinding, PortMap, ResourcesBlkioWeightDevice,
+    ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum, ThrottleDevice,
 };
 
 use crate::spec::{self, ContainerSpec, Restart, Tuning};
@@ -136,6 +136,7 @@ fn limits(tuning: &Tuning) -> HostConfig {
         cpuset_cpus: tuning.cpuset_cpus.clone(),
         cpuset_mems: tuning.cpuset_mems.clone(),
         blkio_weight: tuning.blkio_weight,
+        blkio_weight_device: filled(tuning.blkio_weight_device.iter().map(weight).collect()),
         blkio_device_read_bps: throttles(&tuning.device_read_bps),
         blkio_device_write_bps: throttles(&tuning.device_write_bps),
         blkio_device_read_iops: throttles(&tuning.device_read_iops),
@@ -304,6 +305,13 @@ fn device_request(request: &spec::DeviceRequest) -> DeviceRequest {
         device_ids: filled(request.ids.clone()),
         capabilities: filled(request.capabilities.clone()).map(|capabilities| vec![capabilities]),
         options: filled_map(request.options.clone().into_iter().collect()),
+    }
+}
+
+fn weight((path, weight): &(String, u16)) -> ResourcesBlkioWeightDevice {
+    ResourcesBlkioWeightDevice {
+        path: Some(path.clone()),
+        weight: Some(usize::from(*weight)),
     }
 }
 

@@ -134,6 +134,8 @@ pub struct Tuning {
     pub cpuset_mems: Option<String>,
     /// Relative block I/O weight, 10 to 1000.
     pub blkio_weight: Option<u16>,
+    /// Relative block I/O weight, by device.
+    pub blkio_weight_device: Vec<(String, u16)>,
     /// Bytes per second, by device.
     pub device_read_bps: Vec<(String, i64)>,
     /// Bytes per second, by device.

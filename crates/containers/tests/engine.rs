@@ -472,6 +472,94 @@ async fn commands_run_inside_and_tell_their_exit_code() {
 }
 
 #[tokio::test]
+async fn options_take_effect_inside() {
+    with_engine(|bench| async move {
+        let script = "ulimit -n; cat /proc/sys/net/ipv4/ip_default_ttl; cat /etc/hosts | grep added; pwd; id -u; \
+            touch /x 2>/dev/null || echo read-only; touch /scratch/x && echo scratch; \
+            grep /dev/shm /proc/mounts; grep CapBnd /proc/self/status; cat /proc/1/comm; hostname";
+        let mut spec = bench.spec("options", script);
+        for (name, value) in [
+            ("ulimit", "nofile=512:1024"),
+            ("sysctl", "net.ipv4.ip_default_ttl=77"),
+            ("add-host", "added:10.1.2.3"),
+            ("workdir", "/bin"),
+            ("user", "1234"),
+            ("read-only", "true"),
+            ("tmpfs", "/scratch:size=1m,mode=1777"),
+            ("shm-size", "8m"),
+            ("cap-drop", "ALL"),
+            ("init", "true"),
+            ("hostname", "from-options"),
+            ("memory", "64m"),
+            ("pids-limit", "50"),
+            ("restart", "on-failure:1"),
+            ("stop-timeout", "3"),
+            ("stop-signal", "SIGINT"),
+            ("security-opt", "no-new-privileges"),
+            ("log-opt", "max-size=1m"),
+            ("log-driver", "json-file"),
+        ] {
+            appliance_containers::options::apply(name, &[value.to_owned()], &mut spec).expect("it applies");
+        }
+        let (code, said) = run(&bench.docker, &spec).await;
+        assert_eq!(code, 0, "{said}");
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines[0], "512");
+        assert_eq!(lines[1], "77");
+        assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["10.1.2.3", "added"]);
+        assert_eq!(lines[3..7], ["/bin", "1234", "read-only", "scratch"]);
+        assert!(lines[7].contains("size=8192k"), "{}", lines[7]);
+        assert_eq!(lines[8], "CapBnd:\t0000000000000000");
+        assert_ne!(lines[9], "sh", "process 1 is the init");
+        assert_eq!(lines[10], "from-options");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_container_joins_several_networks() {
+    with_engine(|bench| async move {
+        let network = bench.network();
+        bench.docker.ensure_network(&network).await.expect("made");
+        let mut spec = bench.spec("joins", "sleep 60");
+        spec.network = Some("bridge".to_owned());
+        spec.tuning.more_networks = vec![network.clone()];
+        let id = bench.docker.create(&spec).await.expect("create");
+        bench.docker.start(&id.0).await.expect("start");
+        let found = bench
+            .docker
+            .inspect(&id.0)
+            .await
+            .expect("inspect")
+            .expect("it exists");
+        assert!(
+            found.ip_on("bridge").is_some() && found.ip_on(&network).is_some(),
+            "{:?}",
+            found.networks
+        );
+
+        let mut spec = bench.spec("joins-not", "sleep 60");
+        spec.network = Some("bridge".to_owned());
+        spec.tuning.more_networks = vec!["engine-test-no-such-network".to_owned()];
+        let error = bench
+            .docker
+            .create(&spec)
+            .await
+            .expect_err("there is no such network");
+        assert!(
+            error.to_string().contains("engine-test-no-such-network"),
+            "{error}"
+        );
+        assert_eq!(
+            bench.docker.inspect(&spec.name).await.expect("inspect"),
+            None,
+            "no half container is left"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn without_a_daemon_every_verb_says_so_at_once() {
     let directory = tempfile::tempdir().expect("directory");
     let docker = Docker::at(directory.path().join("docker.sock"));

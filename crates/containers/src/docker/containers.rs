@@ -69,6 +69,12 @@ impl Docker {
                 found: version.to_string(),
             });
         }
+        // The daemon would find a missing one only at the start.
+        for network in &spec.tuning.more_networks {
+            let doing = format!("{doing} on network {network}");
+            let found = client.inspect_network(checked(&doing, network)?, None).await;
+            found.map_err(|error| self.failure(&doing, error))?;
+        }
         let options = CreateContainerOptions {
             name: Some(spec.name.clone()),
             platform: spec.tuning.platform.clone().unwrap_or_default(),
