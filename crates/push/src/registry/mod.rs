@@ -23,7 +23,7 @@ mod route;
 mod uploads;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 

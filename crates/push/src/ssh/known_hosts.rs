@@ -244,12 +244,17 @@ mod tests {
 
     #[test]
     fn a_key_of_another_type_than_the_known_one_counts_as_changed() {
-        let text = "host ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBKzRQpA2lCsNhmXxVBh3Dx4XFXXFJuVX4+dJZ5jz2QSZKqkd7bYLcUVPRvXbCoyTUnh1RBxwhnkHjRzZFXKU+YU=\n";
-        let found = verdict(text, "host", 22, A);
-        assert!(
-            matches!(found, Verdict::Changed { .. } | Verdict::Unknown),
-            "{found:?}"
-        );
+        let directory = tempfile::tempdir().expect("directory");
+        let file = directory.path().join("key");
+        let made = std::process::Command::new("ssh-keygen")
+            .args(["-q", "-t", "ecdsa", "-N", "", "-f"])
+            .arg(&file)
+            .status()
+            .expect("ssh-keygen");
+        assert!(made.success());
+        let other = std::fs::read_to_string(file.with_extension("pub")).expect("public key");
+        let found = verdict(&format!("host {other}"), "host", 22, A);
+        assert!(matches!(found, Verdict::Changed { line: 1, .. }), "{found:?}");
     }
 
     #[test]
