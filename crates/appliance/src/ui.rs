@@ -72,6 +72,11 @@ pub fn warn(text: &str) {
     eprintln!("{} {text}", paint("33", "warning:"));
 }
 
+/// One line on standard error as it is, for what a program reads there.
+pub fn complaint(text: &str) {
+    eprintln!("{text}");
+}
+
 /// Why the command failed.
 pub fn error(text: &str) {
     eprintln!("{} {text}", paint("31", "error:"));

@@ -13,6 +13,7 @@ pub mod erb;
 pub mod load;
 pub mod model;
 mod oddities;
+pub mod print;
 pub mod problem;
 mod resolve;
 pub mod ruby;

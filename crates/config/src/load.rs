@@ -120,6 +120,14 @@ pub fn load(options: &LoadOptions, runner: &dyn Runner) -> Result<Loaded, Proble
         },
     );
     if !problems.is_empty() {
+        if sources.starts_with_mark() {
+            // All that follows the first key is lost, so only the first problem means anything.
+            problems.truncate(1);
+            problems[0].hint = Some(
+                "the file starts with a byte order mark, and YAML then ends after the first key; save it without one"
+                    .to_owned(),
+            );
+        }
         return Err(Problems(problems));
     }
     let version = version(options, &context.env, runner).map_err(|problem| {

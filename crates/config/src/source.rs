@@ -30,6 +30,11 @@ impl Sources {
         self.files.len() - 1
     }
 
+    /// Whether any file starts with a byte order mark.
+    pub(crate) fn starts_with_mark(&self) -> bool {
+        self.files.iter().any(|(_, text)| text.starts_with('\u{feff}'))
+    }
+
     /// A problem at a place, with the line it stands on.
     pub fn problem(&self, place: Place, path: &str, message: impl Into<String>) -> Problem {
         let mut problem = Problem::new(message).at_path(path);

@@ -39,6 +39,19 @@ const DIFFERENT: &[(&str, &str)] = &[
         "sexagesimal",
         "a number in base 60 is refused, not silently changed",
     ),
+    (
+        "yaml11-port-2525",
+        "a number in base 60 is refused, not silently changed",
+    ),
+    ("alias-bomb", "what aliases repeat is bounded"),
+    (
+        "tags-without-env",
+        "Kamal crashes when it needs the environment; here the tags are simply unknown",
+    ),
+    (
+        "real-065",
+        "asks RubyGems where a gem is installed: needs Ruby itself",
+    ),
 ];
 
 /// Fields that are commands, need secrets, or tell what Kamal finds later.

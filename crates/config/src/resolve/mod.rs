@@ -267,7 +267,19 @@ fn ssh(map: Option<&Map>) -> Ssh {
         port: get("port").map_or(crate::model::Scalar::Int(22), scalar),
         keys: get("keys").map(text_list),
         keys_only: get("keys_only").and_then(Node::as_bool),
-        key_data: get("key_data").map(text_list),
+        // A raw key is not a name; it must not appear in any output.
+        key_data: get("key_data").map(|data| {
+            text_list(data)
+                .into_iter()
+                .map(|entry| {
+                    if entry.contains("-----BEGIN") {
+                        "[REDACTED]".to_owned()
+                    } else {
+                        entry
+                    }
+                })
+                .collect()
+        }),
         config: get("config").map(Node::to_json),
         forward_agent: get("forward_agent").and_then(Node::as_bool),
         log_level: get("log_level").map_or_else(|| crate::model::Scalar::Text("fatal".to_owned()), scalar),

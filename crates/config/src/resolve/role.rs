@@ -92,16 +92,12 @@ fn resolve(raw: &Raw<'_>, role: &RawRole<'_>, primary: bool, names: &Names<'_>, 
 
 /// Identity labels, then the root's (which may override them), then the role's.
 fn labels(raw: &Raw<'_>, role: &RawRole<'_>, names: &Names<'_>) -> Pairs {
+    // Blank values become labels without a value.
+    let value = |text: &str| Some(text.to_owned()).filter(|text| !text.trim().is_empty());
     let mut labels = Pairs::from_iter([
-        ("service".to_owned(), Some(names.service.clone())),
-        ("role".to_owned(), Some(role.name.clone())),
-        (
-            "destination".to_owned(),
-            names
-                .destination
-                .filter(|name| !name.trim().is_empty())
-                .map(ToOwned::to_owned),
-        ),
+        ("service".to_owned(), value(&names.service)),
+        ("role".to_owned(), value(&role.name)),
+        ("destination".to_owned(), names.destination.and_then(value)),
     ]);
     labels.extend(pairs(raw.section("labels")));
     labels.extend(pairs(role.get("labels").and_then(Node::as_map)));

@@ -47,6 +47,11 @@ pub(super) fn options(map: Option<&Map>) -> Options {
         .map(|(name, value)| {
             let values = match &value.value {
                 Value::Seq(items) => items.iter().filter_map(option_value).collect(),
+                // Ruby iterates a map as pairs, so each becomes a value of its own.
+                Value::Map(pairs) => pairs
+                    .iter()
+                    .map(|(key, value)| Some(Node::inspect_pair(key, value)))
+                    .collect(),
                 _ => option_value(value).into_iter().collect(),
             };
             (name, values)

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use libyaml_safer::{Event, EventData, Mark, Parser};
+use libyaml_safer::{Encoding, Event, EventData, Mark, Parser};
 
 use super::scalar;
 use super::tree::{Map, Node, Place, Value};
@@ -50,6 +50,9 @@ pub fn read(
     origin: &dyn Fn(usize, usize) -> (usize, usize),
 ) -> Result<Document, YamlError> {
     let mut parser = Parser::new();
+    // Psych sets the encoding itself, so libyaml does not skip a byte order mark: it takes a column, and the first
+    // map ends with its first key.
+    parser.set_encoding(Encoding::Utf8);
     parser.set_input(text.as_bytes());
     let mut builder = Builder {
         parser,
@@ -57,6 +60,7 @@ pub fn read(
         origin,
         anchors: HashMap::new(),
         expansion: 0,
+        in_extension: false,
         duplicates: Vec::new(),
     };
     let root = loop {
@@ -84,13 +88,15 @@ struct Builder<'a, 't> {
     origin: &'a dyn Fn(usize, usize) -> (usize, usize),
     anchors: HashMap<String, Anchor>,
     expansion: usize,
+    /// Whether the reader is below a root key that starts with `x-`.
+    in_extension: bool,
     duplicates: Vec<(Node, Node)>,
 }
 
 /// What an anchor stands for.
 enum Anchor {
-    /// Its node is still being read: an alias to it would never end.
-    Open,
+    /// Its list or map is still being read: an alias to it would never end.
+    Open(Value),
     /// A node and its weight.
     Done(Node, usize),
 }
@@ -177,12 +183,12 @@ impl Builder<'_, '_> {
                 (read, anchor)
             }
             EventData::SequenceStart { anchor, tag, .. } => {
-                self.open(anchor.as_deref());
+                self.open(anchor.as_deref(), Value::Seq(Vec::new()));
                 self.check_tag(place, tag.as_deref())?;
                 (self.sequence(place, tag, depth)?, anchor)
             }
             EventData::MappingStart { anchor, tag, .. } => {
-                self.open(anchor.as_deref());
+                self.open(anchor.as_deref(), Value::Map(Map::default()));
                 self.check_tag(place, tag.as_deref())?;
                 (self.mapping(place, tag, depth)?, anchor)
             }
@@ -196,16 +202,25 @@ impl Builder<'_, '_> {
         Ok(read)
     }
 
-    fn open(&mut self, anchor: Option<&str>) {
+    fn open(&mut self, anchor: Option<&str>, empty: Value) {
         if let Some(name) = anchor {
-            self.anchors.insert(name.to_owned(), Anchor::Open);
+            self.anchors.insert(name.to_owned(), Anchor::Open(empty));
         }
     }
 
     fn alias(&mut self, place: Place, name: &str) -> Result<Read, YamlError> {
         let (node, weight) = match self.anchors.get(name) {
             Some(Anchor::Done(node, weight)) => (node, *weight),
-            Some(Anchor::Open) => {
+            // Nothing looks below `x-` keys, where Kamal accepts values that contain themselves.
+            Some(Anchor::Open(empty)) if self.in_extension => (
+                &Node {
+                    place,
+                    value: empty.clone(),
+                    raw: None,
+                },
+                NODE_WEIGHT,
+            ),
+            Some(Anchor::Open(_)) => {
                 return self.refuse(
                     place,
                     format!("the alias *{name} stands inside the value it repeats"),
@@ -250,10 +265,14 @@ impl Builder<'_, '_> {
             weight = weight.saturating_add(item.weight);
             items.push(item.node);
         }
+        let value = match tag.as_deref() {
+            Some("!omap" | "tag:yaml.org,2002:omap") => ordered_map(items),
+            _ => Value::Seq(items),
+        };
         Ok(Read {
             node: Node {
                 place,
-                value: Value::Seq(items),
+                value,
                 raw: None,
             },
             weight,
@@ -271,6 +290,9 @@ impl Builder<'_, '_> {
                 break;
             }
             let key = self.node(event, depth + 1)?;
+            if depth == 0 {
+                self.in_extension = key.node.as_str().is_some_and(|key| key.starts_with("x-"));
+            }
             let event = self.next()?;
             let value = self.node(event, depth + 1)?;
             weight = weight.saturating_add(key.weight).saturating_add(value.weight);
@@ -298,16 +320,20 @@ impl Builder<'_, '_> {
         })
     }
 
-    /// Ruby objects are not made here; the tags that only change how a map or list is kept are ignored.
+    /// Maps and lists do not become Ruby objects here; other tags on them are ignored, as in Psych.
     fn check_tag(&self, place: Place, tag: Option<&str>) -> Result<(), YamlError> {
         match tag {
-            Some(tag) if tag.starts_with("!ruby/") => self.refuse(
-                place,
-                format!("the tag {tag} makes a Ruby object, which is not supported"),
-                "write the value as plain YAML",
-            ),
+            Some(tag) if tag.starts_with("!ruby/") => self.refuse_object(place, tag),
             _ => Ok(()),
         }
+    }
+
+    fn refuse_object<T>(&self, place: Place, tag: &str) -> Result<T, YamlError> {
+        self.refuse(
+            place,
+            format!("the tag {tag} makes a Ruby object, which is not supported"),
+            "write the value as plain YAML",
+        )
     }
 
     fn scalar(&self, place: Place, tag: Option<&str>, text: String, quoted: bool) -> Result<Node, YamlError> {
@@ -329,10 +355,10 @@ impl Builder<'_, '_> {
                 }
             },
             Some("!ruby/sym" | "!ruby/symbol") => Value::Symbol(text.clone()),
-            Some(tag) => {
-                self.check_tag(place, Some(tag))?;
-                scalar::resolve(&text)
+            Some(tag) if RUBY_SCALARS.iter().any(|known| tag.starts_with(known)) => {
+                return self.refuse_object(place, tag);
             }
+            Some(_) => scalar::resolve(&text),
         };
         let raw = match &value {
             Value::Str(_) | Value::Null => None,
@@ -341,6 +367,19 @@ impl Builder<'_, '_> {
         Ok(Node { place, value, raw })
     }
 }
+
+/// Tags by which Psych makes objects of scalars; of others, Ruby's among them, it takes no notice.
+const RUBY_SCALARS: &[&str] = &[
+    "!ruby/regexp",
+    "!ruby/range",
+    "!ruby/class",
+    "!ruby/module",
+    "!ruby/encoding",
+    "!ruby/object:BigDecimal",
+    "!ruby/object:DateTime",
+    "!ruby/object:Complex",
+    "!ruby/object:Rational",
+];
 
 const STR_TAG: &str = "tag:yaml.org,2002:str";
 
@@ -365,6 +404,19 @@ fn merge(map: &mut Map, value: Read) -> Option<Node> {
         }
     }
     None
+}
+
+/// `!!omap`: a list of maps of one key each is one map.
+fn ordered_map(items: Vec<Node>) -> Value {
+    let mut map = Map::default();
+    for item in items {
+        if let Value::Map(pair) = item.value
+            && let Some((key, value)) = pair.into_entries().next()
+        {
+            map.insert(key, value);
+        }
+    }
+    Value::Map(map)
 }
 
 /// Ruby's lenient `unpack("m")`, as text.

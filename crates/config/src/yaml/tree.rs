@@ -225,6 +225,11 @@ impl Node {
         }
     }
 
+    /// Ruby's `to_s` of the list of a key and its value.
+    pub fn inspect_pair(key: &Self, value: &Self) -> String {
+        format!("[{}, {}]", key.inspect(), value.inspect())
+    }
+
     /// Ruby's `inspect` (3.3 and older: `{"a"=>1}`).
     fn inspect(&self) -> String {
         match &self.value {
