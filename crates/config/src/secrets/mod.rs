@@ -6,10 +6,17 @@ use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 
-use crate::runner::Runner;
+use crate::runner::{Invocation, Runner};
 
+pub mod adapters;
 pub(crate) mod dotenv;
-pub(crate) mod shell;
+mod inline;
+pub mod shell;
+
+#[cfg(test)]
+mod tests;
+
+pub use inline::{InlineError, extract, printed};
 
 /// A secret value: shown only on purpose.
 #[derive(Clone, PartialEq, Eq)]
@@ -96,8 +103,8 @@ pub enum SecretError {
         /// What is wrong; names, never values.
         what: String,
     },
-    /// A command of a file failed.
-    #[error("{}:{line}: the command for {name} failed with {status}: {command}", file.display())]
+    /// A command of a file failed, or printed something that is not text.
+    #[error("{}:{line}: the command for {name} failed with {status}: $({command})", file.display())]
     Command {
         /// The file.
         file: PathBuf,
@@ -112,6 +119,57 @@ pub enum SecretError {
         /// The end of what it wrote to standard error.
         stderr: String,
     },
+    /// A command of a file could not be started.
+    #[error("{}:{line}: cannot run the shell {shell} for {name}", file.display())]
+    Shell {
+        /// The file.
+        file: PathBuf,
+        /// Line in the file, from 1.
+        line: usize,
+        /// The variable being assigned.
+        name: String,
+        /// The shell.
+        shell: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// `kamal secrets …` failed.
+    #[error("{}:{line}: $({command}) for {name} failed", file.display())]
+    Inline {
+        /// The file.
+        file: PathBuf,
+        /// Line in the file, from 1.
+        line: usize,
+        /// The variable being assigned.
+        name: String,
+        /// The command as it stands in the file, before variables are put in.
+        command: String,
+        /// Why.
+        #[source]
+        source: InlineError,
+    },
+}
+
+impl SecretError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotFound { name, files } => files
+                .last()
+                .map(|file| format!("add a line `{name}=…` to {file}")),
+            Self::NoFiles { name, files } => files
+                .last()
+                .map(|file| format!("write {file} with a line `{name}=…`")),
+            Self::Command { stderr, .. } if !stderr.is_empty() => Some(stderr.clone()),
+            Self::Command { command, .. } => Some(format!("run it by hand and see: {command}")),
+            Self::Inline {
+                source: InlineError::Fetch(error),
+                ..
+            } => error.hint(),
+            _ => None,
+        }
+    }
 }
 
 impl Secrets {
@@ -128,10 +186,44 @@ impl Secrets {
     /// # Errors
     /// Unreadable files, malformed lines and failing commands.
     pub fn load(options: &Options<'_>) -> Result<Self, SecretError> {
+        let files = Self::files_of(options);
+        let mut env = options.env.clone();
+        match options.destination {
+            Some(destination) => env.insert("KAMAL_DESTINATION".to_owned(), destination.to_owned()),
+            None => env.remove("KAMAL_DESTINATION"),
+        };
+        let mut values = IndexMap::new();
+        for file in &files {
+            let path = options.directory.join(file);
+            let read = |source| SecretError::Read {
+                file: PathBuf::from(file),
+                source,
+            };
+            let bytes = std::fs::read(&path).map_err(read)?;
+            let text = String::from_utf8(bytes).map_err(|_| {
+                read(std::io::Error::new(
+                    std::io::ErrorKind::InvalidData,
+                    "it is not UTF-8",
+                ))
+            })?;
+            // Each file on its own: Kamal does not show the values of one file to the next.
+            let parsed = dotenv::parse(&text, &env, true, &mut |command| {
+                substitute(command, file, &env, options)
+            });
+            let parsed = parsed.map_err(|trouble| match trouble {
+                dotenv::Trouble::Command(error) => error,
+                dotenv::Trouble::Format { line, what } => SecretError::Format {
+                    file: PathBuf::from(file),
+                    line,
+                    what,
+                },
+            })?;
+            values.extend(parsed.into_iter().map(|(name, value)| (name, Secret(value))));
+        }
         Ok(Self {
-            files: Self::files_of(options),
             names: names(options),
-            values: IndexMap::new(),
+            files,
+            values,
         })
     }
 
@@ -172,4 +264,57 @@ fn names(options: &Options<'_>) -> Vec<String> {
         None => path.to_owned(),
     };
     vec![format!("{path}-common"), own]
+}
+
+/// What a `$(...)` stands for.
+fn substitute(
+    command: &dotenv::Command<'_>,
+    file: &str,
+    env: &BTreeMap<String, String>,
+    options: &Options<'_>,
+) -> Result<String, SecretError> {
+    if options.shell.is_none()
+        && let Some(words) = inline::command(command.text)
+    {
+        let tools = adapters::Tools {
+            runner: options.runner,
+            env,
+            directory: options.directory,
+        };
+        return inline::run(words, &tools).map_err(|source| SecretError::Inline {
+            file: PathBuf::from(file),
+            line: command.line,
+            name: command.name.to_owned(),
+            command: command.written.to_owned(),
+            source,
+        });
+    }
+    let shell = options.shell.unwrap_or("sh");
+    let outcome = options.runner.run(&Invocation {
+        argv: vec![shell.to_owned(), "-c".to_owned(), command.text.to_owned()],
+        env: env.clone(),
+        directory: options.directory.to_path_buf(),
+        stdin: None,
+    });
+    let outcome = outcome.map_err(|source| SecretError::Shell {
+        file: PathBuf::from(file),
+        line: command.line,
+        name: command.name.to_owned(),
+        shell: shell.to_owned(),
+        source,
+    })?;
+    let failed = |status: String, stderr: String| SecretError::Command {
+        file: PathBuf::from(file),
+        line: command.line,
+        name: command.name.to_owned(),
+        command: command.written.to_owned(),
+        status,
+        stderr,
+    };
+    match outcome.code {
+        Some(0) => String::from_utf8(outcome.stdout)
+            .map_err(|_| failed("output that is not UTF-8".to_owned(), String::new())),
+        Some(code) => Err(failed(format!("exit code {code}"), outcome.stderr)),
+        None => Err(failed("a signal".to_owned(), outcome.stderr)),
+    }
 }

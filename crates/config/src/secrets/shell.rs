@@ -1,7 +1,7 @@
 //! Words as a POSIX shell reads them, in the manner of Ruby's `Shellwords`.
 
 /// Quotes a word so that a shell reads it back as one word.
-pub(crate) fn escape(word: &str) -> String {
+pub fn escape(word: &str) -> String {
     if word.is_empty() {
         return "''".to_owned();
     }
@@ -23,7 +23,7 @@ pub(crate) fn escape(word: &str) -> String {
 ///
 /// # Errors
 /// A quote without its partner.
-pub(crate) fn split(line: &str) -> Result<Vec<String>, String> {
+pub fn split(line: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut chars = line.chars();
