@@ -344,9 +344,16 @@ fn engine(host: &dyn Host) -> Result<Engine, ObserveError> {
         "docker.io",
     ];
     let packages = host.run(&Command::new(argv)).map_err(asked)?.stdout;
+    // One that dpkg was interrupted in the middle of counts too, or nobody would finish it.
+    let has = |package: &str| {
+        packages
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .any(|(name, status)| name == package && !matches!(status, "not-installed" | "config-files"))
+    };
     let origin = match () {
-        () if packages.contains("docker-ce installed") => Origin::Docker,
-        () if packages.contains("docker.io installed") => Origin::Distribution,
+        () if has("docker-ce") => Origin::Docker,
+        () if has("docker.io") => Origin::Distribution,
         () => Origin::Other,
     };
     let active = host

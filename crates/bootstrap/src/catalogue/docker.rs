@@ -79,18 +79,15 @@ fn repository(facts: &Facts) -> Item {
 }
 
 fn engine(facts: &Facts) -> Item {
-    let names: &[&str] = match (&facts.engine, facts.engine_from) {
-        (Engine::Installed { .. }, _) => &[],
-        (_, Origin::Docker) => &[
-            "docker-ce",
-            "docker-ce-cli",
-            "containerd.io",
-            "docker-buildx-plugin",
-            "iptables",
-        ],
+    // Also for an engine that is there: its installation may have been cut off before the last package.
+    let names: &[&str] = match facts.engine_from {
+        Origin::Other => &[],
+        Origin::Docker => &["docker-ce", "docker-ce-cli", "containerd.io", "iptables"],
         // Debian 13 moved the client into a package of its own.
-        _ if facts.os.id == "debian" && facts.os.version != "12" => &["docker.io", "docker-cli", "iptables"],
-        _ => &["docker.io", "iptables"],
+        Origin::Distribution if facts.os.id == "debian" && facts.os.version != "12" => {
+            &["docker.io", "docker-cli", "iptables"]
+        }
+        Origin::Distribution => &["docker.io", "iptables"],
     };
     let mut wants = Vec::new();
     if !names.is_empty() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::authorized_keys;
 use crate::docker;
 use crate::host::Owner;
-use crate::key::KeyEntry;
+use crate::key::{KeyEntry, Permission};
 
 /// A wanted file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,21 +189,35 @@ fn key_entries(path: &str, text: Option<&str>, entries: &[KeyEntry]) -> Result<O
             why: error.to_string(),
         })?,
     };
-    let before = all.len();
+    let mut added = 0;
     for entry in entries {
-        if !all
-            .iter()
-            .any(|known| known.fingerprint == entry.fingerprint && known.permissions == entry.permissions)
-        {
+        let Some(known) = all
+            .iter_mut()
+            .find(|known| known.fingerprint == entry.fingerprint)
+        else {
             all.push(entry.clone());
+            added += 1;
+            continue;
+        };
+        let includes = |permission| {
+            known.permissions.contains(&Permission::Admin) || known.permissions.contains(permission)
+        };
+        if entry.permissions.iter().all(includes) {
+            continue;
         }
+        // One entry for each key; an administrator needs no further permission.
+        if entry.permissions.contains(&Permission::Admin) {
+            known.permissions.clear();
+        }
+        known.permissions.extend(entry.permissions.iter().cloned());
+        added += 1;
     }
-    if all.len() == before {
+    if added == 0 {
         return Ok(None);
     }
     let mut json = serde_json::to_string_pretty(&all).expect("texts and lists always serialise");
     json.push('\n');
-    let change = format!("add {} key(s) to {path}", all.len() - before);
+    let change = format!("enroll {added} key(s) in {path}");
     Ok(Some(Wanted {
         text: json,
         change,
