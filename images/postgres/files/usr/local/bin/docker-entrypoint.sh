@@ -53,7 +53,7 @@ create_cluster() {
 
     local method=$POSTGRES_HOST_AUTH_METHOD
     if [ -z "$method" ]; then
-        method=$(postgres -C password_encryption "$@")
+        method=$("$@" -C password_encryption)
     fi
     printf '\nhost all all all %s\n' "$method" >> "$PGDATA/pg_hba.conf"
 }
