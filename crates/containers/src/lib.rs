@@ -12,6 +12,7 @@ pub mod engine;
 pub mod error;
 pub mod names;
 pub mod options;
+pub mod ready;
 pub mod spec;
 
 mod docker;

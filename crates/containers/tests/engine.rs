@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use appliance_containers::engine::{Event, ExecRequest, Happening, Health, LogLine, LogQuery, State, Stream};
 use appliance_containers::spec::{HealthCheck, Log, Restart};
-use appliance_containers::{Docker, Engine as _, EngineError};
+use appliance_containers::{Docker, Engine as _, EngineError, ready};
 use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use support::{with_engine, within};
 use tokio::sync::mpsc;
@@ -467,6 +467,62 @@ async fn commands_run_inside_and_tell_their_exit_code() {
         let (code, line) = tokio::join!(bench.docker.exec(&spec.name, &request, sender), receiver.recv());
         assert_eq!(code.expect("exec"), 5);
         assert_eq!(&line.expect("a line").bytes[..], b"given\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ready_is_healthy_or_running_and_stable() {
+    with_engine(|bench| async move {
+        let ready = |id: String| {
+            let docker = bench.docker.clone();
+            async move { ready::wait(&docker, &id, Duration::from_millis(700)).await }
+        };
+        let start = async |spec: &appliance_containers::ContainerSpec| {
+            bench.docker.create(spec).await.expect("create");
+            bench.docker.start(&spec.name).await.expect("start");
+            spec.name.clone()
+        };
+        let runs = start(&bench.spec("runs", "sleep 60")).await;
+        let begun = Instant::now();
+        within(10, "stable", ready(runs)).await.expect("it runs");
+        assert!(begun.elapsed() >= Duration::from_millis(700));
+
+        let mut spec = bench.spec("heals", "sleep 0.6; echo > /well; sleep 60");
+        spec.health = Some(HealthCheck {
+            test: ["CMD-SHELL", "test -e /well"].map(str::to_owned).to_vec(),
+            interval: Some(Duration::from_millis(200)),
+            retries: Some(50),
+            ..HealthCheck::default()
+        });
+        within(20, "healthy", ready(start(&spec).await))
+            .await
+            .expect("it becomes healthy");
+
+        let mut spec = bench.spec("ails", "sleep 60");
+        spec.health = Some(HealthCheck {
+            test: ["CMD-SHELL", "echo no database; false"]
+                .map(str::to_owned)
+                .to_vec(),
+            interval: Some(Duration::from_millis(200)),
+            retries: Some(1),
+            ..HealthCheck::default()
+        });
+        let error = within(20, "unhealthy", ready(start(&spec).await))
+            .await
+            .expect_err("never healthy");
+        assert_eq!(error.to_string(), "its health check failed: no database");
+
+        let mut spec = bench.spec("ends", "sleep 0.3; exit 4");
+        spec.restart = Restart::UnlessStopped;
+        let error = within(10, "the end", ready(start(&spec).await))
+            .await
+            .expect_err("it ends");
+        assert_eq!(error.to_string(), "it ended with exit code 4");
+        let error = ready("engine-test-no-such-container".to_owned())
+            .await
+            .expect_err("it is not there");
+        assert_eq!(error.to_string(), "it was removed");
     })
     .await;
 }

@@ -77,23 +77,22 @@ pub enum LedgerError {
         source: io::Error,
     },
     /// The bytes are not this ledger; they were copied aside and left where they are.
-    #[error(
-        "the ledger {path} is corrupt (its bytes are kept in {set_aside}); to go back to the generation before, run: mv {previous} {path}"
-    )]
+    #[error("the ledger {path} is corrupt, its bytes are kept in {set_aside}{}", way_back(path, previous.as_deref()))]
     Corrupt {
         /// The ledger.
         path: PathBuf,
         /// The copy of the bytes found.
         set_aside: PathBuf,
-        /// Where the generation before is, if there ever was one.
-        previous: PathBuf,
+        /// The generation before, if there was one.
+        previous: Option<PathBuf>,
         /// Where the text stops making sense.
         #[source]
         source: serde_json::Error,
     },
     /// The file is gone though it has been written before.
     #[error(
-        "the ledger {path} is missing though it was written before; to go back to the generation before, run: mv {previous} {path}"
+        "the ledger {path} is missing though it was written before{}",
+        way_back(path, Some(previous))
     )]
     Vanished {
         /// The ledger.
@@ -122,6 +121,17 @@ pub enum LedgerError {
         #[source]
         source: serde_json::Error,
     },
+}
+
+fn way_back(path: &Path, previous: Option<&Path>) -> String {
+    match previous {
+        Some(previous) => format!(
+            "; to go back to the generation before, run: mv {} {}",
+            previous.display(),
+            path.display()
+        ),
+        None => "; there is no generation before it".to_owned(),
+    }
 }
 
 /// Why an update did not happen.
@@ -281,10 +291,11 @@ impl<T: Serialize + DeserializeOwned + Default> Ledger<T> {
                 source,
             };
         }
+        let previous = self.previous();
         LedgerError::Corrupt {
             path: self.path.clone(),
             set_aside,
-            previous: self.previous(),
+            previous: previous.exists().then_some(previous),
             source,
         }
     }

@@ -85,7 +85,8 @@ fn a_corrupt_ledger_is_named_kept_and_never_overwritten() {
         };
         assert_eq!(path, ledger.path());
         assert_eq!(fs_err::read(set_aside).expect("set aside"), torn);
-        assert!(previous.exists());
+        assert_eq!(previous.as_deref(), Some(ledger.previous().as_path()));
+        assert!(error.to_string().contains("run: mv "));
         assert!(error.to_string().contains(&set_aside.display().to_string()));
     }
     assert!(ledger.update(|data| data.clear()).is_err());
@@ -97,7 +98,9 @@ fn an_empty_file_is_corrupt_and_not_an_empty_ledger() {
     let directory = tempfile::tempdir().expect("directory");
     let ledger = ledger(directory.path());
     atomic::write(ledger.path(), b"", 0o600).expect("damage");
-    assert!(matches!(ledger.read(), Err(LedgerError::Corrupt { .. })));
+    let error = ledger.read().expect_err("corrupt");
+    assert!(matches!(error, LedgerError::Corrupt { previous: None, .. }));
+    assert!(!error.to_string().contains("run: mv "), "{error}");
 }
 
 #[test]
