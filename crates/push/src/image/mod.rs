@@ -16,7 +16,7 @@ pub mod layout;
 mod manifest;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -39,6 +39,8 @@ use crate::transport::{Body, Client, Transport, TransportError};
 pub const HAVE_PATH: &str = "/v1/images/have";
 /// Connections made again in a row without one byte of progress between them.
 const MAX_RECONNECTS: u32 = 6;
+/// Pause before the first new connection; each further one waits twice as long, 16 s altogether.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// Largest answer that is read.
 const ANSWER_LIMIT: usize = 4 << 20;
 
@@ -176,6 +178,16 @@ pub async fn upload(
     image: &Prepared,
     options: &UploadOptions,
 ) -> Result<Sent, UploadError> {
+    upload_with(transport, client, image, options, FIRST_WAIT).await
+}
+
+async fn upload_with(
+    transport: &Transport,
+    client: Client,
+    image: &Prepared,
+    options: &UploadOptions,
+    first_wait: Duration,
+) -> Result<Sent, UploadError> {
     let mut blobs = image.to_send();
     // Large blobs first, so that no worker is left alone with one at the end.
     blobs.sort_by_key(|(blob, _)| std::cmp::Reverse(blob.size));
@@ -195,6 +207,7 @@ pub async fn upload(
             seen: 0,
         }),
         counter: counter.clone(),
+        first_wait,
     });
     let queue = Arc::new(Mutex::new(VecDeque::from(blobs)));
     let mut workers = tokio::task::JoinSet::new();
@@ -229,6 +242,7 @@ struct Shared {
     transport: Transport,
     client: Mutex<Current>,
     counter: Counter,
+    first_wait: Duration,
 }
 
 struct Current {
@@ -260,7 +274,7 @@ impl Shared {
         current.seen = sent;
         while current.fruitless < MAX_RECONNECTS {
             current.fruitless += 1;
-            let wait = Duration::from_millis(250) * 2_u32.pow(current.fruitless - 1);
+            let wait = self.first_wait * 2_u32.pow(current.fruitless - 1);
             tracing::debug!(?wait, error = &why as &dyn std::error::Error, "connecting again");
             tokio::time::sleep(wait).await;
             match self.transport.client().await {
