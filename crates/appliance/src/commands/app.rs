@@ -42,7 +42,7 @@ pub enum AppCommand {
 /// # Errors
 /// When a host cannot be reached or refuses.
 pub async fn run(command: &AppCommand, globals: &Globals) -> anyhow::Result<()> {
-    let project = Project::load(globals)?;
+    let project = Project::open(globals)?;
     let (reach, verb) = match command {
         AppCommand::Maintenance { reach, message } => (
             reach,

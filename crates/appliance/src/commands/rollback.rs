@@ -25,7 +25,7 @@ pub struct RollbackArgs {
 /// # Errors
 /// When a host cannot be reached, has no such release, or the release does not become healthy again.
 pub async fn run(args: &RollbackArgs, globals: &Globals) -> anyhow::Result<()> {
-    let project = Project::load(globals)?;
+    let project = Project::open(globals)?;
     let settings = project.ssh();
     for host in project.hosts(globals)? {
         let link = args.reach.connect(&host, &settings).await?;

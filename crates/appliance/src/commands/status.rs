@@ -52,7 +52,7 @@ pub async fn links(reach: &ReachArgs, globals: &Globals) -> anyhow::Result<Vec<L
     if !reach.on.is_empty() || (!configured && reach.is_local()) {
         return reach.hosts().await;
     }
-    let project = Project::load(globals)?;
+    let project = Project::open(globals)?;
     let settings = project.ssh();
     let mut links = Vec::new();
     for host in project.hosts(globals)? {

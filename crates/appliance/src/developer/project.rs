@@ -16,6 +16,11 @@ use crate::ui;
 /// Kamal's default log-in name; whether somebody chose it cannot be told from the resolved configuration.
 const KAMAL_USER: &str = "root";
 
+/// Kamal's default port; as with the user, `~/.ssh/config` decides unless somebody chose another.
+const SSH_PORT: u16 = 22;
+/// Stands for the version where none is needed.
+const NO_VERSION: &str = "unversioned";
+
 /// A checked configuration with what surrounds it.
 pub struct Project {
     /// Where it is.
@@ -30,17 +35,34 @@ pub struct Project {
 }
 
 impl Project {
-    /// Loads and checks the configuration; prints warnings.
+    /// Loads and checks the configuration for a new release; prints warnings.
+    ///
+    /// # Errors
+    /// Every problem at once, each with file, line and column; no version is one.
+    pub fn load(globals: &Globals) -> anyhow::Result<Self> {
+        let project = Self::read(globals, globals.version.clone())?;
+        for warning in &project.loaded.warnings {
+            ui::warn(&warning.to_string());
+        }
+        Ok(project)
+    }
+
+    /// Loads and checks the configuration for a command that brings no version.
     ///
     /// # Errors
     /// Every problem at once, each with file, line and column.
-    pub fn load(globals: &Globals) -> anyhow::Result<Self> {
+    pub fn open(globals: &Globals) -> anyhow::Result<Self> {
+        let version = globals.version.clone().unwrap_or_else(|| NO_VERSION.to_owned());
+        Self::read(globals, Some(version))
+    }
+
+    fn read(globals: &Globals, version: Option<String>) -> anyhow::Result<Self> {
         let directory = globals.directory()?;
         let env: BTreeMap<String, String> = std::env::vars().collect();
         let mut options = LoadOptions::new(&directory, env.clone(), jiff::Zoned::now());
         options.config_file.clone_from(&globals.config_file);
         options.destination.clone_from(&globals.destination);
-        options.version.clone_from(&globals.version);
+        options.version = version;
         let runner = ProcessRunner { forward_stderr: true };
         let loaded = load(&options, &runner).map_err(|problems| {
             let mut failure = failure(Kind::Config, problems.to_string());
@@ -49,9 +71,6 @@ impl Project {
             }
             failure
         })?;
-        for warning in &loaded.warnings {
-            ui::warn(&warning.to_string());
-        }
         Ok(Self {
             performer: git::performer(&directory),
             directory,
@@ -106,7 +125,7 @@ impl Project {
         let user = ssh.user.to_string();
         SshSettings {
             user: (user != KAMAL_USER).then_some(user),
-            port: ssh.port.to_string().parse().ok(),
+            port: ssh.port.to_string().parse().ok().filter(|port| *port != SSH_PORT),
             keys: ssh.keys.iter().flatten().map(|key| self.expand(key)).collect(),
             keys_only: ssh.keys_only.unwrap_or(false),
             proxy: ssh.proxy_jump.clone(),

@@ -52,6 +52,9 @@ impl ReachArgs {
     fn options(&self, settings: &SshSettings) -> Options {
         let home = std::env::var_os("HOME").map(PathBuf::from);
         let mut options = home.as_deref().map_or_else(Options::bare, Options::for_home);
+        options
+            .config_files
+            .splice(0..0, crate::commands::sandbox::ssh_configs());
         options.local_user = std::env::var("USER").ok();
         options.agent = std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from);
         options.identities = self.identity.iter().chain(&settings.keys).cloned().collect();
