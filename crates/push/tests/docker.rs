@@ -32,6 +32,9 @@ fn text(output: Output) -> String {
 fn write(path: &Path, bytes: &[u8]) {
     let mut file = std::fs::File::create(path).expect("created");
     std::io::Write::write_all(&mut file, bytes).expect("written");
+    // The time is part of the layer.
+    file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000))
+        .expect("dated");
 }
 
 /// An image of two layers, removed at the end.
