@@ -65,7 +65,7 @@ async fn handle(agent: &Arc<Agent>, envelope: Envelope, audience: &Audience) -> 
         End::Failed { message, .. } => (Outcome::Failed, serde_json::json!({ "why": message })),
     };
     if let Err(error) = agent.gate.conclude(&verified, outcome, detail, Timestamp::now()) {
-        tracing::error!(error = chain(&error), "cannot record how the change ended");
+        tracing::error!("cannot record how the change ended: {}", chain(&error));
     }
     end
 }

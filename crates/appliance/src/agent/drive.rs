@@ -136,7 +136,7 @@ pub async fn drive(
             let patience = std_duration(order.effect.patience(Timestamp::now(), &timing));
             let ticket = order.ticket;
             let task = tasks.spawn(async move {
-                tracing::info!(app = effects.app(), order = %order.effect, "rollout");
+                tracing::info!(app = effects.app(), "{}: {}", effects.app(), order.effect);
                 let outcome = tokio::time::timeout(patience, effects.carry_out(&order.effect)).await;
                 let why = match outcome {
                     Ok(Ok(())) => return Event::Done { ticket: order.ticket },
@@ -222,7 +222,7 @@ pub fn phase_name(phase: Phase) -> &'static str {
 
 async fn announce(app: &str, rollout: &Rollout, audience: &Audience) {
     let phase = phase_name(rollout.phase());
-    tracing::info!(app, phase, "rollout");
+    tracing::info!(app, phase, "{app}: {} is {phase}", rollout.plan().new.release);
     let new = rollout.plan().new.release;
     let old = rollout.plan().old.as_ref().map(|old| old.release.to_string());
     let detail = match rollout.phase() {

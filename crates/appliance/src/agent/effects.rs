@@ -72,6 +72,14 @@ pub enum EffectError {
         /// Why.
         why: String,
     },
+    /// Somebody moved the tag between the look and the creation.
+    #[error("{name} was made from another image than {wanted}; who else tags images here?")]
+    OtherImage {
+        /// The container.
+        name: String,
+        /// The image's name.
+        wanted: String,
+    },
     /// The release command failed.
     #[error("the release command ended with exit code {code}{}", if *out_of_memory { " (out of memory)" } else { "" })]
     ReleaseCommand {
@@ -230,15 +238,24 @@ impl Effects {
         let (accepted, role) = self.role(instance)?;
         let secrets = self.secrets(accepted.number)?;
         let image = self.agent.images.fetch(&accepted.release.image, &secrets).await?;
-        let making = self.making(&accepted, &secrets, &image);
+        let making = self.making(&accepted, &secrets, &image.name);
         let spec = container::spec(&making, &role, instance)?;
         // The same version again, or one that a stock Kamal left: its container makes room, as in Kamal.
         if let Some(former) = self.agent.docker.inspect(&spec.name).await? {
             let name = names::replaced(&spec.name, random());
             self.agent.docker.rename(&former.id.0, &name).await?;
         }
-        self.agent.docker.create(&spec).await?;
-        Ok(())
+        let created = self.agent.docker.create(&spec).await?;
+        // The name is for people and stock tools; what counts is that the digest runs.
+        let made = self.agent.docker.inspect(&created.0).await?;
+        if made.as_ref().is_some_and(|made| made.image_id == image.id) {
+            return Ok(());
+        }
+        self.agent.docker.remove(&created.0, true).await?;
+        Err(EffectError::OtherImage {
+            name: spec.name,
+            wanted: image.name,
+        })
     }
 
     async fn release_command(&self) -> Result<(), EffectError> {
@@ -253,7 +270,7 @@ impl Effects {
         };
         let secrets = self.secrets(accepted.number)?;
         let image = self.agent.images.fetch(&accepted.release.image, &secrets).await?;
-        let making = self.making(&accepted, &secrets, &image);
+        let making = self.making(&accepted, &secrets, &image.name);
         let spec = container::release_command(&making, role, &instance, &command.command)?;
         let (sender, mut lines) = mpsc::channel::<appliance_containers::engine::LogLine>(256);
         let audience = self.audience.clone();
@@ -505,7 +522,7 @@ impl Effects {
     async fn prune(&self) {
         if let Err(error) = self.agent.prune(&self.app, self.plan.new.release).await {
             let message = format!("tidying up is not complete: {}", super::chain(&*error));
-            tracing::warn!(app = self.app, message);
+            tracing::warn!(app = self.app, "{}: {message}", self.app);
             self.audience.tell(wire::Event::Warning { message }).await;
         }
     }

@@ -64,6 +64,15 @@ pub enum ImagesError {
     },
 }
 
+/// An image in Docker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Here {
+    /// Docker's id.
+    pub id: String,
+    /// `repository:tag`, for people.
+    pub name: String,
+}
+
 /// The images of this host.
 pub struct Images {
     store: Store,
@@ -149,7 +158,7 @@ impl Images {
         }
     }
 
-    /// Makes sure that Docker has the image, and returns Docker's id for it.
+    /// Makes sure that Docker has the image under its name.
     ///
     /// # Errors
     /// When it is nowhere to be had, or Docker does not take it.
@@ -157,21 +166,27 @@ impl Images {
         &self,
         image: &Image,
         secrets: &BTreeMap<String, String>,
-    ) -> Result<String, ImagesError> {
-        if let Some(found) = self.in_docker(&image.digest).await? {
-            return Ok(found.id);
-        }
-        let pulled = match &image.registry {
-            Some(registry) => self.pull_remote(image, registry, secrets).await?,
-            None => self.pull_own(image).await?,
+    ) -> Result<Here, ImagesError> {
+        let name = name(&image.repository, &image.tag);
+        let found = match self.in_docker(&image.digest).await? {
+            Some(found) => found,
+            None => {
+                let reference = match &image.registry {
+                    Some(registry) => self.pull_remote(image, registry, secrets).await?,
+                    None => self.pull_own(image).await?,
+                };
+                match self.in_docker(&image.digest).await? {
+                    Some(found) => found,
+                    None => return Err(ImagesError::Vanished { reference }),
+                }
+            }
         };
-        self.docker
-            .tag_image(&pulled, image.repository.as_str(), image.tag.as_str())
-            .await?;
-        match self.in_docker(&image.digest).await? {
-            Some(found) => Ok(found.id),
-            None => Err(ImagesError::Vanished { reference: pulled }),
+        if !found.tags.contains(&name) {
+            self.docker
+                .tag_image(&found.id, image.repository.as_str(), image.tag.as_str())
+                .await?;
         }
+        Ok(Here { id: found.id, name })
     }
 
     async fn in_docker(&self, digest: &Digest) -> Result<Option<ImageInfo>, EngineError> {
@@ -259,7 +274,7 @@ impl Images {
                 if !tags.contains(reference)
                     && let Err(error) = self.docker.remove_image(reference).await
                 {
-                    tracing::debug!(reference, error = super::chain(&error), "Docker keeps an image");
+                    tracing::debug!("Docker keeps {reference}: {}", super::chain(&error));
                 }
             }
         }
@@ -275,9 +290,9 @@ impl Images {
         })
         .await??;
         tracing::info!(
-            removed = report.removed,
-            freed = report.freed,
-            "the image store is tidy"
+            "the image store is tidy: {} blobs with {} bytes removed",
+            report.removed,
+            report.freed
         );
         Ok(())
     }

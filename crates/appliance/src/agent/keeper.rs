@@ -39,7 +39,7 @@ pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
                     reconcile_all(&agent).await;
                 }
                 Some(Event::Disconnected { reason }) => {
-                    tracing::warn!(reason, "Docker does not answer; what runs is served on");
+                    tracing::warn!("Docker does not answer; what runs is served on: {reason}");
                 }
                 Some(Event::Container(event)) => container_event(&agent, &event).await,
                 None => return,
@@ -96,7 +96,7 @@ async fn reconcile(agent: &Arc<Agent>, app: &str) {
         return;
     }
     if let Err(error) = try_reconcile(agent, app).await {
-        tracing::warn!(app, error = chain(&*error), "cannot check the app's routes");
+        tracing::warn!(app, "{app}: cannot check the routes: {}", chain(&*error));
     }
 }
 
@@ -149,7 +149,7 @@ async fn resume_all(agent: &Arc<Agent>) {
     };
     for app in apps {
         if let Err(error) = resume(agent, &app).await {
-            tracing::error!(app, error = chain(&*error), "cannot go on with the rollout");
+            tracing::error!(app, "{app}: cannot go on with the rollout: {}", chain(&*error));
         }
     }
 }
@@ -172,7 +172,11 @@ async fn resume(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
         }
     }
     let phase = drive::phase_name(rollout.phase());
-    tracing::warn!(app, phase, "the agent was interrupted; going on with the rollout");
+    tracing::warn!(
+        app,
+        phase,
+        "{app}: the agent was interrupted when the rollout was {phase}; going on"
+    );
     let (rollout, orders) = rollout.resume(&Observed { containers }, Timestamp::now());
     let agent = Arc::clone(agent);
     let app = app.to_owned();
@@ -194,10 +198,10 @@ async fn resume(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
                     .gate
                     .record("resume", &app, outcome, detail, Timestamp::now())
                 {
-                    tracing::error!(app, error = chain(&error), "cannot record the rollout's end");
+                    tracing::error!(app, "{app}: cannot record the rollout's end: {}", chain(&error));
                 }
             }
-            Err(error) => tracing::error!(app, error = chain(&error), "the rollout is stuck"),
+            Err(error) => tracing::error!(app, "{app}: {}", chain(&error)),
         }
         reconcile(&agent, &app).await;
     });

@@ -108,7 +108,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
     let agent = Arc::new(Agent::open(args)?);
     let listener = server::listen(&args.socket)
         .with_context(|| format!("cannot listen on {}", args.socket.display()))?;
-    tracing::info!(socket = %args.socket.display(), host = agent.host.as_str(), "the agent is ready");
+    tracing::info!("the agent of {} listens on {}", agent.host, args.socket.display());
     let stop = CancellationToken::new();
     let keeper = tokio::spawn(keeper::keep(Arc::clone(&agent), stop.clone()));
     let server = tokio::spawn(server::serve(listener, Arc::clone(&agent), stop.clone()));

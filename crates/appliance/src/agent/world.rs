@@ -77,13 +77,14 @@ impl Agent {
             service.gate = before.service.gate;
         }
         let applied = self.proxy.put_service(&service).await?;
-        tracing::info!(
-            service = service.name.as_str(),
-            release = %accepted.number,
-            generation = applied.generation,
-            changed = applied.changed,
-            "route"
-        );
+        if applied.changed {
+            tracing::info!(
+                generation = applied.generation,
+                "{}: requests go to {} at {address}",
+                service.name,
+                accepted.number
+            );
+        }
         Ok(())
     }
 
