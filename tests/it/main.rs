@@ -2,4 +2,6 @@
 //!
 //! Run them with `cargo xtask test [FILTER]`.
 
+mod bootstrap;
+mod firewall;
 mod sandbox;
