@@ -4,7 +4,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use appliance_containers::engine::{Event, ExecRequest, Happening, Health, LogLine, LogQuery, State, Stream};
+use appliance_containers::engine::{
+    Credentials, Event, ExecRequest, Happening, Health, LogLine, LogQuery, PullRequest, State, Stream,
+};
 use appliance_containers::spec::{HealthCheck, Log, Restart};
 use appliance_containers::{Docker, Engine as _, EngineError, ready};
 use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
@@ -414,6 +416,90 @@ async fn images_go_out_and_come_in_by_content() {
             Some(image.id)
         );
         docker.remove_image(&reference).await.expect("remove");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pull_is_by_digest_and_with_the_password() {
+    with_engine(|bench| async move {
+        let registry = support::registry::serve(false).await;
+        let mut request = PullRequest {
+            reference: format!("{}/app@{}", registry.address, registry.digest),
+            credentials: Some(Credentials {
+                username: "tester".to_owned(),
+                password: "wrong".to_owned(),
+                server: registry.address.clone(),
+            }),
+            platform: None,
+        };
+        let error = within(60, "a refusal", bench.docker.pull(&request))
+            .await
+            .expect_err("the wrong password");
+        assert!(!error.to_string().contains("wrong"), "{error}");
+        if let Some(credentials) = &mut request.credentials {
+            credentials.password = "secret".to_owned();
+        }
+        let image = within(60, "the pull", bench.docker.pull(&request))
+            .await
+            .expect("the right one");
+        assert_eq!(image.id, bench.image, "the same content is the same image");
+        assert!(image.digests.contains(&request.reference), "{:?}", image.digests);
+        let asked = registry.asked.lock().expect("whole").clone();
+        assert!(
+            asked
+                .iter()
+                .any(|line| line.ends_with(&format!("/v2/app/manifests/{}", registry.digest))),
+            "{asked:?}"
+        );
+
+        let other = request
+            .reference
+            .replace(&registry.digest, &format!("sha256:{}", "0".repeat(64)));
+        let missing = PullRequest {
+            reference: other,
+            ..request.clone()
+        };
+        let error = within(60, "a refusal", bench.docker.pull(&missing))
+            .await
+            .expect_err("no such digest");
+        assert!(error.is_not_found(), "{error:?}");
+        assert!(
+            bench
+                .docker
+                .remove_image(&request.reference)
+                .await
+                .expect("remove")
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pull_of_other_bytes_than_the_digest_names_is_refused() {
+    with_engine(|bench| async move {
+        let registry = support::registry::serve(true).await;
+        let request = PullRequest {
+            reference: format!("{}/app@{}", registry.address, registry.digest),
+            credentials: Some(Credentials {
+                username: "tester".to_owned(),
+                password: "secret".to_owned(),
+                server: registry.address.clone(),
+            }),
+            platform: None,
+        };
+        let error = within(120, "a refusal", bench.docker.pull(&request))
+            .await
+            .expect_err("tampered");
+        assert!(matches!(error, EngineError::Refused { .. }), "{error:?}");
+        assert_eq!(
+            bench
+                .docker
+                .inspect_image(&request.reference)
+                .await
+                .expect("inspect"),
+            None
+        );
     })
     .await;
 }

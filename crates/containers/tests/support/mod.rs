@@ -1,5 +1,7 @@
 //! A real daemon, a tiny real image, and the removal of everything a test made.
 
+pub(crate) mod registry;
+
 use std::future::Future;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -119,6 +121,27 @@ async fn load_busybox(docker: &Docker) -> String {
 
 /// A `docker save` archive with one layer: a shell and its applets.
 pub(crate) fn archive(tag: &str) -> BoxStream<'static, std::io::Result<Bytes>> {
+    let (config, layer) = image();
+    let config_name = format!("{}.json", sha256(&config));
+    let manifest = serde_json::json!([{ "Config": config_name, "RepoTags": [tag], "Layers": ["layer.tar"] }])
+        .to_string();
+    let mut archive = tar::Builder::new(Vec::new());
+    add(&mut archive, &config_name, &config, 0o644);
+    add(&mut archive, "layer.tar", &layer, 0o644);
+    add(&mut archive, "manifest.json", manifest.as_bytes(), 0o644);
+    let archive = Bytes::from(archive.into_inner().expect("an archive"));
+    let pieces: Vec<_> = (0..archive.len()).step_by(64 * 1024).collect();
+    stream::iter(pieces)
+        .map(move |start| Ok(archive.slice(start..archive.len().min(start + 64 * 1024))))
+        .boxed()
+}
+
+/// The configuration and the one layer of the image; the same bytes each time.
+pub(crate) fn image() -> (Vec<u8>, Vec<u8>) {
+    const APPLETS: &[&str] = &[
+        "sh", "sleep", "cat", "echo", "printf", "env", "hostname", "ls", "kill", "true", "false", "test",
+        "df", "grep", "touch", "id", "pwd",
+    ];
     assert!(
         Path::new(BUSYBOX).exists(),
         "{BUSYBOX} is missing: apt-get install busybox-static"
@@ -126,10 +149,7 @@ pub(crate) fn archive(tag: &str) -> BoxStream<'static, std::io::Result<Bytes>> {
     let mut layer = tar::Builder::new(Vec::new());
     let busybox = std::fs::read(BUSYBOX).expect("busybox can be read");
     add(&mut layer, "bin/busybox", &busybox, 0o755);
-    for applet in [
-        "sh", "sleep", "cat", "echo", "printf", "env", "hostname", "ls", "kill", "true", "false", "test",
-        "df", "grep", "touch", "id", "pwd",
-    ] {
+    for applet in APPLETS {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
@@ -144,20 +164,8 @@ pub(crate) fn archive(tag: &str) -> BoxStream<'static, std::io::Result<Bytes>> {
         "os": "linux",
         "config": { "Env": ["PATH=/bin"], "Labels": { "service": "engine-test" }, "ExposedPorts": { "80/tcp": {} } },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", sha256(&layer))] },
-    })
-    .to_string();
-    let config_name = format!("{}.json", sha256(config.as_bytes()));
-    let manifest = serde_json::json!([{ "Config": config_name, "RepoTags": [tag], "Layers": ["layer.tar"] }])
-        .to_string();
-    let mut archive = tar::Builder::new(Vec::new());
-    add(&mut archive, &config_name, config.as_bytes(), 0o644);
-    add(&mut archive, "layer.tar", &layer, 0o644);
-    add(&mut archive, "manifest.json", manifest.as_bytes(), 0o644);
-    let archive = Bytes::from(archive.into_inner().expect("an archive"));
-    let pieces: Vec<_> = (0..archive.len()).step_by(64 * 1024).collect();
-    stream::iter(pieces)
-        .map(move |start| Ok(archive.slice(start..archive.len().min(start + 64 * 1024))))
-        .boxed()
+    });
+    (config.to_string().into_bytes(), layer)
 }
 
 fn add(archive: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], mode: u32) {
@@ -168,7 +176,7 @@ fn add(archive: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], mode: u32)
     archive.append_data(&mut header, path, bytes).expect("an entry");
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
