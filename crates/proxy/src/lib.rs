@@ -17,6 +17,7 @@
 //! | `tls`, [`local_ca`] | certificates by host |
 //! | `run`, `worker` | threads and listeners |
 
+mod access_log;
 mod buffer;
 mod check;
 mod clock;
@@ -31,6 +32,7 @@ mod health;
 mod link;
 pub mod local_ca;
 mod manager;
+mod metrics;
 pub mod names;
 pub mod options;
 mod pages;

@@ -102,12 +102,21 @@ impl Manager {
         Ok(manager)
     }
 
+    /// Waits while a successor starts. Should it take over, the caller's connection ends without an answer, and the
+    /// step is repeated there.
+    async fn thawed(&self) {
+        let mut frozen = self.shared.frozen.subscribe();
+        // The sender lives as long as we do.
+        let _never_closed = frozen.wait_for(|frozen| !frozen).await;
+    }
+
     /// Applies `change` to a copy of the snapshot and makes the result live.
     async fn change(
         &self,
         subject: Option<&ServiceName>,
         change: impl FnOnce(&mut Snapshot) -> Result<(), Refusal>,
     ) -> Result<Applied, Refusal> {
+        self.thawed().await;
         let mut state = self.state.lock().await;
         let mut next = state.snapshot.clone();
         change(&mut next)?;
@@ -325,6 +334,10 @@ impl Manager {
             sum.tunnels_finished += drained.tunnels_finished;
             sum.tunnels_cut += drained.tunnels_cut;
         }
+        // What the process before us still has in flight is counted there; we know only when it has ended.
+        while self.shared.predecessor.is_some_and(is_running) && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         Ok(sum)
     }
 
@@ -343,6 +356,7 @@ impl Manager {
                 );
             }
         };
+        self.thawed().await;
         let mut state = self.state.lock().await;
         if state
             .certificates
@@ -364,6 +378,7 @@ impl Manager {
 
     /// See [`crate::Client::remove_certificate`].
     pub(crate) async fn remove_certificate(&self, name: &CertificateName) -> Result<Applied, Refusal> {
+        self.thawed().await;
         let mut state = self.state.lock().await;
         let wanted = Certificate::Named(name.clone());
         let user = state
@@ -496,6 +511,11 @@ impl State {
             .chain(certificates.map(|(service, problem)| format!("service {service}: {problem}")))
             .collect()
     }
+}
+
+/// Whether the process lives and is no zombie.
+fn is_running(pid: u32) -> bool {
+    fs_err::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z"))
 }
 
 fn read_files(chain: &std::path::Path, key: &std::path::Path) -> Result<Arc<CertifiedKey>, CertificateError> {

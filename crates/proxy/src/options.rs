@@ -11,6 +11,8 @@ pub struct Options {
     pub listeners: Vec<Listener>,
     /// Where Prometheus may ask for metrics; off when absent. Meant for a private address.
     pub metrics: Option<SocketAddr>,
+    /// Where the access log of services that ask for one is written; a thread of its own writes.
+    pub access_log: Option<Box<dyn std::io::Write + Send>>,
     /// Path of the control socket; off when absent. A stale file there is replaced.
     pub control: Option<PathBuf>,
     /// Where the routing snapshot is kept.
@@ -19,6 +21,10 @@ pub struct Options {
     pub workers: Option<usize>,
     /// How long open requests may go on after a stop signal. 30 s is usual.
     pub drain: Duration,
+    /// Starts a successor of this process, on SIGUSR2; without it the signal is ignored.
+    pub successor: Option<Successor>,
+    /// Process that this one succeeds: it is told to finish once we accept.
+    pub predecessor: Option<u32>,
     /// Told of each step of the process's life, so that the caller can tell systemd.
     pub notify: Box<dyn Fn(Notice) + Send + Sync>,
 }
@@ -34,6 +40,21 @@ impl fmt::Debug for Options {
             .field("drain", &self.drain)
             .finish_non_exhaustive()
     }
+}
+
+/// Starts another process of this program, which takes the listeners of [`Handover`] as its own.
+pub type Successor = Box<dyn Fn(&Handover) -> std::io::Result<std::process::Child> + Send + Sync>;
+
+/// Listening sockets that a child process inherits, in the order of [`Options::listeners`].
+///
+/// The child finds them at consecutive descriptors, as with systemd's protocol (sd_listen_fds(3)) but from another
+/// first one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handover {
+    /// The first descriptor.
+    pub first: i32,
+    /// What is spoken on each.
+    pub schemes: Vec<Scheme>,
 }
 
 /// What is spoken on a listener.
@@ -102,4 +123,9 @@ pub enum Notice {
     },
     /// A stop signal came; requests in flight are finished.
     Stopping,
+    /// A successor accepts now; requests in flight are finished here.
+    HandedOver {
+        /// Its process id.
+        successor: u32,
+    },
 }

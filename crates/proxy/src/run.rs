@@ -9,16 +9,17 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::access_log::AccessLog;
 use crate::control;
 use crate::manager::Manager;
-use crate::options::{ListenerSocket, Notice, Options, Scheme};
+use crate::options::{Handover, ListenerSocket, Notice, Options, Scheme, Successor};
 use crate::shared::Shared;
 use crate::store::Disk;
 use crate::worker::{self, Accepted, Handle};
@@ -69,12 +70,16 @@ pub struct Proxy {
     shared: Arc<Shared>,
     hangup: Arc<tokio::sync::Notify>,
     control: JoinHandle<()>,
+    /// Copies of the listeners, for a successor.
+    copies: Vec<(Scheme, TcpListener)>,
+    quiet: Arc<AtomicBool>,
 }
 
 /// What is listening, before anything is accepted.
 struct Listening {
     sockets: Vec<(Scheme, u16, TcpListener)>,
     control: Option<PathBuf>,
+    metrics: Option<SocketAddr>,
 }
 
 impl Proxy {
@@ -88,14 +93,24 @@ impl Proxy {
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
         let mut sockets = Vec::new();
         let mut addresses = Vec::new();
+        let mut copies = Vec::new();
+        let quiet = Arc::new(AtomicBool::new(false));
         for listener in options.listeners {
             let (socket, address) = open(listener.socket)?;
             addresses.push(address);
+            copies.push((
+                listener.scheme,
+                socket.try_clone().map_err(system("copy a listener"))?,
+            ));
             sockets.push((listener.scheme, address.port(), socket));
         }
+        let access_log =
+            AccessLog::start(options.access_log).map_err(system("start the access log's thread"))?;
         let https = sockets.iter().find(|(scheme, ..)| *scheme == Scheme::Https);
         let https_port = https.map(|(_, port, _)| *port);
-        let shared = Arc::new(Shared::new(workers, https_port, Instant::now()));
+        let mut shared = Shared::new(workers, https_port, access_log, Instant::now());
+        shared.predecessor = options.predecessor;
+        let shared = Arc::new(shared);
         let tls = Arc::new(crate::tls::server_config(&shared).map_err(RunError::Tls)?);
         let handles = (0..workers)
             .map(|index| worker::spawn(index, Arc::clone(&shared), Arc::clone(&tls)))
@@ -104,15 +119,22 @@ impl Proxy {
         let listening = Listening {
             sockets,
             control: options.control,
+            metrics: options.metrics,
         };
         let hangup = Arc::new(tokio::sync::Notify::new());
         let (ready, started) = std::sync::mpsc::sync_channel(1);
         let disk = Disk::new(&options.store);
-        let (notify, drain) = (options.notify, options.drain);
+        let drain = options.drain;
         let control = std::thread::Builder::new()
             .name("proxy-control".into())
             .spawn({
                 let (shared, hangup) = (Arc::clone(&shared), Arc::clone(&hangup));
+                let (notify, quiet) = (options.notify, Arc::clone(&quiet));
+                let notify = Box::new(move |notice| {
+                    if !(quiet.load(Ordering::SeqCst) && notice == Notice::Stopping) {
+                        notify(notice);
+                    }
+                });
                 move || {
                     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                         Ok(runtime) => runtime,
@@ -138,6 +160,8 @@ impl Proxy {
             shared,
             hangup,
             control,
+            copies,
+            quiet,
         })
     }
 
@@ -151,8 +175,43 @@ impl Proxy {
         self.hangup.notify_one();
     }
 
+    /// Starts a successor with copies of the listeners; changes wait until it lives or has failed.
+    ///
+    /// # Errors
+    /// When the copies cannot be made or the process cannot be started; then nothing has changed.
+    fn hand_over(&self, successor: &Successor) -> std::io::Result<std::process::Child> {
+        use nix::fcntl::{FcntlArg, fcntl};
+        const FIRST: i32 = 200;
+        self.shared.frozen.send_replace(true);
+        let mut copies = Vec::new();
+        let outcome = (|| {
+            for (_, listener) in &self.copies {
+                // Without close-on-exec: the child inherits exactly these.
+                copies.push(fcntl(listener, FcntlArg::F_DUPFD(FIRST))?);
+            }
+            let consecutive = copies.windows(2).all(|pair| pair[1] == pair[0] + 1);
+            let Some(first) = copies.first().copied().filter(|_| consecutive) else {
+                return Err(std::io::Error::other("the listeners' copies are not consecutive"));
+            };
+            successor(&Handover {
+                first,
+                schemes: self.copies.iter().map(|(scheme, _)| *scheme).collect(),
+            })
+        })();
+        for copy in copies {
+            // Ours alone; nothing depends on how closing it ends.
+            let _closed = nix::unistd::close(copy);
+        }
+        if outcome.is_err() {
+            self.shared.frozen.send_replace(false);
+        }
+        outcome
+    }
+
     /// Stops accepting, lets requests in flight finish within [`Options::drain`], and ends.
     pub fn shutdown(self) {
+        // While a copy is open, the kernel would take connections that nobody accepts.
+        drop(self.copies);
         self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.stopping.cancel();
         if self.control.join().is_err() {
@@ -243,6 +302,20 @@ async fn oversee(
             ))),
             Err(source) => {
                 let address = path.display().to_string();
+                let _caller_waits = ready.send(Err(RunError::Listen { address, source }));
+                return;
+            }
+        }
+    }
+    if let Some(address) = listening.metrics {
+        match tokio::net::TcpListener::bind(address).await {
+            Ok(listener) => drop(tracker.spawn(crate::metrics::serve(
+                listener,
+                Arc::clone(&shared),
+                control_stop.clone(),
+            ))),
+            Err(source) => {
+                let address = address.to_string();
                 let _caller_waits = ready.send(Err(RunError::Listen { address, source }));
                 return;
             }
@@ -401,35 +474,94 @@ async fn reload(manager: Arc<Manager>, hangup: Arc<tokio::sync::Notify>) {
     }
 }
 
-/// Runs a proxy until SIGTERM or SIGINT; SIGHUP reads the snapshot file again.
+/// Runs a proxy until SIGTERM or SIGINT; SIGHUP reads the snapshot file again, SIGUSR2 starts a successor.
+///
+/// A successor is this program anew, from the file it is now: it takes the same listeners, and once it accepts it
+/// sends us SIGTERM.
+/// So no connection is refused when the binary is replaced, and requests in flight finish in the old process.
 ///
 /// Blocks, and builds its own runtimes: call it from a plain thread.
 ///
 /// # Errors
 /// See [`Proxy::start`].
-pub fn run(options: Options) -> Result<(), RunError> {
+pub fn run(mut options: Options) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("start the signal thread"))?;
     let entered = runtime.enter();
     let watch = |kind| signal(kind).map_err(system("watch for signals"));
-    let (mut terminate, mut interrupt, mut hangup) = (
+    let (mut terminate, mut interrupt, mut hangup, mut replace) = (
         watch(SignalKind::terminate())?,
         watch(SignalKind::interrupt())?,
         watch(SignalKind::hangup())?,
+        watch(SignalKind::user_defined2())?,
     );
     drop(entered);
+    let successor = options.successor.take();
+    let predecessor = options.predecessor;
+    let notify: Arc<dyn Fn(Notice) + Send + Sync> = Arc::from(options.notify);
+    options.notify = Box::new({
+        let notify = Arc::clone(&notify);
+        move |notice| notify(notice)
+    });
     let proxy = Proxy::start(options)?;
+    if let Some(predecessor) = predecessor {
+        relieve(predecessor);
+    }
     runtime.block_on(async {
+        let mut child: Option<(u32, tokio::task::JoinHandle<std::io::Result<std::process::ExitStatus>>)> = None;
         loop {
             tokio::select! {
-                _ = terminate.recv() => return,
-                _ = interrupt.recv() => return,
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
                 _ = hangup.recv() => proxy.reload(),
+                _ = replace.recv() => {
+                    let Some(successor) = &successor else { continue };
+                    if child.is_some() {
+                        continue;
+                    }
+                    match proxy.hand_over(successor) {
+                        Ok(mut started) => {
+                            let pid = started.id();
+                            child = Some((pid, tokio::task::spawn_blocking(move || started.wait())));
+                        }
+                        Err(error) => tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            "cannot start a successor, this process goes on"
+                        ),
+                    }
+                }
+                ended = async { (&mut child.as_mut().expect("checked by the condition").1).await }, if child.is_some() => {
+                    tracing::error!(?ended, "the successor ended at its start, this process goes on");
+                    child = None;
+                    proxy.shared.frozen.send_replace(false);
+                }
             }
+        }
+        if let Some((pid, _)) = child {
+            proxy.quiet.store(true, Ordering::SeqCst);
+            notify(Notice::HandedOver { successor: pid });
         }
     });
     proxy.shutdown();
+    // A successor outlives us; the thread that waits for it must not.
+    runtime.shutdown_background();
     Ok(())
+}
+
+/// Tells the process before us to finish, if it is our parent and no stranger with the same number.
+fn relieve(predecessor: u32) {
+    let parent = nix::unistd::getppid();
+    if u32::try_from(parent.as_raw()) != Ok(predecessor) {
+        tracing::warn!(predecessor, "the process before us is gone");
+        return;
+    }
+    if let Err(error) = nix::sys::signal::kill(parent, nix::sys::signal::Signal::SIGTERM) {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            predecessor,
+            "cannot tell the process before us to finish"
+        );
+    }
 }

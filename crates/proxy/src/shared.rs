@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::access_log::AccessLog;
 use crate::table::Table;
 
 /// Shared by the workers and by the control thread.
@@ -24,6 +25,10 @@ pub(crate) struct Shared {
     pub(crate) closing: AtomicBool,
     /// Woken when an upstream is cut: the workers look after what they have open to it.
     pub(crate) cut: watch::Sender<()>,
+    /// True while a successor starts: what is changed now would be lost to it, so changes wait.
+    pub(crate) frozen: watch::Sender<bool>,
+    /// Process that is being succeeded, while it may still have requests in flight.
+    pub(crate) predecessor: Option<u32>,
     /// Open client connections, all workers together.
     pub(crate) connections: AtomicUsize,
     /// Woken when a client connection ends.
@@ -36,12 +41,19 @@ pub(crate) struct Shared {
     pub(crate) stopping: CancellationToken,
     /// Cancelled when the time for that is over.
     pub(crate) abort: CancellationToken,
+    /// Where requests are logged.
+    pub(crate) access_log: AccessLog,
     /// Start of the process.
     pub(crate) started: Instant,
 }
 
 impl Shared {
-    pub(crate) fn new(workers: usize, https_port: Option<u16>, started: Instant) -> Self {
+    pub(crate) fn new(
+        workers: usize,
+        https_port: Option<u16>,
+        access_log: AccessLog,
+        started: Instant,
+    ) -> Self {
         Self {
             table: ArcSwap::from_pointee(Table::default()),
             changed: Notify::new(),
@@ -49,12 +61,15 @@ impl Shared {
             https_port,
             closing: AtomicBool::new(false),
             cut: watch::Sender::new(()),
+            frozen: watch::Sender::new(false),
+            predecessor: None,
             connections: AtomicUsize::new(0),
             freed: Notify::new(),
             handshakes: AtomicU64::new(0),
             handshake_failures: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             abort: CancellationToken::new(),
+            access_log,
             started,
         }
     }

@@ -132,6 +132,9 @@ pub struct Service {
     /// Size limits.
     #[serde(default)]
     pub limits: Limits,
+    /// Access log.
+    #[serde(default)]
+    pub log: Log,
     /// Response headers set on every answer of this service, such as `Strict-Transport-Security`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub response_headers: BTreeMap<String, String>,
@@ -155,6 +158,7 @@ impl Service {
             forward_headers: false,
             canonical_host: None,
             limits: Limits::default(),
+            log: Log::default(),
             response_headers: BTreeMap::new(),
             gate: Gate::Open,
         }
@@ -228,6 +232,16 @@ pub struct Limits {
     /// Most bytes of a request body; more is answered with 413. Unlimited when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_request_body: Option<u64>,
+}
+
+/// What of a service's requests is logged.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Whether each request gets a line. False.
+    pub requests: bool,
+    /// Whether the line holds the query, which may carry tokens. False.
+    pub query: bool,
 }
 
 /// Whether a service lets requests through.

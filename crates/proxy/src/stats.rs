@@ -22,6 +22,9 @@ pub(crate) struct Counters {
     by_class: [AtomicU64; 5],
     failures: AtomicU64,
     latency: [AtomicU64; BOUNDS_MS.len() + 1],
+    latency_sum_us: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
 }
 
 impl Counters {
@@ -32,6 +35,13 @@ impl Counters {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = BOUNDS_US.partition_point(|bound| *bound < micros);
         self.latency[bucket].fetch_add(1, Ordering::Relaxed);
+        self.latency_sum_us.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// Counts bytes sent to the upstream and to the client.
+    pub(crate) fn moved(&self, received: u64, sent: u64) {
+        self.received.fetch_add(received, Ordering::Relaxed);
+        self.sent.fetch_add(sent, Ordering::Relaxed);
     }
 
     /// Counts an upstream that did not answer.
@@ -53,6 +63,9 @@ pub(crate) fn merge<'a>(shards: impl Iterator<Item = &'a Counters>) -> Counts {
         for (to, from) in sum.latency.iter_mut().zip(&shard.latency) {
             *to += from.load(Ordering::Relaxed);
         }
+        sum.latency_sum_us += shard.latency_sum_us.load(Ordering::Relaxed);
+        sum.received_bytes += shard.received.load(Ordering::Relaxed);
+        sum.sent_bytes += shard.sent.load(Ordering::Relaxed);
         sum.upstream_failures += shard.failures.load(Ordering::Relaxed);
     }
     sum.requests = sum.by_class.iter().sum();

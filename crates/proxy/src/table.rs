@@ -192,6 +192,11 @@ impl Route {
             .min_by_key(|upstream| upstream.in_flight())
     }
 
+    /// Every upstream that it may send requests to.
+    pub(crate) fn every_upstream(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.iter()
+    }
+
     /// Where a client that came by another of the hosts is sent.
     pub(crate) fn canonical(&self, host: &str) -> Option<&HostPattern> {
         let canonical = self.service.canonical_host.as_ref()?;

@@ -16,6 +16,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::access_log::Lines;
 use crate::buffer::Buffers;
 use crate::clock::Clock;
 use crate::connection;
@@ -61,6 +62,7 @@ pub(crate) struct Worker {
     pub(crate) links: Links,
     pub(crate) buffers: Buffers,
     pub(crate) wakers: Wakers,
+    pub(crate) lines: Lines,
     pub(crate) clock: Clock,
     pub(crate) ids: crate::request_id::Ids,
 }
@@ -131,6 +133,7 @@ pub(crate) fn spawn(index: usize, shared: Arc<Shared>, tls: Arc<ServerConfig>) -
                         links: Links::default(),
                         buffers: Buffers::default(),
                         wakers: Wakers::default(),
+                        lines: Lines::default(),
                         clock: Clock::default(),
                     });
                     runtime.block_on(work(worker, accepted));
@@ -163,6 +166,7 @@ async fn work(worker: Rc<Worker>, mut accepted: mpsc::Receiver<Accepted>) {
             _ = sweep.tick() => {
                 worker.pool.sweep();
                 worker.links.sweep();
+                worker.lines.flush(&worker.shared.access_log);
             }
             Ok(()) = cut.changed() => worker.wakers.wake_all(),
             () = worker.shared.stopping.cancelled(), if !stopping => {
@@ -176,15 +180,16 @@ async fn work(worker: Rc<Worker>, mut accepted: mpsc::Receiver<Accepted>) {
         tokio::select! {
             ended = connections.join_next() => match ended {
                 Some(ended) => report(ended),
-                None => return,
+                None => break,
             },
             Ok(()) = cut.changed() => worker.wakers.wake_all(),
             () = worker.shared.abort.cancelled() => {
                 connections.shutdown().await;
-                return;
+                break;
             }
         }
     }
+    worker.lines.flush(&worker.shared.access_log);
 }
 
 fn report(ended: Result<(), tokio::task::JoinError>) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use appliance_proxy::Options;
-use appliance_proxy::options::{Listener, ListenerSocket, Notice, Scheme, Store};
+use appliance_proxy::options::{Listener, ListenerSocket, Notice, Scheme, Store, Successor};
 use sd_notify::NotifyState;
 
 /// Where systemd's `RuntimeDirectory=appliance-proxy` puts the control socket.
@@ -55,7 +55,12 @@ pub struct ProxyArgs {
 pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
     crate::journal::log();
     let mut listeners = inherited()?;
+    // Sockets that were handed over stand for the addresses on the command line.
+    let bound = !listeners.is_empty();
     for (scheme, addresses) in [(Scheme::Http, &args.http), (Scheme::Https, &args.https)] {
+        if bound {
+            break;
+        }
         listeners.extend(addresses.iter().map(|address| Listener {
             scheme,
             socket: ListenerSocket::Bind(*address),
@@ -71,6 +76,7 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
     let options = Options {
         listeners,
         metrics: args.metrics,
+        access_log: Some(Box::new(std::io::stdout())),
         control: args.control.clone().or((!alone).then(|| CONTROL_SOCKET.into())),
         store: match &args.snapshot {
             Some(file) => Store::File(file.clone()),
@@ -78,6 +84,8 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
         },
         workers: args.workers.map(usize::from),
         drain: Duration::from_secs(args.drain),
+        successor: Some(successor()?),
+        predecessor: std::env::var(PREDECESSOR).ok().and_then(|pid| pid.parse().ok()),
         notify: Box::new(tell_systemd),
     };
     appliance_proxy::run(options).context("the proxy cannot start")
@@ -85,11 +93,9 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
 
 /// The sockets that systemd holds, by their `FileDescriptorName`, else by their port.
 fn inherited() -> anyhow::Result<Vec<Listener>> {
-    let names: Vec<String> = match sd_notify::listen_fds_with_names() {
-        Ok(fds) => fds.map(|(_, name)| name).collect(),
-        // No names were set; the ports decide.
-        Err(_) => Vec::new(),
-    };
+    // Without names the ports decide.
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names: Vec<&str> = names.split(':').collect();
     let mut fds = listenfd::ListenFd::from_env();
     let mut listeners = Vec::new();
     for index in 0..fds.len() {
@@ -99,7 +105,7 @@ fn inherited() -> anyhow::Result<Vec<Listener>> {
         else {
             continue;
         };
-        let scheme = match names.get(index).map(String::as_str) {
+        let scheme = match names.get(index).copied() {
             Some("http") => Scheme::Http,
             Some("https") => Scheme::Https,
             _ if socket.local_addr().is_ok_and(|address| address.port() == 443) => Scheme::Https,
@@ -113,6 +119,26 @@ fn inherited() -> anyhow::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
+/// Names the process that a successor relieves.
+const PREDECESSOR: &str = "APPLIANCE_PROXY_PREDECESSOR";
+
+/// Starts this program anew with the same arguments and the sockets; on SIGUSR2, after the binary was replaced.
+fn successor() -> anyhow::Result<Successor> {
+    // Asked now: once the file is replaced, the kernel calls the running one deleted.
+    let program = std::env::current_exe().context("cannot tell which file this program is")?;
+    Ok(Box::new(move |handover| {
+        let names: Vec<&str> = handover.schemes.iter().map(|scheme| scheme.as_str()).collect();
+        std::process::Command::new(&program)
+            .args(std::env::args_os().skip(1))
+            .env_remove("LISTEN_PID")
+            .env("LISTEN_FDS", names.len().to_string())
+            .env("LISTEN_FDS_FIRST_FD", handover.first.to_string())
+            .env("LISTEN_FDNAMES", names.join(":"))
+            .env(PREDECESSOR, std::process::id().to_string())
+            .spawn()
+    }))
+}
+
 /// Tells the service manager, if there is one.
 fn tell_systemd(notice: Notice) {
     let told = match notice {
@@ -120,6 +146,7 @@ fn tell_systemd(notice: Notice) {
             let status = format!("serving {services} services");
             sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)])
         }
+        Notice::HandedOver { successor } => sd_notify::notify(&[NotifyState::MainPid(successor)]),
         Notice::Stopping => sd_notify::notify(&[
             NotifyState::Stopping,
             NotifyState::Status("finishing open requests"),

@@ -256,7 +256,23 @@ impl Client {
         limit: Duration,
     ) -> Result<T, ControlError> {
         let what = format!("{method} {path}");
-        match tokio::time::timeout(limit, self.exchange(method, path, body, &what)).await {
+        let tries = async {
+            let mut tries = 0;
+            loop {
+                let outcome = self.exchange(method.clone(), path, body, &what).await;
+                // The proxy is being replaced by a newer one; every step may be repeated.
+                let passing = matches!(
+                    outcome,
+                    Err(ControlError::Exchange { .. } | ControlError::Connect { .. })
+                );
+                if !passing || tries == 3 {
+                    return outcome;
+                }
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(100) * tries).await;
+            }
+        };
+        match tokio::time::timeout(limit, tries).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ControlError::Timeout { what, after: limit }),
         }

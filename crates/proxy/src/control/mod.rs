@@ -26,7 +26,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::client::{Client, ControlError};
-pub(crate) use self::server::{bind, serve};
+pub(crate) use self::server::{bind, resident_bytes, serve};
 use crate::names::{ServiceName, UpstreamAddress};
 use crate::snapshot::{HealthCheck, Service, millis};
 
@@ -232,6 +232,15 @@ pub struct Counts {
     pub by_class: [u64; 5],
     /// Requests that the upstream did not answer: connection failed, broken or timed out (a 502 or 504 is counted in `by_class` too).
     pub upstream_failures: u64,
+    /// Sum of the times behind `latency`, in microseconds.
+    #[serde(default)]
+    pub latency_sum_us: u64,
+    /// Bytes sent to upstreams.
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// Bytes sent to clients.
+    #[serde(default)]
+    pub sent_bytes: u64,
     /// Requests that took at most [`crate::stats::BOUNDS_MS`]`[i]`, and in the last place those that took longer; not cumulative.
     pub latency: Vec<u64>,
 }

@@ -48,6 +48,17 @@ pub(super) struct Order {
     /// The client's minor version.
     pub(super) minor: u8,
     pub(super) begun: Instant,
+    /// What the access log will want to know.
+    pub(super) log: Option<Box<LogHead>>,
+}
+
+/// The words of a request that are logged.
+#[derive(Debug)]
+pub(super) struct LogHead {
+    pub(super) host: Box<str>,
+    pub(super) target: Box<str>,
+    pub(super) method: Box<str>,
+    pub(super) user_agent: Box<[u8]>,
 }
 
 /// How an exchange ended well.
@@ -124,6 +135,10 @@ pub(super) struct Exchange<'a> {
     heard: bool,
     /// Whether a byte of the final response was written to the client.
     pub(super) answered: bool,
+    /// Status of the final response.
+    pub(super) status: u16,
+    /// Bytes written to the upstream and to the client.
+    pub(super) bytes: (u64, u64),
     keep: bool,
     reusable: bool,
     reused: bool,
@@ -164,6 +179,8 @@ impl<'a> Exchange<'a> {
             unflushed: false,
             heard: false,
             answered: false,
+            status: 0,
+            bytes: (0, 0),
             keep: order.keep,
             reusable: true,
             reused,
@@ -294,7 +311,10 @@ impl<'a> Exchange<'a> {
             if self.up_sent < self.up.len() {
                 let write = Pin::new(&mut *self.link).poll_write(cx, &self.up[self.up_sent..]);
                 match write {
-                    Poll::Ready(Ok(count)) if count > 0 => self.up_sent += count,
+                    Poll::Ready(Ok(count)) if count > 0 => {
+                        self.up_sent += count;
+                        self.bytes.0 += count as u64;
+                    }
                     Poll::Ready(_) => return self.upload_broke(),
                     Poll::Pending => break,
                 }
@@ -308,6 +328,7 @@ impl<'a> Exchange<'a> {
                     match Pin::new(&mut *self.link).poll_write(cx, &there[..count]) {
                         Poll::Ready(Ok(count)) if count > 0 => {
                             conn.input.consume(count);
+                            self.bytes.0 += count as u64;
                             *left -= count as u64;
                             self.body_moved = true;
                             if *left == 0 {
@@ -570,6 +591,7 @@ impl<'a> Exchange<'a> {
             minor: self.order.minor,
         };
         rewrite::response(&mut self.out, &head, &told);
+        self.status = status;
         self.down = down;
         self.from_upstream.consume(end);
         let took = self.order.begun.elapsed();
@@ -598,6 +620,7 @@ impl<'a> Exchange<'a> {
             match write {
                 Poll::Ready(Ok(count)) if count > 0 => {
                     wrote = true;
+                    self.bytes.1 += count as u64;
                     self.unflushed = true;
                     // An interim response does not stand in the way of an answer of our own.
                     self.answered |= !matches!(self.down, Down::Head(_));

@@ -29,9 +29,10 @@ use http::{Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use self::exchange::{Exchange, Failure, Order, Outcome};
+use self::exchange::{Exchange, Failure, LogHead, Order, Outcome};
 use self::parse::Framing;
 use self::tunnel::Tunnel;
+use crate::access_log::Entry;
 use crate::buffer::Buffer;
 use crate::clock::{Clock, Deadline};
 use crate::connection::Peer;
@@ -45,6 +46,10 @@ use crate::worker::Worker;
 
 /// How long a connection is still read after the last answer, so that the client can see it.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long a connection may still bring a request when the process is to end.
+///
+/// Closing it at once would cross with a request that is on its way; the answer says `Connection: close` instead.
+const LAST_CALL: Duration = Duration::from_secs(2);
 /// How long a tunnel goes on with one side ended.
 const HALF_CLOSED: Duration = Duration::from_secs(60);
 
@@ -146,7 +151,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         let wait = if first { header_timeout } else { self.idle };
         self.deadline.set(Some(Instant::now() + wait));
         let mut looked = 0;
-        let mut begun = false;
+        let (mut begun, mut last_call) = (false, false);
         std::future::poll_fn(|cx| {
             self.place.remember(cx);
             loop {
@@ -170,8 +175,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                     begun = true;
                     self.deadline.set(Some(Instant::now() + header_timeout));
                 }
-                if self.input.is_empty() && self.is_closing() {
-                    return Poll::Ready(Arrival::Nothing);
+                if self.is_closing() && !last_call && self.input.is_empty() {
+                    last_call = true;
+                    self.deadline.set(Some(Instant::now() + LAST_CALL));
                 }
                 match self.input.poll_fill(&mut self.stream, &self.worker.buffers, cx) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Arrival::Nothing),
@@ -316,6 +322,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             keep: head.keep_alive(),
             minor: head.minor,
             begun,
+            log: (route.service.log.requests && self.worker.shared.access_log.is_on())
+                .then(|| log_head(&head)),
         }))
     }
 
@@ -366,8 +374,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             };
             let mut exchange = Exchange::new(self, &order, &mut link, reused, &in_flight);
             let outcome = exchange.run(self).await;
-            let answered = exchange.answered;
+            let (answered, status, bytes) = (exchange.answered, exchange.status, exchange.bytes);
             exchange.finish(self);
+            order.route.counters[worker.index].moved(bytes.0, bytes.1);
+            if order.log.is_some() && outcome_is_final(&outcome, answered) {
+                let status = match outcome {
+                    Ok(Outcome::Tunnel(_)) => 101,
+                    // kamal-proxy's and nginx's word for a client that left.
+                    Err(Failure::Client) if !answered => 499,
+                    _ => status,
+                };
+                self.log(&order, status, &upstream.address.to_string(), bytes.1);
+            }
             match outcome {
                 Ok(Outcome::Complete { keep, reusable }) => {
                     if reusable {
@@ -403,6 +421,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                 }
             }
         };
+        self.log(&order, status.as_u16(), "", 0);
         let counters = &order.route.counters[worker.index];
         counters.answered(status.as_u16(), order.begun.elapsed());
         let keep = order.keep && order.framing == Framing::Length(0) && !self.is_closing();
@@ -412,6 +431,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         }
         self.give(&page, Some(&order.route), keep, order.minor, order.is_head)
             .await
+    }
+
+    /// Writes a request's line, if its service wants one.
+    fn log(&self, order: &Order, status: u16, target_address: &str, response_bytes: u64) {
+        let Some(log) = &order.log else { return };
+        let entry = Entry {
+            time: Clock::millis(),
+            host: log.host.as_bytes(),
+            target: log.target.as_bytes(),
+            with_query: order.route.service.log.query,
+            method: log.method.as_bytes(),
+            request_id: &order.head[order.id.clone()],
+            status,
+            service: order.route.service.name.as_str(),
+            target_address,
+            took: order.begun.elapsed(),
+            request_length: match order.framing {
+                Framing::Length(length) => length,
+                Framing::Chunked | Framing::UntilClose => 0,
+            },
+            response_bytes,
+            client: self.peer.address,
+            scheme: self.peer.scheme.as_str(),
+            protocol: if order.minor == 0 { "HTTP/1.0" } else { "HTTP/1.1" },
+            user_agent: &log.user_agent,
+        };
+        self.worker.lines.push(&self.worker.shared.access_log, &entry);
     }
 
     /// Gives an answer of our own.
@@ -517,4 +563,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         })
         .await;
     }
+}
+
+/// Whether this exchange's end is also the request's: the client has an answer, or is gone.
+fn outcome_is_final(outcome: &Result<Outcome, Failure>, answered: bool) -> bool {
+    match outcome {
+        Ok(_) | Err(Failure::Client) => true,
+        Err(Failure::Stale) => false,
+        Err(Failure::Status(_) | Failure::Cut) => answered,
+    }
+}
+
+/// Keeps the words that the access log wants, before the head is given up.
+fn log_head(head: &parse::RequestHead<'_, '_>) -> Box<LogHead> {
+    let agent = head
+        .fields
+        .iter()
+        .find(|field| field.name.eq_ignore_ascii_case("user-agent"));
+    Box::new(LogHead {
+        host: head.host.into(),
+        target: head.target.into(),
+        method: head.method.into(),
+        user_agent: agent.map_or(&[][..], |field| field.value).into(),
+    })
 }

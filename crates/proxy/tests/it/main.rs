@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod basics;
+mod lifecycle;
 mod rig;
 mod switching;
 mod tls;

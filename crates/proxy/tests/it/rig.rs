@@ -51,6 +51,9 @@ impl Rig {
         let proxy = Proxy::start(Options {
             listeners: vec![listener(Scheme::Http), listener(Scheme::Https)],
             metrics: None,
+            access_log: None,
+            successor: None,
+            predecessor: None,
             control: Some(control.clone()),
             store,
             workers: Some(2),

@@ -1,0 +1,203 @@
+//! The life of the process: stop, succession by a new binary, metrics, log.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use appliance_proxy::Client;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use crate::rig::{Answer, App, closed_port, name, read_head, service};
+
+/// The proxy as a process of its own; ended with the test.
+struct Process {
+    pid: u32,
+    child: Child,
+    http: SocketAddr,
+    client: Client,
+    _home: tempfile::TempDir,
+}
+
+impl Process {
+    async fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let control = home.path().join("control.sock");
+        let http = closed_port().await;
+        let child = Command::new(env!("CARGO_BIN_EXE_proxy-process"))
+            .arg(home.path().join("state"))
+            .arg(&control)
+            .arg(http.to_string())
+            .spawn()
+            .unwrap();
+        let mut process = Self {
+            pid: child.id(),
+            child,
+            http,
+            client: Client::new(control),
+            _home: home,
+        };
+        process.pid = process.answering().await;
+        process
+    }
+
+    /// The id of the process that answers on the control socket.
+    async fn answering(&self) -> u32 {
+        loop {
+            if let Ok(status) = self.client.status().await {
+                return status.pid;
+            }
+        }
+    }
+
+    /// Waits for the process we started; whether it ended well. The apps run on this thread, so it must not block.
+    async fn ended(&mut self) -> bool {
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.success();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.pid).unwrap()), signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped = self.child.wait();
+        if self.pid != self.child.id() {
+            let _ended_already = kill(Pid::from_raw(i32::try_from(self.pid).unwrap()), Signal::SIGKILL);
+        }
+    }
+}
+
+async fn send(http: SocketAddr, bytes: &[u8]) -> BufReader<TcpStream> {
+    let mut stream = BufReader::new(TcpStream::connect(http).await.unwrap());
+    stream.write_all(bytes).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn a_successor_accepts_while_the_old_process_finishes() {
+    let app = App::start("one").await;
+    let mut process = Process::start().await;
+    process
+        .client
+        .put_service(&service("web", "h", &[&app]))
+        .await
+        .unwrap();
+    let mut slow = send(process.http, b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    app.state.arrived.notified().await;
+    let mut tunnel = send(
+        process.http,
+        b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    )
+    .await;
+    assert_eq!(read_head(&mut tunnel).await.0, 101);
+
+    // Load on fresh connections and on kept ones, all through the succession.
+    let stop = Arc::new(AtomicBool::new(false));
+    let served = Arc::new(AtomicU64::new(0));
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            let (stop, served, http) = (Arc::clone(&stop), Arc::clone(&served), process.http);
+            tokio::spawn(async move {
+                let mut stream = None;
+                while !stop.load(Ordering::Relaxed) {
+                    let mut open = match stream.take() {
+                        Some(open) => open,
+                        None => BufReader::new(TcpStream::connect(http).await.unwrap()),
+                    };
+                    open.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+                        .await
+                        .unwrap();
+                    // A kept connection may be closed while it is idle, as every HTTP client knows; a fresh one may not.
+                    let Ok(1..) = open.read(&mut []).await.map(|_| 1) else {
+                        continue;
+                    };
+                    let answer = Answer::read(&mut open).await;
+                    assert_eq!(answer.status, 200);
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let old = process.pid;
+    process.signal(Signal::SIGUSR2);
+    while process.answering().await == old {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    process.pid = process.answering().await;
+    let before = served.load(Ordering::Relaxed);
+    while served.load(Ordering::Relaxed) < before + 100 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for task in load {
+        task.await.unwrap();
+    }
+
+    // What the old process had in flight goes on.
+    tunnel.write_all(b"ping").await.unwrap();
+    let mut echo = [0; 4];
+    tunnel.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"ping");
+    app.state.release.notify_one();
+    assert_eq!(Answer::read(&mut slow).await.body, "one slow");
+    drop((tunnel, slow));
+    assert!(process.ended().await, "the old process ends by itself");
+    assert!(process.client.stats(&name("web")).await.unwrap().total.requests > 0);
+}
+
+#[tokio::test]
+async fn sigterm_lets_requests_finish_and_refuses_new_connections() {
+    let app = App::start("one").await;
+    let mut process = Process::start().await;
+    process
+        .client
+        .put_service(&service("web", "h", &[&app]))
+        .await
+        .unwrap();
+    let mut slow = send(process.http, b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    app.state.arrived.notified().await;
+    process.signal(Signal::SIGTERM);
+    while TcpStream::connect(process.http).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    app.state.release.notify_one();
+    let answer = Answer::read(&mut slow).await;
+    assert_eq!(answer.body, "one slow");
+    assert_eq!(answer.header("connection"), "close");
+    assert!(process.ended().await);
+}
+
+#[tokio::test]
+async fn kill_nine_loses_no_route() {
+    let app = App::start("one").await;
+    let mut process = Process::start().await;
+    process
+        .client
+        .put_service(&service("web", "h", &[&app]))
+        .await
+        .unwrap();
+    process.signal(Signal::SIGKILL);
+    process.child.wait().unwrap();
+    let home = process._home.path().to_owned();
+    process.child = Command::new(env!("CARGO_BIN_EXE_proxy-process"))
+        .arg(home.join("state"))
+        .arg(home.join("control.sock"))
+        .arg(process.http.to_string())
+        .spawn()
+        .unwrap();
+    process.pid = process.answering().await;
+    let mut stream = send(process.http, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    assert_eq!(Answer::read(&mut stream).await.status, 200);
+}

@@ -1,0 +1,44 @@
+//! The smallest process around the library: `proxy-process <state directory> <control socket> <http address>`.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use appliance_proxy::Options;
+use appliance_proxy::options::{Listener, ListenerSocket, Scheme, Store};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, state, control, http] = &arguments[..] else {
+        return Err("usage: proxy-process <state directory> <control socket> <http address>".into());
+    };
+    let socket = match listenfd::ListenFd::from_env().take_tcp_listener(0)? {
+        Some(socket) => ListenerSocket::Inherited(socket),
+        None => ListenerSocket::Bind(http.parse()?),
+    };
+    let again = arguments.clone();
+    appliance_proxy::run(Options {
+        listeners: vec![Listener {
+            scheme: Scheme::Http,
+            socket,
+        }],
+        metrics: None,
+        access_log: None,
+        control: Some(PathBuf::from(control)),
+        store: Store::Directory(PathBuf::from(state)),
+        workers: Some(2),
+        drain: Duration::from_secs(10),
+        successor: Some(Box::new(move |handover| {
+            Command::new(&again[0])
+                .args(&again[1..])
+                .env_remove("LISTEN_PID")
+                .env("LISTEN_FDS", handover.schemes.len().to_string())
+                .env("LISTEN_FDS_FIRST_FD", handover.first.to_string())
+                .env("PREDECESSOR", std::process::id().to_string())
+                .spawn()
+        })),
+        predecessor: std::env::var("PREDECESSOR").ok().and_then(|pid| pid.parse().ok()),
+        notify: Box::new(|_| {}),
+    })?;
+    Ok(())
+}
