@@ -84,6 +84,8 @@ pub trait Engine: Send + Sync {
     fn logs<'a>(&'a self, id: &'a str, query: LogQuery) -> BoxStream<'a, Result<LogLine, EngineError>>;
 
     /// Waits until a container is not running and tells how it ended.
+    ///
+    /// Goes on waiting across a restart of the daemon; the caller sets the limit.
     fn wait_exit<'a>(&'a self, id: &'a str) -> Answer<'a, Exit>;
 
     /// Runs a container to its end, sends what it writes to `output`, and leaves it behind for inspection.

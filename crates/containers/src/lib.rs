@@ -6,7 +6,7 @@
 //! The pure part turns a [`ContainerSpec`] into the engine's request (`request`) and a `docker run` flag, as Kamal's `options:` has them, into a change of a spec ([`options::apply`]).
 //!
 //! What is deliberately absent: no call of the `docker` program, no knowledge of apps, releases or proxies, no retries of a change (the rollout decides), no printing.
-//! Reading verbs fail at once with [`EngineError::Unreachable`] while Docker is stopped; only [`Engine::events`] waits for it to come back.
+//! Reading verbs fail at once with [`EngineError::Unreachable`] while Docker is stopped; only [`Engine::events`], and [`Engine::wait_exit`] once it has begun to wait, outlast that.
 
 pub mod engine;
 pub mod error;

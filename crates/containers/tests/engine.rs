@@ -558,6 +558,36 @@ async fn commands_run_inside_and_tell_their_exit_code() {
 }
 
 #[tokio::test]
+async fn a_wait_goes_on_after_the_daemon_was_away() {
+    with_engine(|bench| async move {
+        let directory = tempfile::tempdir().expect("directory");
+        let socket = directory.path().join("docker.sock");
+        let relay = support::relay(&socket);
+        let docker = Docker::at(&socket);
+        let spec = bench.spec("outlives", "trap 'exit 6' TERM; while true; do sleep 0.1; done");
+        bench.docker.create(&spec).await.expect("create");
+        bench.docker.start(&spec.name).await.expect("start");
+        let waiting = tokio::spawn({
+            let (docker, name) = (docker.clone(), spec.name.clone());
+            async move { docker.wait_exit(&name).await }
+        });
+        within(10, "two connections", relay.connections(2)).await;
+        relay.stop().await;
+        assert!(docker.ping().await.is_err());
+        let _relay = support::relay(&socket);
+        bench.docker.stop(&spec.name, None).await.expect("stop");
+        let exit = within(20, "the end", waiting)
+            .await
+            .expect("no panic")
+            .expect("an exit code");
+        assert_eq!(exit.code, 6);
+        let error = within(10, "an answer", docker.wait_exit("engine-test-no-such-container")).await;
+        assert!(error.expect_err("nothing to wait for").is_not_found());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn ready_is_healthy_or_running_and_stable() {
     with_engine(|bench| async move {
         let ready = |id: String| {

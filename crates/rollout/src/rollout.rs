@@ -225,6 +225,8 @@ impl Rollout {
 }
 
 #[cfg(test)]
+mod property;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod world;

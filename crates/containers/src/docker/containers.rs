@@ -251,23 +251,23 @@ impl Docker {
         .boxed()
     }
 
+    /// Goes on waiting when the daemon goes away and comes back, as it does when it is upgraded under live-restore.
     pub(super) async fn wait_container(&self, id: &str) -> Result<Exit, EngineError> {
         let doing = format!("waiting for the end of container {id}");
         checked(&doing, id)?;
-        let client = self.client(&doing).await?;
-        let options = WaitContainerOptions {
-            condition: "not-running".to_owned(),
-        };
-        let mut answers = std::pin::pin!(client.wait_container(id, Some(options)));
-        let code = match answers.next().await {
-            Some(Ok(answer)) => answer.status_code,
-            Some(Err(Error::DockerContainerWaitError { code, .. })) => code,
-            Some(Err(error)) => return Err(self.failure(&doing, error)),
-            None => {
-                return Err(EngineError::Incomplete {
-                    doing,
-                    what: "StatusCode",
-                });
+        let mut reached = false;
+        let code = loop {
+            match self.wait_once(id, &doing, &mut reached).await {
+                Err(error) if reached && error.is_unreachable() => {
+                    tracing::debug!(
+                        id,
+                        error = &error as &dyn std::error::Error,
+                        "waiting for Docker to come back"
+                    );
+                    // The first event tells that it is back.
+                    super::events::stream(self.clone(), Vec::new()).next().await;
+                }
+                outcome => break outcome?,
             }
         };
         // One that was started with auto-removal may be gone by now.
@@ -276,6 +276,24 @@ impl Docker {
             .await?
             .is_some_and(|found| found.oom_killed);
         Ok(Exit { code, oom_killed })
+    }
+
+    async fn wait_once(&self, id: &str, doing: &str, reached: &mut bool) -> Result<i64, EngineError> {
+        let client = self.client(doing).await?;
+        let options = WaitContainerOptions {
+            condition: "not-running".to_owned(),
+        };
+        *reached = true;
+        let mut answers = std::pin::pin!(client.wait_container(id, Some(options)));
+        match answers.next().await {
+            Some(Ok(answer)) => Ok(answer.status_code),
+            Some(Err(Error::DockerContainerWaitError { code, .. })) => Ok(code),
+            Some(Err(error)) => Err(self.failure(doing, error)),
+            None => Err(EngineError::Incomplete {
+                doing: doing.to_owned(),
+                what: "StatusCode",
+            }),
+        }
     }
 }
 

@@ -184,10 +184,20 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 /// Passes connections on to the real daemon until it is stopped.
 pub(crate) struct Relay {
     accepting: tokio::task::JoinHandle<()>,
+    accepted: tokio::sync::watch::Receiver<usize>,
     socket: std::path::PathBuf,
 }
 
 impl Relay {
+    /// Waits until this many connections have been made.
+    pub(crate) async fn connections(&self, count: usize) {
+        let mut accepted = self.accepted.clone();
+        accepted
+            .wait_for(|so_far| *so_far >= count)
+            .await
+            .expect("the relay runs");
+    }
+
     /// Cuts every connection and takes the socket away, as a daemon does that stops.
     pub(crate) async fn stop(self) {
         self.accepting.abort();
@@ -198,10 +208,12 @@ impl Relay {
 
 pub(crate) fn relay(socket: &Path) -> Relay {
     let listener = tokio::net::UnixListener::bind(socket).expect("the socket can be made");
+    let (count, accepted) = tokio::sync::watch::channel(0);
     let accepting = tokio::spawn(async move {
         // Dropped with the task, and every connection with it.
         let mut connections = tokio::task::JoinSet::new();
         while let Ok((mut near, _)) = listener.accept().await {
+            count.send_modify(|count| *count += 1);
             connections.spawn(async move {
                 let mut far = tokio::net::UnixStream::connect(SOCKET)
                     .await
@@ -212,6 +224,7 @@ pub(crate) fn relay(socket: &Path) -> Relay {
     });
     Relay {
         accepting,
+        accepted,
         socket: socket.to_owned(),
     }
 }

@@ -1,0 +1,252 @@
+//! The property that no kill and no failure at any point breaks the rules of the simulated world.
+
+use std::collections::BTreeSet;
+
+use jiff::SignedDuration;
+use proptest::prelude::*;
+
+use super::world::{Fate, World, answer, drive, plan, start};
+use super::*;
+use crate::plan::{Deployment, ReleaseNumber, Role, RolloutNumber};
+
+fn begin(plan: &Plan) -> Rollout {
+    Rollout::begin(plan.clone(), start()).expect("a good plan").0
+}
+
+/// What the tester does next.
+#[derive(Debug, Clone)]
+enum Choice {
+    /// One of the open orders is carried out and answered.
+    Answer(prop::sample::Index),
+    /// It is carried out, but reported as failed.
+    FailAfter(prop::sample::Index),
+    /// It is not carried out and reported as failed.
+    FailBefore(prop::sample::Index),
+    /// The driver is killed before it could carry out anything.
+    KillBefore,
+    /// The driver is killed after it carried out an order, before the answer.
+    KillAfter(prop::sample::Index),
+    /// A new container crashes, and the driver hears of it.
+    Crash(prop::sample::Index),
+    /// A new container crashes while the driver is away.
+    CrashAndKill(prop::sample::Index),
+    Cancel,
+    Pass(Gate),
+    /// Time passes.
+    Wait(u16),
+}
+
+fn choices() -> impl Strategy<Value = Vec<Choice>> {
+    let index = any::<prop::sample::Index>;
+    let choice = prop_oneof![
+        30 => index().prop_map(Choice::Answer),
+        6 => index().prop_map(Choice::KillAfter),
+        5 => Just(Choice::KillBefore),
+        1 => index().prop_map(Choice::FailAfter),
+        1 => index().prop_map(Choice::FailBefore),
+        1 => index().prop_map(Choice::Crash),
+        1 => index().prop_map(Choice::CrashAndKill),
+        1 => Just(Choice::Cancel),
+        2 => prop_oneof![Just(Gate::Switch), Just(Gate::Settle)].prop_map(Choice::Pass),
+        3 => (0u16..100).prop_map(Choice::Wait),
+    ];
+    prop::collection::vec(choice, 0..60)
+}
+
+fn roles() -> impl Strategy<Value = Vec<Role>> {
+    let names = prop::sample::subsequence(vec!["web", "api", "jobs", "cron"], 1..=4).prop_shuffle();
+    names.prop_flat_map(|names| {
+        let count = names.len();
+        (
+            Just(names),
+            prop::collection::vec((any::<bool>(), any::<bool>()), count),
+        )
+            .prop_map(|(names, flags)| {
+                let role = |(name, (proxied, assets)): (&str, (bool, bool))| Role {
+                    name: name.to_owned(),
+                    proxied,
+                    image: "app@sha256:1".to_owned(),
+                    assets: proxied && assets,
+                };
+                names.into_iter().zip(flags).map(role).collect()
+            })
+    })
+}
+
+fn plans() -> impl Strategy<Value = Plan> {
+    let deployed = |release: u64, rollout: u64| {
+        roles().prop_map(move |roles| Deployment {
+            release: ReleaseNumber(release),
+            rollout: RolloutNumber(rollout),
+            roles,
+        })
+    };
+    let gates = prop::collection::btree_set(prop_oneof![Just(Gate::Switch), Just(Gate::Settle)], 0..=2);
+    (
+        prop::option::of(deployed(1, 1)),
+        deployed(2, 2),
+        any::<bool>(),
+        any::<bool>(),
+        gates,
+    )
+        .prop_map(|(old, new, release_command, watched, gates)| {
+            let mut plan = plan(old, new);
+            plan.release_command = release_command;
+            plan.gates = gates;
+            if !watched {
+                plan.timing.watch = SignedDuration::ZERO;
+            }
+            plan
+        })
+}
+
+fn fates() -> impl Strategy<Value = Fate> {
+    let some = prop::collection::btree_set(prop::sample::select(vec!["web", "api", "jobs", "cron"]), 0..=1);
+    (
+        prop::option::weighted(0.2, some),
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.2),
+    )
+        .prop_map(|(never_ready, command_fails, watch_trips)| Fate {
+            never_ready: never_ready
+                .unwrap_or_default()
+                .into_iter()
+                .map(str::to_owned)
+                .collect::<BTreeSet<_>>(),
+            command_fails,
+            watch_trips,
+        })
+}
+
+fn pick(rollout: &Rollout, index: &prop::sample::Index) -> Option<Order> {
+    (!rollout.open().is_empty()).then(|| index.get(rollout.open()).clone())
+}
+
+/// A restart reads back what was written down.
+fn restarted(rollout: &Rollout, world: &World) -> Rollout {
+    let text = serde_json::to_string(rollout).expect("it can be written down");
+    let read: Rollout = serde_json::from_str(&text).expect("it can be read back");
+    assert_eq!(&read, rollout);
+    read.resume(&world.observe(), world.now).0
+}
+
+fn play(rollout: &Rollout, choice: &Choice, world: &mut World) -> Rollout {
+    let plan = rollout.plan().clone();
+    let crashable: Vec<Instance> = if rollout.phase() < Phase::Settled {
+        plan.new
+            .instances()
+            .filter(|i| world.containers.get(i) == Some(&crate::effect::Seen::Running))
+            .collect()
+    } else {
+        Vec::new()
+    };
+    match choice {
+        Choice::Answer(index) => match pick(rollout, index) {
+            Some(order) => rollout.step(&answer(&order, world, &plan), world.now).0,
+            None => rollout.clone(),
+        },
+        Choice::FailAfter(index) | Choice::FailBefore(index) => match pick(rollout, index) {
+            Some(order) => {
+                if matches!(choice, Choice::FailAfter(_)) {
+                    let _ = world.perform(&order.effect, &plan);
+                }
+                let why = "the tester says so".to_owned();
+                rollout
+                    .step(
+                        &Event::Failed {
+                            ticket: order.ticket,
+                            why,
+                        },
+                        world.now,
+                    )
+                    .0
+            }
+            None => rollout.clone(),
+        },
+        Choice::KillBefore => restarted(rollout, world),
+        Choice::KillAfter(index) => {
+            if let Some(order) = pick(rollout, index) {
+                let _ = world.perform(&order.effect, &plan);
+            }
+            restarted(rollout, world)
+        }
+        Choice::Crash(index) | Choice::CrashAndKill(index) if !crashable.is_empty() => {
+            let instance = index.get(&crashable).clone();
+            world.crash(&instance);
+            match choice {
+                Choice::Crash(_) => {
+                    let died = Event::Died {
+                        instance,
+                        why: "exit code 1".to_owned(),
+                    };
+                    rollout.step(&died, world.now).0
+                }
+                _ => restarted(rollout, world),
+            }
+        }
+        Choice::Crash(_) | Choice::CrashAndKill(_) => rollout.clone(),
+        Choice::Cancel => {
+            rollout
+                .step(
+                    &Event::Cancel {
+                        why: "the tester says so".to_owned(),
+                    },
+                    world.now,
+                )
+                .0
+        }
+        Choice::Pass(gate) => rollout.step(&Event::Pass { gate: *gate }, world.now).0,
+        Choice::Wait(seconds) => {
+            world.now += SignedDuration::from_secs(i64::from(*seconds));
+            rollout.step(&Event::Tick, world.now).0
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(800))]
+
+    /// Killed, failed, crashed and cancelled anywhere: the rules of the world hold at every moment and at the end.
+    #[test]
+    fn nothing_breaks_the_rules(plan in plans(), fate in fates(), choices in choices()) {
+        let mut world = World::new(&plan, fate);
+        let mut rollout = begin(&plan);
+        for choice in &choices {
+            world.check(&rollout);
+            rollout = play(&rollout, choice, &mut world);
+        }
+        drive(rollout, &mut world);
+    }
+
+    /// A kill at every single place of an otherwise undisturbed rollout changes nothing about its outcome.
+    #[test]
+    fn kills_alone_never_change_the_outcome(plan in plans(), fate in fates()) {
+        let undisturbed = drive(begin(&plan), &mut World::new(&plan, fate.clone()));
+        for after in [false, true] {
+            let mut world = World::new(&plan, fate.clone());
+            let mut rollout = begin(&plan);
+            for _ in 0..500 {
+                world.check(&rollout);
+                if rollout.is_over() {
+                    break;
+                }
+                if after && let Some(order) = rollout.open().first().cloned() {
+                    let _ = world.perform(&order.effect, &plan);
+                    world.check(&rollout);
+                }
+                rollout = restarted(&rollout, &world);
+                let event = match (rollout.open().first().cloned(), rollout.waits_at()) {
+                    (Some(order), _) => answer(&order, &mut world, &plan),
+                    (None, Some(gate)) => Event::Pass { gate },
+                    (None, None) => Event::Tick,
+                };
+                if let Some(at) = rollout.wakeup() {
+                    world.now = world.now.max(at);
+                }
+                rollout = rollout.step(&event, world.now).0;
+            }
+            world.check_end(&rollout);
+            prop_assert_eq!(rollout.phase(), undisturbed.phase());
+        }
+    }
+}
