@@ -129,14 +129,14 @@ fn entries(
             Entry::Skipped
         } else {
             let content = take(&mut entry, options)?;
-            if let (Some(wanted), Entry::Here { digest: found, .. }) = (named, &content) {
-                if wanted != *found {
-                    return Err(ImageError::Damaged {
-                        what: "archive",
-                        wanted,
-                        found: found.clone(),
-                    });
-                }
+            if let (Some(wanted), Entry::Here { digest: found, .. }) = (named, &content)
+                && wanted != *found
+            {
+                return Err(ImageError::Damaged {
+                    what: "archive",
+                    wanted,
+                    found: found.clone(),
+                });
             }
             // A layer that only its content shows to be there already need not wait on the disk.
             match content {

@@ -78,8 +78,8 @@ impl ImageConfig {
             return Ok(());
         }
         Err(ImageError::Platform {
-            wanted: wanted.clone(),
-            found,
+            wanted: Box::new(wanted.clone()),
+            found: Box::new(found),
         })
     }
 }

@@ -374,9 +374,9 @@ pub enum ImageError {
     #[error("the image is built for {found}, the host needs {wanted}; build it with --platform {wanted}")]
     Platform {
         /// What the host runs.
-        wanted: Platform,
+        wanted: Box<Platform>,
         /// What the image is for.
-        found: Platform,
+        found: Box<Platform>,
     },
     /// The host reads none of the compressions we write.
     #[error(

@@ -108,7 +108,7 @@ pub(super) async fn login(
     if tried.is_empty() {
         return Err(SshError::NoKeys {
             host: host.to_owned(),
-            source: unusable,
+            source: unusable.map(Box::new),
         });
     }
     Err(SshError::AuthRefused {
@@ -129,14 +129,14 @@ fn offers(held: &[AgentIdentity], options: &Options) -> Vec<Offer> {
         })
         .collect();
     let mut files = options.identities.clone();
-    if files.is_empty() {
-        if let Some(home) = &options.home {
-            files = USUAL
-                .iter()
-                .map(|name| home.join(".ssh").join(name))
-                .filter(|path| path.exists())
-                .collect();
-        }
+    if files.is_empty()
+        && let Some(home) = &options.home
+    {
+        files = USUAL
+            .iter()
+            .map(|name| home.join(".ssh").join(name))
+            .filter(|path| path.exists())
+            .collect();
     }
     let named = !options.identities.is_empty();
     let (mut through_agent, mut from_file) = (Vec::new(), Vec::new());

@@ -265,10 +265,8 @@ fn set(found: &mut HostConfig, key: &str, words: &[String]) -> Result<(), String
         "user" => first(&mut found.user),
         "hostkeyalias" => first(&mut found.host_key_alias),
         "stricthostkeychecking" => first(&mut found.strict),
-        "proxycommand" => {
-            if found.proxy_jump.is_none() && found.proxy_command.is_none() {
-                found.proxy_command = Some(words.join(" "));
-            }
+        "proxycommand" if found.proxy_jump.is_none() && found.proxy_command.is_none() => {
+            found.proxy_command = Some(words.join(" "));
         }
         "port" => {
             let port = word.parse().map_err(|_| number("Port"))?;
@@ -294,20 +292,18 @@ fn set(found: &mut HostConfig, key: &str, words: &[String]) -> Result<(), String
                 found.identity_agent.get_or_insert(Some(PathBuf::from(path)));
             }
         },
-        "proxyjump" => {
-            if found.proxy_command.is_none() {
-                let hops = if word.eq_ignore_ascii_case("none") {
-                    ""
-                } else {
-                    word.as_str()
-                };
-                let hops = hops
-                    .split(',')
-                    .filter(|hop| !hop.is_empty())
-                    .map(str::to_owned)
-                    .collect();
-                found.proxy_jump.get_or_insert(hops);
-            }
+        "proxyjump" if found.proxy_command.is_none() => {
+            let hops = if word.eq_ignore_ascii_case("none") {
+                ""
+            } else {
+                word.as_str()
+            };
+            let hops = hops
+                .split(',')
+                .filter(|hop| !hop.is_empty())
+                .map(str::to_owned)
+                .collect();
+            found.proxy_jump.get_or_insert(hops);
         }
         "userknownhostsfile" => {
             let files = words

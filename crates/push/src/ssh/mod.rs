@@ -296,7 +296,7 @@ pub enum SshError {
         host: String,
         /// Why keys that are there cannot be used.
         #[source]
-        source: Option<SignError>,
+        source: Option<Box<SignError>>,
     },
     /// The host takes none of the keys.
     #[error("{user}@{host} takes none of our keys (tried: {}); ask an administrator to enrol one", tried.join(", "))]
@@ -328,7 +328,7 @@ pub enum SshError {
         port: u16,
         /// Why.
         #[source]
-        source: russh::Error,
+        source: Box<russh::Error>,
     },
     /// The command was not started.
     #[error("{host} did not start {command:?}")]
@@ -339,7 +339,7 @@ pub enum SshError {
         command: String,
         /// Why.
         #[source]
-        source: russh::Error,
+        source: Box<russh::Error>,
     },
     /// The command was refused.
     #[error("{host} refuses to start {command:?}")]

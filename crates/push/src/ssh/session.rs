@@ -203,7 +203,7 @@ async fn tunnel(
         jump: jump_name.to_owned(),
         host: entry.host.clone(),
         port: entry.port,
-        source,
+        source: Box::new(source),
     })?;
     Ok(channel.into_stream())
 }
@@ -311,7 +311,7 @@ impl Session {
         let failed = |source| SshError::Exec {
             host: self.host.clone(),
             command: command.to_owned(),
-            source,
+            source: Box::new(source),
         };
         let mut channel = self.handle.channel_open_session().await.map_err(failed)?;
         channel.exec(true, command).await.map_err(failed)?;
@@ -357,10 +357,8 @@ impl Session {
         let receive = async {
             while let Some(message) = reader.wait().await {
                 match message {
-                    ChannelMsg::Data { data } => {
-                        if to_us.write_all(&data).await.is_err() {
-                            break;
-                        }
+                    ChannelMsg::Data { data } if to_us.write_all(&data).await.is_err() => {
+                        break;
                     }
                     ChannelMsg::ExtendedData { data, .. } => {
                         let mut kept = stderr.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

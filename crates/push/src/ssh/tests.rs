@@ -272,13 +272,7 @@ async fn bytes_go_both_ways_with_a_key_file_and_with_the_agent() {
             .expect_err("nobody to ask"),
     );
     assert!(
-        matches!(
-            error,
-            SshError::NoKeys {
-                source: Some(SignError::NeedsPassphrase { .. }),
-                ..
-            }
-        ),
+        matches!(&error, SshError::NoKeys { source: Some(source), .. } if matches!(**source, SignError::NeedsPassphrase { .. })),
         "{error:?}"
     );
     let options = Options {

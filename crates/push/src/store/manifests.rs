@@ -189,13 +189,13 @@ impl Store {
             });
         }
         let found = Digest::of(bytes);
-        if let Reference::Digest(wanted) = reference {
-            if *wanted != found {
-                return Err(StoreError::DigestMismatch {
-                    wanted: wanted.clone(),
-                    found,
-                });
-            }
+        if let Reference::Digest(wanted) = reference
+            && *wanted != found
+        {
+            return Err(StoreError::DigestMismatch {
+                wanted: wanted.clone(),
+                found,
+            });
         }
         let manifest = Manifest::parse(bytes)?;
         if let Some(own) = manifest.media_type.as_deref().filter(|own| *own != content_type) {

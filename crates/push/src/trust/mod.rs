@@ -75,7 +75,7 @@ pub fn check(envelope: &Envelope, situation: &Situation<'_>) -> Result<Verified,
     let signature =
         sign::Signature::parse(&envelope.signature).map_err(|source| Refusal::MalformedSignature {
             fingerprint: None,
-            source,
+            source: Box::new(source),
         })?;
     let fingerprint = signature.fingerprint();
 
@@ -84,7 +84,10 @@ pub fn check(envelope: &Envelope, situation: &Situation<'_>) -> Result<Verified,
     };
     // The key used for the check is the enrolled one; the key inside the signature only says which.
     if let Err(source) = signature.verify(&entry.key, &payload) {
-        return Err(Refusal::BadSignature { fingerprint, source });
+        return Err(Refusal::BadSignature {
+            fingerprint,
+            source: Box::new(source),
+        });
     }
     let change = Change::from_payload(&payload).map_err(|source| Refusal::Malformed {
         fingerprint: Some(fingerprint.clone()),

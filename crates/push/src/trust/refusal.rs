@@ -25,7 +25,7 @@ pub enum Refusal {
         fingerprint: Option<Fingerprint>,
         /// Why.
         #[source]
-        source: SignError,
+        source: Box<SignError>,
     },
     /// No such key is enrolled.
     #[error("the key {fingerprint} is not known to this host")]
@@ -40,7 +40,7 @@ pub enum Refusal {
         fingerprint: Fingerprint,
         /// Why.
         #[source]
-        source: SignError,
+        source: Box<SignError>,
     },
     /// The key lacks the permission.
     #[error("the key {fingerprint} may not {verb}{}: that needs `{power}`", on(.app.as_ref(), .destination.as_ref()))]
