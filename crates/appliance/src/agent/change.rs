@@ -139,12 +139,16 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience) -> En
                 Ok(lease) => lease,
                 Err(holder) => return busy(&app, &holder),
             };
-            if agent.drives.busy(&app) {
-                return End::Refused {
-                    code: "recovering".to_owned(),
-                    message: format!("{app} is going on with a rollout that was interrupted"),
-                    next: "appliance status, and push again when it is settled".to_owned(),
-                };
+            match interrupted(agent, &app).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    return End::Refused {
+                        code: "recovering".to_owned(),
+                        message: format!("{app} is going on with a rollout that was interrupted"),
+                        next: "appliance status, and push again when it is settled".to_owned(),
+                    };
+                }
+                Err(error) => return failed(error),
             }
             // Under the lease nobody else can move the release; the gate looked before it was taken.
             if let Expectation::Release(expected) = change.expects {
@@ -177,6 +181,22 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience) -> En
         }),
     };
     outcome.unwrap_or_else(failed)
+}
+
+/// Whether an unfinished rollout stands in the way; one that nobody drives is taken up again.
+async fn interrupted(agent: &Arc<Agent>, app: &str) -> anyhow::Result<bool> {
+    if agent.drives.busy(app) {
+        return Ok(true);
+    }
+    let unfinished = agent
+        .apps
+        .read(app)?
+        .rollout
+        .is_some_and(|rollout| !rollout.is_over());
+    if unfinished {
+        super::keeper::resume(agent, app).await?;
+    }
+    Ok(unfinished)
 }
 
 fn busy(app: &str, holder: &Holder) -> End {

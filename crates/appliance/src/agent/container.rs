@@ -137,7 +137,7 @@ pub fn spec(making: &Making<'_>, role: &Role, instance: &Instance) -> Result<Con
     Ok(spec)
 }
 
-/// Clear values, then secrets: of a name that is both, Docker lets `--env` win over the file (kamal.md §1.7).
+/// Clear values, then secrets: of a name that is both, Docker lets `--env` win over the file.
 fn environment(making: &Making<'_>, role: &Role) -> Result<Vec<(String, String)>, RoleError> {
     let mut env = Vec::new();
     for (name, secret) in &role.env_secret {

@@ -518,7 +518,7 @@ impl Effects {
         Ok(())
     }
 
-    /// Best effort: tidying up never fails a release that serves (kamal.md §3.7).
+    /// Best effort: tidying up never fails a release that serves.
     async fn prune(&self) {
         if let Err(error) = self.agent.prune(&self.app, self.plan.new.release).await {
             let message = format!("tidying up is not complete: {}", super::chain(&*error));
@@ -548,7 +548,7 @@ pub fn address(found: &ContainerInfo) -> Result<IpAddr, EffectError> {
         .ok_or_else(|| EffectError::NoAddress(found.name.clone()))
 }
 
-/// Kamal's rule (kamal.md §1.3): the role's own, else Docker's default behind the proxy, else the drain time.
+/// Kamal's rule: the role's own, else Docker's default behind the proxy, else the drain time.
 pub fn grace(accepted: &Accepted, role: &Role) -> Option<Duration> {
     let seconds = match (role.stop_timeout, &role.proxy) {
         (Some(seconds), _) => Some(seconds),

@@ -155,7 +155,10 @@ async fn resume_all(agent: &Arc<Agent>) {
 }
 
 /// Goes on with a rollout that an earlier agent left unfinished.
-async fn resume(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When its state cannot be read, or Docker does not answer; it is left as it is then.
+pub async fn resume(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
     let Some(rollout) = agent.apps.read(app)?.rollout else {
         return Ok(());
     };

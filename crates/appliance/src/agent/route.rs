@@ -43,7 +43,7 @@ pub fn service(spec: &ProxySpec, upstreams: &[IpAddr]) -> Result<Service, NameEr
     };
     service.health_check = health_check(spec);
     service.response_timeout = Duration::from_secs(u64::from(spec.response_timeout));
-    // Kamal believes the visitor's headers exactly where the proxy does not end TLS itself (kamal.md §1.9).
+    // Kamal believes the visitor's headers exactly where the proxy does not end TLS itself.
     service.forward_headers = spec
         .forward_headers
         .unwrap_or(matches!(spec.tls, change::Tls::Off));

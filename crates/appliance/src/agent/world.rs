@@ -6,12 +6,14 @@ use std::net::IpAddr;
 use appliance_containers::EngineError;
 use appliance_containers::engine::{ContainerInfo, ContainerSummary, State};
 use appliance_proxy::control::CertificatePem;
+use appliance_proxy::snapshot::Gate;
 use appliance_push::change::{Role, Tls};
 use appliance_rollout::{Instance, ReleaseNumber};
 
 use super::apps::Accepted;
 use super::container;
 use super::effects::EffectError;
+use super::gate::app_id;
 use super::identity::IdentityError;
 use super::{Agent, route};
 
@@ -68,13 +70,10 @@ impl Agent {
             self.proxy.put_certificate(&name, &pem).await?;
         }
         let mut service = route::service(spec, &[address]).map_err(EffectError::Route)?;
-        // A stopped app stays stopped over a rollout, as in Kamal (kamal.md §3.11).
-        if let Ok(before) = self.proxy.list().await
-            && let Some(before) = before
-                .into_iter()
-                .find(|status| status.service.name == service.name)
-        {
-            service.gate = before.service.gate;
+        // A stopped app stays stopped over a rollout, as in Kamal (Kamal's `app maintenance`).
+        let app = app_id(&accepted.release.service, accepted.release.destination.as_ref());
+        if let Some(message) = self.apps.read(&app)?.stopped {
+            service.gate = Gate::Stopped { message };
         }
         let applied = self.proxy.put_service(&service).await?;
         if applied.changed {
@@ -136,7 +135,7 @@ impl Agent {
             {
                 continue;
             }
-            // Counted per role, so that a role with many restarts never costs another its rollback (kamal.md §3.7).
+            // Counted per role, so that a role with many restarts never costs another its rollback.
             let role = found.labels.get(container::ROLE).cloned().unwrap_or_default();
             let count = kept.entry(role).or_default();
             *count += 1;
