@@ -189,9 +189,22 @@ async fn the_words_and_the_status_of_a_failing_command_arrive() {
         (exit.status, exit.stderr.as_str()),
         (Some(7), "the agent is away")
     );
+    // Whether the far side speaks HTTP/2 shows at the first request at the latest.
     let error = match server.transport(|_| {}).client().await {
         Err(error) => error,
-        Ok(_) => panic!("that was no appliance"),
+        Ok(client) => {
+            let body = http_body_util::Empty::<bytes::Bytes>::new();
+            let body =
+                http_body_util::BodyExt::boxed(http_body_util::BodyExt::map_err(
+                    body,
+                    |never| match never {},
+                ));
+            let request = http::Request::builder()
+                .uri("/v1/status")
+                .body(body)
+                .expect("request");
+            client.send(request).await.expect_err("that is no appliance")
+        }
     };
     assert!(error.to_string().contains("the agent is away"), "{error}");
 }
