@@ -16,6 +16,9 @@ use crate::change::{Change, ChangeError, Envelope, Fingerprint};
 /// The SSHSIG namespace; a signature for another purpose never counts here.
 pub const NAMESPACE: &str = "appliance";
 
+/// Longest public key line in bytes.
+const KEY_LINE_LIMIT: usize = 4096;
+
 /// Why something could not be signed or verified.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
@@ -37,6 +40,9 @@ pub enum SignError {
         #[source]
         source: russh::keys::Error,
     },
+    /// Several lines, or characters that no key has.
+    #[error("a public key is one line of printable characters, as in a .pub file")]
+    NotOneLine,
     /// A key of a kind that cannot be used here.
     #[error(
         "{what} is a key of type {algorithm}, which cannot sign changes; make one with: ssh-keygen -t ed25519"
@@ -128,6 +134,10 @@ impl PublicKey {
     /// When the line is something else, or a key of a type that cannot be used here (RSA, DSA).
     pub fn parse(line: &str) -> Result<Self, SignError> {
         let line = line.trim();
+        // The line is written into other files again, so it must stay one line.
+        if line.chars().any(char::is_control) || line.len() > KEY_LINE_LIMIT {
+            return Err(SignError::NotOneLine);
+        }
         let what = || format!("{:?}", line.chars().take(60).collect::<String>());
         let key = ssh_key::PublicKey::from_openssh(line).map_err(|source| SignError::ParseKey {
             what: what(),

@@ -5,7 +5,7 @@
 //! Layers go to temporary files as they pass, except those that the host is known to have.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write as _};
+use std::io::{BufRead as _, Read, Write as _};
 use std::path::{Component, Path};
 use std::sync::Arc;
 
@@ -93,7 +93,7 @@ fn entries(
     skip: &Skip<'_>,
     options: &PrepareOptions,
 ) -> Result<BTreeMap<String, Entry>, ImageError> {
-    let mut archive = tar::Archive::new(std::io::BufReader::with_capacity(256 << 10, input));
+    let mut archive = tar::Archive::new(unpacked(input)?);
     let mut found = BTreeMap::new();
     for (count, entry) in archive.entries().map_err(ImageError::Archive)?.enumerate() {
         if count >= ENTRIES {
@@ -149,6 +149,13 @@ fn entries(
         found.insert(name, content);
     }
     Ok(found)
+}
+
+/// The tar stream, also of an archive that was compressed as a whole.
+fn unpacked<'a>(input: impl Read + 'a) -> Result<Box<dyn Read + 'a>, ImageError> {
+    let mut input = std::io::BufReader::with_capacity(256 << 10, input);
+    let compression = guess(input.fill_buf().map_err(ImageError::Archive)?);
+    compression.decoder(input).map_err(ImageError::Archive)
 }
 
 /// A path inside the archive without `.` and `..`; none for those that lead out of it.

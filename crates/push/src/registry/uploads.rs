@@ -56,7 +56,7 @@ impl Registry {
         if let Some(known) = known {
             let store = self.store.clone();
             let wanted = known.clone();
-            if blocking(move || store.blob_size(&wanted)).await?.is_some() {
+            if blocking(move || store.touch(&wanted)).await?.is_some() {
                 return Ok(created(name, &known));
             }
         }
@@ -126,7 +126,7 @@ impl Registry {
         }
         self.allow(parts, Some(name), &Action::Mount { digest: &digest })?;
         let (store, wanted) = (self.store.clone(), digest.clone());
-        let found = blocking(move || store.blob_size(&wanted)).await?;
+        let found = blocking(move || store.touch(&wanted)).await?;
         // Not here: the answer is that of an ordinary upload (specification, mounting a blob).
         Ok(found.map(|_| created(name, &digest)))
     }

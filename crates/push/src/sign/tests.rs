@@ -220,6 +220,57 @@ async fn the_agent_signs_and_a_missing_key_is_named() {
     assert!(matches!(gone, SignError::AgentConnect { .. }));
 }
 
+/// What a hardware key answers: a signature over the application, flags, a counter and the message's hash
+/// (`PROTOCOL.u2f`).
+struct HardwareKey(aws_lc_rs::signature::Ed25519KeyPair);
+
+impl HardwareKey {
+    fn public(&self) -> ssh_key::PublicKey {
+        use aws_lc_rs::signature::KeyPair as _;
+        let bytes: [u8; 32] = self.0.public_key().as_ref().try_into().expect("32 bytes");
+        let key = ssh_key::public::Ed25519PublicKey(bytes);
+        let key = ssh_key::public::SkEd25519::new(key, "ssh:");
+        ssh_key::PublicKey::new(ssh_key::public::KeyData::SkEd25519(key), "hardware")
+    }
+
+    fn sign(&self, payload: &[u8], flags: u8) -> String {
+        let sha256 = |bytes: &[u8]| aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+        let message = SshSig::signed_data(NAMESPACE, HashAlg::Sha512, payload).expect("data");
+        let mut trailer = vec![flags];
+        trailer.extend(7_u32.to_be_bytes());
+        let signed = [sha256(b"ssh:").as_ref(), &trailer, sha256(&message).as_ref()].concat();
+        let blob = [self.0.sign(&signed).as_ref(), &trailer].concat();
+        let blob = ssh_key::Signature::new(Algorithm::SkEd25519, blob).expect("a signature");
+        let signature = SshSig::new(self.public().key_data().clone(), NAMESPACE, HashAlg::Sha512, blob);
+        signature
+            .and_then(|signature| signature.to_pem(LineEnding::LF))
+            .expect("PEM")
+    }
+}
+
+#[test]
+fn a_hardware_key_counts_only_when_it_was_touched() {
+    let keys = Keys::new();
+    let key = HardwareKey(aws_lc_rs::signature::Ed25519KeyPair::generate().expect("a key"));
+    let line = key.public().to_openssh().expect("line");
+    let public = PublicKey::parse(&line).expect("usable");
+    let verify = |signature: &str, payload: &[u8]| {
+        Signature::parse(signature)
+            .expect("parses")
+            .verify(&public, payload)
+    };
+    let touched = key.sign(b"payload", 1);
+    verify(&touched, b"payload").expect("fits");
+    // ssh-keygen agrees that this is what a hardware key answers.
+    assert!(ssh_keygen_accepts(&keys, &line, NAMESPACE, &touched, b"payload"));
+    assert!(matches!(verify(&touched, b"payloaD"), Err(SignError::Verify(_))));
+    let untouched = key.sign(b"payload", 0);
+    assert!(matches!(
+        verify(&untouched, b"payload"),
+        Err(SignError::NotTouched)
+    ));
+}
+
 /// A real ssh-agent for one test.
 pub(crate) struct Agent {
     child: std::process::Child,

@@ -14,6 +14,11 @@ use super::manifests::{media_type, names};
 use super::{Manifest, Store, StoreError};
 use crate::change::Digest;
 
+/// Memory that reading one zstd blob may take, as a power of two: 32 MiB, above every ordinary level.
+const WINDOW_LOG: u32 = 25;
+/// Bytes that a layer may unpack to before we stop looking: no image we run is near it, a bomb is soon.
+const UNPACKED_LIMIT: u64 = 64 << 30;
+
 /// How a layer is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -51,7 +56,11 @@ impl Compression {
         Ok(match self {
             Self::None => Box::new(blob),
             Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(blob)),
-            Self::Zstd => Box::new(zstd::Decoder::new(blob)?),
+            Self::Zstd => {
+                let mut decoder = zstd::Decoder::new(blob)?;
+                decoder.window_log_max(WINDOW_LOG)?;
+                Box::new(decoder)
+            }
         })
     }
 }
@@ -189,8 +198,11 @@ impl Store {
         Ok(known)
     }
 
-    /// Marks a blob as used now; returns its size if it is there.
-    fn touch(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+    /// Marks a blob as used now, so that a collection leaves it; returns its size if it is there.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn touch(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
         let Some(blob) = self.blob(digest)? else {
             return Ok(None);
         };
@@ -203,11 +215,16 @@ impl Store {
 }
 
 fn hash(compression: Compression, blob: std::fs::File) -> std::io::Result<Digest> {
-    let mut reader = compression.decoder(blob)?;
+    let mut reader = compression.decoder(blob)?.take(UNPACKED_LIMIT + 1);
     let mut hash = digest::Context::new(&digest::SHA256);
     let mut buffer = vec![0; 1 << 16];
     loop {
         let count = reader.read(&mut buffer)?;
+        if count == 0 && reader.limit() == 0 {
+            return Err(std::io::Error::other(format!(
+                "it unpacks to more than {UNPACKED_LIMIT} bytes"
+            )));
+        }
         if count == 0 {
             return Ok(Digest::from_hash(hash.finish().as_ref()));
         }

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::change::{AppName, BadName, Destination, Fingerprint, Power};
 use crate::sign::{PublicKey, SignError};
 
+/// Longest comment in bytes.
+const COMMENT_LIMIT: usize = 256;
+
 /// What a key may do; each includes the ones below it for the same apps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -215,6 +218,9 @@ impl KeyEntry {
     ) -> Result<Self, KeyRingError> {
         let key = PublicKey::parse(key).map_err(|source| KeyRingError::Key { source })?;
         let fingerprint = key.fingerprint();
+        if comment.chars().any(char::is_control) || comment.len() > COMMENT_LIMIT {
+            return Err(KeyRingError::Comment { fingerprint });
+        }
         if permissions.is_empty() {
             return Err(KeyRingError::NoPermission { fingerprint });
         }
@@ -253,6 +259,12 @@ pub enum KeyRingError {
     /// A key that may do nothing.
     #[error("the key {fingerprint} would be allowed nothing; give it at least one permission")]
     NoPermission {
+        /// Which key.
+        fingerprint: Fingerprint,
+    },
+    /// A comment that is no name.
+    #[error("the comment of {fingerprint} must be one line of at most {COMMENT_LIMIT} bytes")]
+    Comment {
         /// Which key.
         fingerprint: Fingerprint,
     },

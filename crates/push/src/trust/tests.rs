@@ -299,3 +299,25 @@ fn the_ring_is_written_with_fingerprints_that_must_fit() {
     wrong["keys"][0]["fingerprint"] = format!("SHA256:{}", "A".repeat(43)).into();
     assert!(serde_json::from_value::<KeyRing>(wrong).is_err());
 }
+
+#[test]
+fn keys_that_would_break_the_files_they_are_written_to_are_refused() {
+    let keys = Keys::new();
+    keys.ed25519("dev");
+    let line = keys.public("dev");
+    let entry =
+        |line: &str, comment: &str| KeyEntry::new(line, vec![Permission::Admin], comment, "bootstrap");
+    assert!(entry(&line, "").is_ok());
+    let two = format!("{}\nssh-ed25519 AAAA", line.trim());
+    assert!(matches!(entry(&two, ""), Err(KeyRingError::Key { .. })));
+    assert!(matches!(
+        entry(&line, "me\nand another"),
+        Err(KeyRingError::Comment { .. })
+    ));
+    assert!(matches!(
+        entry(&line, &"x".repeat(300)),
+        Err(KeyRingError::Comment { .. })
+    ));
+    let nothing = KeyEntry::new(&line, Vec::new(), "", "bootstrap");
+    assert!(matches!(nothing, Err(KeyRingError::NoPermission { .. })));
+}
