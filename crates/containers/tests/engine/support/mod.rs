@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use appliance_containers::engine::{Event, Happening};
 use appliance_containers::{ContainerSpec, Docker, Engine as _, EngineError};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -103,6 +104,19 @@ pub(crate) async fn within<T>(seconds: u64, what: &str, future: impl Future<Outp
         .unwrap_or_else(|_| panic!("{what}: not within {seconds} s"))
 }
 
+/// Waits until this happens to the container of this name.
+pub(crate) async fn wait_for(events: &mut BoxStream<'_, Event>, name: &str, what: &Happening) {
+    while let Some(event) = events.next().await {
+        if let Event::Container(event) = event
+            && event.name == name
+            && event.what == *what
+        {
+            return;
+        }
+    }
+    panic!("the stream of events ended");
+}
+
 /// The image of these tests; the same bytes each time, so it is loaded once.
 async fn load_busybox(docker: &Docker) -> String {
     const TAG: &str = "appliance-test-busybox:latest";
@@ -148,6 +162,11 @@ pub(crate) fn image() -> (Vec<u8>, Vec<u8>) {
     );
     let mut layer = tar::Builder::new(Vec::new());
     let busybox = std::fs::read(BUSYBOX).expect("busybox can be read");
+    let dynamic = busybox.windows(8).any(|bytes| bytes == b"/ld-linu");
+    assert!(
+        !dynamic,
+        "{BUSYBOX} needs shared libraries: apt-get install busybox-static"
+    );
     add(&mut layer, "bin/busybox", &busybox, 0o755);
     for applet in APPLETS {
         let mut header = tar::Header::new_gnu();

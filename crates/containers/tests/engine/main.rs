@@ -1,0 +1,6 @@
+//! The engine adapter against a real Docker daemon.
+
+mod images;
+mod life;
+mod support;
+mod waiting;
