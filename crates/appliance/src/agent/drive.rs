@@ -125,7 +125,9 @@ pub async fn drive(
     let mut working = BTreeMap::new();
     let mut shown = None;
     loop {
+        pause("before", rollout.phase()).await;
         persist(agent, app, &rollout)?;
+        pause("at", rollout.phase()).await;
         if shown != Some(rollout.phase()) {
             shown = Some(rollout.phase());
             announce(app, &rollout, &audience).await;
@@ -177,6 +179,21 @@ pub async fn drive(
             }
             open
         });
+    }
+}
+
+/// A test aid of debug builds: holds every rollout at one moment, so that the agent can be killed exactly there.
+///
+/// `APPLIANCE_PAUSE_AT=before-switched`: the effects that lead to the state happened, nothing says so yet.
+/// `APPLIANCE_PAUSE_AT=at-switched`: the state is written down, its own effects have not begun.
+async fn pause(moment: &str, phase: Phase) {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    let here = format!("{moment}-{}", phase_name(phase));
+    if std::env::var("APPLIANCE_PAUSE_AT").is_ok_and(|wanted| wanted == here) {
+        tracing::warn!("paused {here}, as APPLIANCE_PAUSE_AT asks");
+        std::future::pending::<()>().await;
     }
 }
 
