@@ -108,6 +108,20 @@ fn service(service: &Service, say: &mut dyn FnMut(String)) {
     if different.len() < service.upstreams.len() {
         say("upstreams names an address twice".into());
     }
+    let every = service.every_upstream();
+    if every.clone().collect::<BTreeSet<_>>().len() < every.count()
+        && different.len() == service.upstreams.len()
+    {
+        say("an address is in more than one of upstreams, read_upstreams and canary.upstreams".into());
+    }
+    if let Some(canary) = &service.canary {
+        if canary.upstreams.is_empty() {
+            say("canary.upstreams is empty, name at least one".into());
+        }
+        if !(0.0..=100.0).contains(&canary.percent) {
+            say(format!("canary.percent is {}, must be 0 to 100", canary.percent));
+        }
+    }
     if service.path_prefixes.is_empty() {
         say("path_prefixes is empty; leave it out for every path".into());
     }

@@ -16,6 +16,8 @@ use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::assign::{self, Assignment, Lane};
+use crate::clock::Clock;
 use crate::connection::Peer;
 use crate::decide::{Ask, Decision, decide};
 use crate::headers::{self, ClientView};
@@ -287,8 +289,37 @@ async fn route_request(
         .then(|| request.headers().get(header::UPGRADE).cloned())
         .flatten();
     let client_upgrade = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    let now = Clock::millis();
+    let assignment = if assign::is_needed(&route.service) {
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let new_id = worker.ids.next();
+        assign::assign(&route.service, request.headers(), is_read, false, &new_id, now)
+    } else {
+        Assignment::default()
+    };
     prepare(&mut request, table, route, peer, host, strip, &id, upgrade);
-    let mut response = send(worker, route, request, limit, begun, client_upgrade).await;
+    let mut response = send(
+        worker,
+        route,
+        assignment.lane,
+        request,
+        limit,
+        begun,
+        client_upgrade,
+    )
+    .await;
+    let declined = response
+        .headers()
+        .get("x-writer-affinity")
+        .is_some_and(|value| value == "false");
+    let cookie = match assignment {
+        Assignment { writes: true, .. } if declined => None,
+        Assignment { writes: true, .. } => Some(assign::writer_cookie(&route.service, now)),
+        Assignment { cookie, .. } => cookie,
+    };
+    if let Some(cookie) = cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
     response.headers_mut().insert(headers::X_REQUEST_ID, id);
     response
 }
@@ -356,6 +387,7 @@ fn is_idempotent(method: &Method) -> bool {
 async fn send(
     worker: &Rc<Worker>,
     route: &Arc<Route>,
+    lane: Lane,
     request: Request<Incoming>,
     limit: u64,
     begun: Instant,
@@ -369,7 +401,7 @@ async fn send(
     let mut route = Arc::clone(route);
     let mut repeated = false;
     loop {
-        let Some(upstream) = route.pick(&tried) else {
+        let Some(upstream) = route.pick(lane, &tried) else {
             return failure(if tried.is_empty() {
                 StatusCode::SERVICE_UNAVAILABLE
             } else {

@@ -77,6 +77,17 @@ fn mapped(address: IpAddr) -> u128 {
     }
 }
 
+impl crate::assign::Shown for HeaderMap {
+    fn field(&self, name: &str) -> Option<&[u8]> {
+        self.get(name).map(HeaderValue::as_bytes)
+    }
+
+    fn cookie(&self, name: &str) -> Option<&[u8]> {
+        let mut fields = self.get_all(header::COOKIE).iter();
+        fields.find_map(|field| crate::assign::cookie_in(field.as_bytes(), name))
+    }
+}
+
 /// Whether `Connection` lists `token`.
 pub(crate) fn connection_lists(headers: &HeaderMap, token: &str) -> bool {
     headers

@@ -18,6 +18,7 @@
 //! | `run`, `worker` | threads and listeners |
 
 mod access_log;
+mod assign;
 mod buffer;
 mod check;
 mod clock;

@@ -17,7 +17,7 @@ use crate::shared::Shared;
 use crate::snapshot::{Certificate, Gate, Service, Snapshot};
 use crate::stats::{Counters, merge};
 use crate::store::Disk;
-use crate::table::Table;
+use crate::table::{Live, Table};
 use crate::tls::{self, CertificateError, Certificates};
 use crate::upstream::Upstream;
 
@@ -160,25 +160,36 @@ impl Manager {
         let https_port = snapshot.settings.public_https_port.or(self.shared.https_port);
         let table = Arc::new(Table::build(&snapshot, certificates, https_port, |service| {
             let old = before.routes.get(&service.name);
-            let upstreams = service.upstreams.iter().map(|address| {
-                old.and_then(|old| old.upstreams.iter().find(|upstream| upstream.address == *address))
+            let one = |address: &UpstreamAddress| {
+                old.and_then(|old| old.every_upstream().find(|upstream| upstream.address == *address))
                     .cloned()
                     .unwrap_or_else(|| Arc::new(Upstream::new(address.clone(), workers)))
-            });
+            };
+            let live = |addresses: &[UpstreamAddress]| addresses.iter().map(one).collect();
             let counters = match old {
                 Some(old) => Arc::clone(&old.counters),
                 None => (0..workers).map(|_| Counters::default()).collect(),
             };
-            (upstreams.collect(), counters)
+            Live {
+                upstreams: live(&service.upstreams),
+                canary: live(
+                    service
+                        .canary
+                        .as_ref()
+                        .map_or(&[][..], |canary| &canary.upstreams),
+                ),
+                readers: live(&service.read_upstreams),
+                counters,
+            }
         }));
         self.shared.table.store(Arc::clone(&table));
         let live: BTreeSet<u64> = table
             .routes
             .values()
-            .flat_map(|route| route.upstreams.iter().map(|upstream| upstream.id))
+            .flat_map(|route| route.every_upstream().map(|upstream| upstream.id))
             .collect();
         for (name, route) in &before.routes {
-            for upstream in &route.upstreams {
+            for upstream in route.every_upstream() {
                 if !live.contains(&upstream.id) {
                     upstream.begin_drain();
                     state
@@ -198,12 +209,18 @@ impl Manager {
         for (name, route) in &table.routes {
             let same = before.routes.get(name).is_some_and(|old| {
                 old.service.health_check == route.service.health_check
-                    && old.service.upstreams == route.service.upstreams
+                    && old
+                        .every_upstream()
+                        .map(|old| old.id)
+                        .eq(route.every_upstream().map(|new| new.id))
             });
             if !same {
                 let mut watchers = JoinSet::new();
-                for upstream in &route.upstreams {
-                    let (siblings, check) = (route.upstreams.clone(), route.service.health_check.clone());
+                for (set, upstream) in [&route.upstreams, &route.canary, &route.readers]
+                    .into_iter()
+                    .flat_map(|set| set.iter().map(move |upstream| (set, upstream)))
+                {
+                    let (siblings, check) = (set.clone(), route.service.health_check.clone());
                     watchers.spawn(health::watch(Arc::clone(upstream), siblings, check));
                 }
                 state.watchers.insert(name.clone(), watchers);
@@ -310,7 +327,9 @@ impl Manager {
     ) -> Result<Drained, Refusal> {
         let upstreams: Vec<_> = {
             let state = self.state.lock().await;
-            let in_use = |service: &Service| service.name == *name && service.upstreams.contains(address);
+            let in_use = |service: &Service| {
+                service.name == *name && service.every_upstream().any(|upstream| upstream == address)
+            };
             if state.snapshot.services.iter().any(in_use) {
                 return refuse(
                     RefusalCode::InUse,
@@ -458,7 +477,7 @@ impl Manager {
             .iter()
             .map(|(name, route)| ServiceStatus {
                 service: route.service.clone(),
-                upstreams: route.upstreams.iter().map(|upstream| upstream.status()).collect(),
+                upstreams: route.every_upstream().map(|upstream| upstream.status()).collect(),
                 draining: state
                     .draining
                     .get(name)
@@ -484,7 +503,7 @@ impl Manager {
             return refuse(RefusalCode::NotFound, format!("there is no service {name}"));
         };
         let mut total = merge(route.counters.iter());
-        let upstreams: Vec<_> = route.upstreams.iter().map(|upstream| upstream.stats()).collect();
+        let upstreams: Vec<_> = route.every_upstream().map(|upstream| upstream.stats()).collect();
         total.in_flight = upstreams.iter().map(|upstream| upstream.counts.in_flight).sum();
         Ok(ServiceStats { total, upstreams })
     }

@@ -70,6 +70,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     hangup: Arc<tokio::sync::Notify>,
     control: JoinHandle<()>,
+    metrics_address: Option<SocketAddr>,
     /// Copies of the listeners, for a successor.
     copies: Vec<(Scheme, TcpListener)>,
     quiet: Arc<AtomicBool>,
@@ -79,7 +80,7 @@ pub struct Proxy {
 struct Listening {
     sockets: Vec<(Scheme, u16, TcpListener)>,
     control: Option<PathBuf>,
-    metrics: Option<SocketAddr>,
+    metrics: Option<TcpListener>,
 }
 
 impl Proxy {
@@ -104,6 +105,8 @@ impl Proxy {
             ));
             sockets.push((listener.scheme, address.port(), socket));
         }
+        let metrics = options.metrics.map(|address| open(ListenerSocket::Bind(address)));
+        let (metrics, metrics_address) = metrics.transpose()?.unzip();
         let access_log =
             AccessLog::start(options.access_log).map_err(system("start the access log's thread"))?;
         let https = sockets.iter().find(|(scheme, ..)| *scheme == Scheme::Https);
@@ -119,7 +122,7 @@ impl Proxy {
         let listening = Listening {
             sockets,
             control: options.control,
-            metrics: options.metrics,
+            metrics,
         };
         let hangup = Arc::new(tokio::sync::Notify::new());
         let (ready, started) = std::sync::mpsc::sync_channel(1);
@@ -160,6 +163,7 @@ impl Proxy {
             shared,
             hangup,
             control,
+            metrics_address,
             copies,
             quiet,
         })
@@ -168,6 +172,11 @@ impl Proxy {
     /// The addresses it listens on, in the order of [`Options::listeners`].
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The address of the metrics page, if there is one.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 
     /// Reads the snapshot file and certificate files again, as SIGHUP does.
@@ -307,16 +316,15 @@ async fn oversee(
             }
         }
     }
-    if let Some(address) = listening.metrics {
-        match tokio::net::TcpListener::bind(address).await {
+    if let Some(socket) = listening.metrics {
+        match tokio::net::TcpListener::from_std(socket) {
             Ok(listener) => drop(tracker.spawn(crate::metrics::serve(
                 listener,
                 Arc::clone(&shared),
                 control_stop.clone(),
             ))),
-            Err(source) => {
-                let address = address.to_string();
-                let _caller_waits = ready.send(Err(RunError::Listen { address, source }));
+            Err(error) => {
+                let _caller_waits = ready.send(Err(system("watch the metrics' listener")(error)));
                 return;
             }
         }

@@ -115,6 +115,18 @@ pub struct Service {
     pub tls: Option<Tls>,
     /// Where the app listens; at least one. Requests go to the one with the fewest in flight.
     pub upstreams: Vec<UpstreamAddress>,
+    /// Further upstreams for GET and HEAD; the others are then the writers. None by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read_upstreams: Vec<UpstreamAddress>,
+    /// Whether WebSockets go to the readers. False.
+    #[serde(default)]
+    pub read_websockets: bool,
+    /// How long a client stays with the writers after a write; 0 turns it off. 1 s, as in kamal-proxy.
+    #[serde(default = "one_second", with = "millis", rename = "writer_affinity_ms")]
+    pub writer_affinity: Duration,
+    /// A second release that gets part of the requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
     /// How an upstream shows that it can take requests.
     #[serde(default)]
     pub health_check: HealthCheck,
@@ -153,6 +165,10 @@ impl Service {
             strip_path_prefix: true,
             tls: None,
             upstreams,
+            read_upstreams: Vec::new(),
+            read_websockets: false,
+            writer_affinity: one_second(),
+            canary: None,
             health_check: HealthCheck::default(),
             response_timeout: thirty_seconds(),
             forward_headers: false,
@@ -163,6 +179,43 @@ impl Service {
             gate: Gate::Open,
         }
     }
+}
+
+impl Service {
+    /// Every address that it may send requests to.
+    pub fn every_upstream(&self) -> impl Iterator<Item = &UpstreamAddress> + Clone {
+        let canary = self.canary.iter().flat_map(|canary| &canary.upstreams);
+        self.upstreams.iter().chain(canary).chain(&self.read_upstreams)
+    }
+}
+
+/// A release that gets part of the requests: by header, by cookie, or by share.
+///
+/// The app may set the cookie `kamal-rollout`; else the proxy sets one of its own, so that a client stays where it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Canary {
+    /// Where it listens; at least one.
+    pub upstreams: Vec<UpstreamAddress>,
+    /// Share of the clients, 0 to 100. 0.
+    #[serde(default)]
+    pub percent: f64,
+    /// Values of the cookie that choose it whatever the share.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<String>,
+    /// A header field that chooses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<CanaryHeader>,
+}
+
+/// A header field that chooses the canary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CanaryHeader {
+    /// Its name.
+    pub name: String,
+    /// The value it must have.
+    pub value: String,
 }
 
 /// TLS of a service.
@@ -278,6 +331,10 @@ fn root_prefix() -> Vec<PathPrefix> {
 
 fn yes() -> bool {
     true
+}
+
+fn one_second() -> Duration {
+    Duration::from_secs(1)
 }
 
 fn thirty_seconds() -> Duration {

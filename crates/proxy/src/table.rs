@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::assign::Lane;
 use crate::names::{HostPattern, ServiceName};
 use crate::snapshot::{Service, Settings, Snapshot};
 use crate::stats::Counters;
@@ -37,6 +38,10 @@ struct Prefixes(Vec<(Box<str>, Arc<Route>)>);
 pub(crate) struct Route {
     pub(crate) service: Service,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
+    /// Those of the canary.
+    pub(crate) canary: Vec<Arc<Upstream>>,
+    /// Those that only read.
+    pub(crate) readers: Vec<Arc<Upstream>>,
     /// Counts of the whole service, kept over switches; one for each worker.
     pub(crate) counters: Arc<[Counters]>,
     /// Whether plain HTTP is redirected; a service on a path takes it from the host's root service.
@@ -46,6 +51,15 @@ pub(crate) struct Route {
     /// [`Service::response_headers`], checked.
     pub(crate) response_headers: Vec<(http::HeaderName, http::HeaderValue)>,
     turn: AtomicUsize,
+}
+
+/// The parts of a route that live longer than a table.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) upstreams: Vec<Arc<Upstream>>,
+    pub(crate) canary: Vec<Arc<Upstream>>,
+    pub(crate) readers: Vec<Arc<Upstream>>,
+    pub(crate) counters: Arc<[Counters]>,
 }
 
 /// A request's route and what is left of its path.
@@ -62,7 +76,7 @@ impl Table {
         snapshot: &Snapshot,
         certificates: Certificates,
         https_port: Option<u16>,
-        mut live: impl FnMut(&Service) -> (Vec<Arc<Upstream>>, Arc<[Counters]>),
+        mut live: impl FnMut(&Service) -> Live,
     ) -> Self {
         let mut table = Self {
             generation: snapshot.generation,
@@ -72,7 +86,12 @@ impl Table {
             ..Self::default()
         };
         for service in &snapshot.services {
-            let (upstreams, counters) = live(service);
+            let Live {
+                upstreams,
+                canary,
+                readers,
+                counters,
+            } = live(service);
             let route = Arc::new(Route {
                 redirect_to_https: redirects(service, snapshot),
                 https_port,
@@ -83,6 +102,8 @@ impl Table {
                     .collect(),
                 service: service.clone(),
                 upstreams,
+                canary,
+                readers,
                 counters,
                 turn: AtomicUsize::new(0),
             });
@@ -179,22 +200,35 @@ pub(crate) fn without_port(host: &str) -> &str {
 }
 
 impl Route {
-    /// The upstream with the fewest requests in flight among the healthy ones, skipping `tried`; equals take turns.
-    pub(crate) fn pick(&self, tried: &[u64]) -> Option<&Arc<Upstream>> {
-        if let [only] = &self.upstreams[..] {
+    /// The upstream of `lane` with the fewest requests in flight among the healthy ones, skipping `tried`; equals take
+    /// turns. A lane without one falls back to the main one.
+    pub(crate) fn pick(&self, lane: Lane, tried: &[u64]) -> Option<&Arc<Upstream>> {
+        let set = match lane {
+            Lane::Main => &self.upstreams,
+            Lane::Canary => &self.canary,
+            Lane::Read => &self.readers,
+        };
+        self.pick_among(set, tried).or_else(|| match lane {
+            Lane::Main => None,
+            Lane::Canary | Lane::Read => self.pick_among(&self.upstreams, tried),
+        })
+    }
+
+    fn pick_among<'r>(&self, upstreams: &'r [Arc<Upstream>], tried: &[u64]) -> Option<&'r Arc<Upstream>> {
+        if let [only] = upstreams {
             return (only.is_healthy() && !tried.contains(&only.id)).then_some(only);
         }
-        let count = self.upstreams.len();
+        let count = upstreams.len();
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         (0..count)
-            .map(|step| &self.upstreams[first.wrapping_add(step) % count])
+            .map(|step| &upstreams[first.wrapping_add(step) % count])
             .filter(|upstream| upstream.is_healthy() && !tried.contains(&upstream.id))
             .min_by_key(|upstream| upstream.in_flight())
     }
 
     /// Every upstream that it may send requests to.
     pub(crate) fn every_upstream(&self) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.upstreams.iter()
+        self.upstreams.iter().chain(&self.canary).chain(&self.readers)
     }
 
     /// Where a client that came by another of the hosts is sent.

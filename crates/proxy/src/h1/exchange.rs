@@ -19,7 +19,9 @@ use super::Conn;
 use super::chunks::{self, Decoder, Piece};
 use super::parse::{self, Framing};
 use super::rewrite::{self, Given, Told};
+use crate::assign::{self, Assignment};
 use crate::buffer::Buffer;
+use crate::clock::Clock;
 use crate::link::Link;
 use crate::table::Route;
 use crate::upstream::InFlight;
@@ -48,6 +50,8 @@ pub(super) struct Order {
     /// The client's minor version.
     pub(super) minor: u8,
     pub(super) begun: Instant,
+    /// Which set of upstreams it goes to, and what the response has to set for that.
+    pub(super) assignment: Assignment,
     /// What the access log will want to know.
     pub(super) log: Option<Box<LogHead>>,
 }
@@ -589,6 +593,7 @@ impl<'a> Exchange<'a> {
             given,
             keep: self.keep,
             minor: self.order.minor,
+            cookie: self.cookie(&head),
         };
         rewrite::response(&mut self.out, &head, &told);
         self.status = status;
@@ -599,6 +604,19 @@ impl<'a> Exchange<'a> {
         self.in_flight.upstream().counters(index).answered(status, took);
         self.order.route.counters[index].answered(status, took);
         Ok(false)
+    }
+
+    /// The cookie that keeps the client where it was assigned to.
+    fn cookie(&self, head: &parse::ResponseHead<'_, '_>) -> Option<String> {
+        let assignment = &self.order.assignment;
+        if assignment.writes {
+            let declined = head.fields.iter().any(|field| {
+                field.name.eq_ignore_ascii_case("x-writer-affinity")
+                    && field.value.eq_ignore_ascii_case(b"false")
+            });
+            return (!declined).then(|| assign::writer_cookie(&self.order.route.service, Clock::millis()));
+        }
+        assignment.cookie.clone()
     }
 
     /// Writes what is to be written to the client.

@@ -33,6 +33,7 @@ use self::exchange::{Exchange, Failure, LogHead, Order, Outcome};
 use self::parse::Framing;
 use self::tunnel::Tunnel;
 use crate::access_log::Entry;
+use crate::assign::{self, Assignment};
 use crate::buffer::Buffer;
 use crate::clock::{Clock, Deadline};
 use crate::connection::Peer;
@@ -306,6 +307,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             ids: &self.worker.ids,
             now: Clock::millis(),
         };
+        let assignment = if assign::is_needed(&route.service) {
+            let new_id = self.worker.ids.next();
+            assign::assign(&route.service, &head, ask.is_read, upgrade, &new_id, view.now)
+        } else {
+            Assignment::default()
+        };
         let mut rewritten = self.worker.buffers.vec();
         let id = rewrite::request(&mut rewritten, &head, &view);
         Plan::Order(Box::new(Order {
@@ -322,6 +329,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             keep: head.keep_alive(),
             minor: head.minor,
             begun,
+            assignment,
             log: (route.service.log.requests && self.worker.shared.access_log.is_on())
                 .then(|| log_head(&head)),
         }))
@@ -333,7 +341,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         let mut tried: Vec<u64> = Vec::new();
         let mut fresh_only = false;
         let status = loop {
-            let Some(upstream) = order.route.pick(&tried) else {
+            let Some(upstream) = order.route.pick(order.assignment.lane, &tried) else {
                 break if tried.is_empty() {
                     StatusCode::SERVICE_UNAVAILABLE
                 } else {

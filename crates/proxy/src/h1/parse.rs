@@ -161,6 +161,25 @@ impl RequestHead<'_, '_> {
     }
 }
 
+impl crate::assign::Shown for RequestHead<'_, '_> {
+    fn field(&self, name: &str) -> Option<&[u8]> {
+        let mut fields = self.fields.iter();
+        fields
+            .find(|field| field.name.eq_ignore_ascii_case(name))
+            .map(|field| field.value)
+    }
+
+    fn cookie(&self, name: &str) -> Option<&[u8]> {
+        let fields = self
+            .fields
+            .iter()
+            .filter(|field| field.name.eq_ignore_ascii_case("cookie"));
+        fields
+            .filter_map(|field| crate::assign::cookie_in(field.value, name))
+            .next()
+    }
+}
+
 /// Where the head in `bytes` ends, looking from `from` on: after the first empty line.
 ///
 /// A line that ends in a bare LF counts, so that the parser can refuse it instead of waiting for more.

@@ -174,6 +174,8 @@ pub(super) struct Told<'a> {
     pub(super) keep: bool,
     /// The client's minor version.
     pub(super) minor: u8,
+    /// A cookie of the proxy's own.
+    pub(super) cookie: Option<String>,
 }
 
 fn status_line(out: &mut Vec<u8>, status: u16, reason: &[u8]) {
@@ -210,6 +212,9 @@ pub(super) fn response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, told: &To
     }
     for (name, value) in own {
         field(out, name.as_str().as_bytes(), value.as_bytes());
+    }
+    if let Some(cookie) = &told.cookie {
+        field(out, b"Set-Cookie", cookie.as_bytes());
     }
     field(out, b"X-Request-ID", told.id);
     if told.given == Given::Chunked {

@@ -19,9 +19,7 @@ fn table(services: Vec<Service>) -> Table {
         services,
         ..Snapshot::default()
     };
-    Table::build(&snapshot, Certificates::default(), None, |_| {
-        (Vec::new(), Arc::from([]))
-    })
+    Table::build(&snapshot, Certificates::default(), None, |_| Live::default())
 }
 
 fn found(table: &Table, host: &str, path: &str) -> Option<(String, usize)> {
@@ -105,15 +103,23 @@ fn the_least_busy_healthy_upstream_is_picked() {
         services: vec![service("s", &["h"], &["/"])],
         ..Snapshot::default()
     };
-    let table = Table::build(&snapshot, Certificates::default(), None, |_| {
-        (upstreams.clone(), Arc::from([]))
+    let table = Table::build(&snapshot, Certificates::default(), None, |_| Live {
+        upstreams: upstreams.clone(),
+        ..Live::default()
     });
     let route = table.find("h", "/").unwrap().route;
     let _busy = upstreams[0].enter(0).unwrap();
     upstreams[1].set_health(false, None);
     for _ in 0..4 {
-        assert_eq!(route.pick(&[]).unwrap().id, upstreams[2].id);
+        assert_eq!(route.pick(Lane::Main, &[]).unwrap().id, upstreams[2].id);
     }
-    assert_eq!(route.pick(&[upstreams[2].id]).unwrap().id, upstreams[0].id);
-    assert!(route.pick(&[upstreams[2].id, upstreams[0].id]).is_none());
+    assert_eq!(
+        route.pick(Lane::Main, &[upstreams[2].id]).unwrap().id,
+        upstreams[0].id
+    );
+    assert!(
+        route
+            .pick(Lane::Main, &[upstreams[2].id, upstreams[0].id])
+            .is_none()
+    );
 }

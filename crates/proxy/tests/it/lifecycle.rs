@@ -20,36 +20,38 @@ struct Process {
     child: Child,
     http: SocketAddr,
     client: Client,
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 impl Process {
     async fn start() -> Self {
         let home = tempfile::tempdir().unwrap();
-        let control = home.path().join("control.sock");
-        let http = closed_port().await;
-        let child = Command::new(env!("CARGO_BIN_EXE_proxy-process"))
-            .arg(home.path().join("state"))
-            .arg(&control)
-            .arg(http.to_string())
-            .spawn()
-            .unwrap();
-        let mut process = Self {
-            pid: child.id(),
-            child,
-            http,
-            client: Client::new(control),
-            _home: home,
-        };
-        process.pid = process.answering().await;
-        process
+        loop {
+            // Another test may take the port before the process does; then it ends, and gets another one.
+            let http = closed_port().await;
+            let mut process = Self {
+                pid: 0,
+                child: spawn(home.path(), http),
+                http,
+                client: Client::new(home.path().join("control.sock")),
+                home: tempfile::tempdir().unwrap(),
+            };
+            if let Some(pid) = process.answering().await {
+                process.pid = pid;
+                process.home = home;
+                return process;
+            }
+        }
     }
 
-    /// The id of the process that answers on the control socket.
-    async fn answering(&self) -> u32 {
+    /// The id of the process that answers on the control socket; `None` when the one we started has ended.
+    async fn answering(&mut self) -> Option<u32> {
         loop {
             if let Ok(status) = self.client.status().await {
-                return status.pid;
+                return Some(status.pid);
+            }
+            if self.child.try_wait().unwrap().is_some() {
+                return None;
             }
         }
     }
@@ -73,10 +75,19 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ended_already = self.child.kill();
         let _reaped = self.child.wait();
-        if self.pid != self.child.id() {
+        if self.pid != 0 && self.pid != self.child.id() {
             let _ended_already = kill(Pid::from_raw(i32::try_from(self.pid).unwrap()), Signal::SIGKILL);
         }
     }
+}
+
+fn spawn(home: &std::path::Path, http: SocketAddr) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_proxy-process"))
+        .arg(home.join("state"))
+        .arg(home.join("control.sock"))
+        .arg(http.to_string())
+        .spawn()
+        .unwrap()
 }
 
 async fn send(http: SocketAddr, bytes: &[u8]) -> BufReader<TcpStream> {
@@ -132,10 +143,16 @@ async fn a_successor_accepts_while_the_old_process_finishes() {
         .collect();
     let old = process.pid;
     process.signal(Signal::SIGUSR2);
-    while process.answering().await == old {
+    while process
+        .client
+        .status()
+        .await
+        .is_ok_and(|status| status.pid == old)
+    {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    process.pid = process.answering().await;
+    process.pid = process.client.status().await.unwrap().pid;
+    assert_ne!(process.pid, old);
     let before = served.load(Ordering::Relaxed);
     while served.load(Ordering::Relaxed) < before + 100 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -190,14 +207,8 @@ async fn kill_nine_loses_no_route() {
         .unwrap();
     process.signal(Signal::SIGKILL);
     process.child.wait().unwrap();
-    let home = process._home.path().to_owned();
-    process.child = Command::new(env!("CARGO_BIN_EXE_proxy-process"))
-        .arg(home.join("state"))
-        .arg(home.join("control.sock"))
-        .arg(process.http.to_string())
-        .spawn()
-        .unwrap();
-    process.pid = process.answering().await;
+    process.child = spawn(process.home.path(), process.http);
+    process.pid = process.answering().await.unwrap();
     let mut stream = send(process.http, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert_eq!(Answer::read(&mut stream).await.status, 200);
 }

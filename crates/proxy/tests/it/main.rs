@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod basics;
+mod lanes;
 mod lifecycle;
+mod observing;
 mod rig;
 mod switching;
 mod tls;

@@ -27,7 +27,23 @@ pub(crate) struct Rig {
     pub(crate) http: SocketAddr,
     pub(crate) https: SocketAddr,
     pub(crate) client: Client,
+    pub(crate) metrics: SocketAddr,
+    pub(crate) log: Log,
     pub(crate) home: tempfile::TempDir,
+}
+
+/// What the proxy wrote to its access log.
+#[derive(Clone, Default)]
+pub(crate) struct Log(pub(crate) Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Rig {
@@ -43,6 +59,7 @@ impl Rig {
 
     pub(crate) fn with(home: tempfile::TempDir, store: Store) -> Self {
         let control = home.path().join("control.sock");
+        let log = Log::default();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = |scheme| Listener {
             scheme,
@@ -50,8 +67,8 @@ impl Rig {
         };
         let proxy = Proxy::start(Options {
             listeners: vec![listener(Scheme::Http), listener(Scheme::Https)],
-            metrics: None,
-            access_log: None,
+            metrics: Some(any),
+            access_log: Some(Box::new(log.clone())),
             successor: None,
             predecessor: None,
             control: Some(control.clone()),
@@ -65,6 +82,8 @@ impl Rig {
             http: proxy.addresses()[0],
             https: proxy.addresses()[1],
             client: Client::new(control),
+            metrics: proxy.metrics_address().unwrap(),
+            log,
             proxy: Some(proxy),
             home,
         }
