@@ -195,6 +195,12 @@ async fn a_run_killed_at_every_step_ends_where_an_undisturbed_one_does() -> anyh
     let world = World::bare("killed", Distro::Debian12).await?;
     let key = world.developer.public_key().context("has a key")?.to_owned();
     let undisturbed = World::bare("undisturbed", Distro::Debian12).await?;
+    // Each host was given a key of its own when it was started; here both shall begin alike.
+    let keys = world.host.read("/root/.ssh/authorized_keys").await?;
+    undisturbed
+        .host
+        .copy_in("/root/.ssh/authorized_keys", keys, 0o600)
+        .await?;
     let arguments = |key: &str| {
         [
             "bootstrap",
@@ -427,21 +433,29 @@ async fn untouched_by(world: &World, more: &[&str], status: i64) -> anyhow::Resu
     Ok(output)
 }
 
-/// Every file of the host with its times, and the kernel's rules.
+/// Every file of the host with its times, but logs and what a reboot forgets; and the kernel's rules.
 async fn snapshot(world: &World) -> anyhow::Result<String> {
     let files = world
         .run(&[
             "find",
             "/",
             "-xdev",
-            "-not",
+            "(",
             "-path",
-            "/var/log/*",
+            "/var/log",
+            "-o",
+            "-path",
+            "/run",
+            "-o",
+            "-path",
+            "/tmp",
+            ")",
+            "-prune",
+            "-o",
             "-printf",
             "%p %m %u %g %s %C@\n",
         ])
         .await?;
-    // Directories change when a temporary file comes and goes in a journal; the files in them do not.
     let rules = world.run(&["nft", "--stateless", "list", "ruleset"]).await?;
     Ok(format!("{files}\n{rules}"))
 }

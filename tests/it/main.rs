@@ -3,5 +3,6 @@
 //! Run them with `cargo xtask test [FILTER]`.
 
 mod bootstrap;
+mod conformance;
 mod firewall;
 mod sandbox;

@@ -138,16 +138,7 @@ impl Developer {
             .await?;
         self.write(
             "config/deploy.yml",
-            &format!(
-                "service: demo\n\
-                 image: demo\n\
-                 servers:\n  - {}\n\
-                 proxy:\n  host: demo.test\n  ssl: true\n  app_port: 80\n\
-                 ssh:\n  user: deploy\n\
-                 registry:\n  server: localhost:5555\n\
-                 {more}",
-                world.ip().await?
-            ),
+            &demo_deploy_yml(&world.ip().await?.to_string(), None, more),
         )?;
         self.write(".kamal/secrets", "")
     }
@@ -169,6 +160,30 @@ impl Developer {
             limit: COMMAND_LIMIT,
         }
     }
+}
+
+/// A `config/deploy.yml` for the demo app on one server: host name `demo.test`, TLS.
+///
+/// `key` is a private key to use instead of those in `~/.ssh`; `more` is YAML added at the end.
+#[must_use]
+pub fn demo_deploy_yml(server: &str, key: Option<&Path>, more: &str) -> String {
+    let keys = key
+        .map(|key| format!("  keys: [{}]\n", key.display()))
+        .unwrap_or_default();
+    let arch = match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        _ => "amd64",
+    };
+    format!(
+        "service: demo\n\
+         image: demo\n\
+         servers:\n  - {server}\n\
+         proxy:\n  host: demo.test\n  ssl: true\n  app_port: 80\n\
+         ssh:\n  user: deploy\n{keys}\
+         registry:\n  server: localhost:5555\n\
+         builder:\n  arch: {arch}\n\
+         {more}"
+    )
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {

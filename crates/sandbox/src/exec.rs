@@ -14,6 +14,9 @@ use crate::error::SandboxError;
 /// Output beyond this is dropped, per stream. In bytes.
 const OUTPUT_LIMIT: usize = 16 << 20;
 
+/// A line longer than this is told in pieces. In bytes.
+const LINE_LIMIT: usize = 64 << 10;
+
 /// A program to run inside a host.
 #[derive(Clone, Debug)]
 pub struct Command {
@@ -147,11 +150,7 @@ impl Sandbox {
             .start_exec(&id, None::<bollard::exec::StartExecOptions>)
             .await
             .map_err(doing())?;
-        let mut result = Output {
-            status: 0,
-            stdout: Vec::new(),
-            stderr: Vec::new(),
-        };
+        let (mut stdout, mut stderr) = (Stream::new(lines), Stream::new(lines));
         if let StartExecResults::Attached {
             mut output,
             mut input,
@@ -166,9 +165,9 @@ impl Sandbox {
             let drain = async {
                 while let Some(chunk) = output.next().await {
                     match chunk.map_err(doing())? {
-                        LogOutput::StdErr { message } => keep(&mut result.stderr, &message, lines),
+                        LogOutput::StdErr { message } => stderr.take(&message),
                         LogOutput::StdOut { message } | LogOutput::Console { message } => {
-                            keep(&mut result.stdout, &message, lines);
+                            stdout.take(&message);
                         }
                         LogOutput::StdIn { .. } => {}
                     }
@@ -179,8 +178,11 @@ impl Sandbox {
             drained?;
         }
         let ended = self.docker().inspect_exec(&id).await.map_err(doing())?;
-        result.status = ended.exit_code.unwrap_or(-1);
-        Ok(result)
+        Ok(Output {
+            status: ended.exit_code.unwrap_or(-1),
+            stdout: stdout.end(),
+            stderr: stderr.end(),
+        })
     }
 
     /// Like [`Sandbox::exec`], but a status other than 0 is an error.
@@ -205,10 +207,75 @@ impl Sandbox {
     }
 }
 
-fn keep(kept: &mut Vec<u8>, message: &[u8], lines: Option<Progress<'_>>) {
-    if let Some(tell) = lines {
-        String::from_utf8_lossy(message).lines().for_each(tell);
+/// One stream of a program: what is kept of it, and where its lines go.
+struct Stream<'a> {
+    kept: Vec<u8>,
+    /// The beginning of a line whose end has not come yet.
+    open: Vec<u8>,
+    lines: Option<Progress<'a>>,
+}
+
+impl<'a> Stream<'a> {
+    fn new(lines: Option<Progress<'a>>) -> Self {
+        Self {
+            kept: Vec::new(),
+            open: Vec::new(),
+            lines,
+        }
     }
-    let room = OUTPUT_LIMIT.saturating_sub(kept.len());
-    kept.extend_from_slice(&message[..message.len().min(room)]);
+
+    fn take(&mut self, message: &[u8]) {
+        let room = OUTPUT_LIMIT.saturating_sub(self.kept.len());
+        self.kept.extend_from_slice(&message[..message.len().min(room)]);
+        let Some(tell) = self.lines else { return };
+        for piece in message.split_inclusive(|byte| *byte == b'\n') {
+            self.open.extend_from_slice(piece);
+            if piece.ends_with(b"\n") || self.open.len() > LINE_LIMIT {
+                tell(String::from_utf8_lossy(&self.open).trim_end());
+                self.open.clear();
+            }
+        }
+    }
+
+    fn end(self) -> Vec<u8> {
+        if let Some(tell) = self.lines.filter(|_| !self.open.is_empty()) {
+            tell(String::from_utf8_lossy(&self.open).trim_end());
+        }
+        self.kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn lines_are_told_whole_however_they_arrive() {
+        let told = Mutex::new(Vec::new());
+        let tell = |line: &str| told.lock().expect("one thread").push(line.to_owned());
+        let mut stream = Stream::new(Some(&tell));
+        for piece in ["on", "e\ntwo\n", "", "\n", "last"] {
+            stream.take(piece.as_bytes());
+        }
+        assert_eq!(stream.end(), b"one\ntwo\n\nlast");
+        assert_eq!(*told.lock().expect("one thread"), ["one", "two", "", "last"]);
+    }
+
+    #[test]
+    fn what_is_kept_and_told_is_bounded() {
+        let told = Mutex::new(0);
+        let tell = |_: &str| *told.lock().expect("one thread") += 1;
+        let mut stream = Stream::new(Some(&tell));
+        for _ in 0..40 {
+            stream.take(&vec![b'x'; 1 << 20]);
+        }
+        assert_eq!(stream.end().len(), OUTPUT_LIMIT);
+        assert_eq!(
+            *told.lock().expect("one thread"),
+            40,
+            "an endless line is told in pieces"
+        );
+    }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use appliance_sandbox::{Distro, Image, Name, Sandbox};
+use appliance_tests::developer::demo_deploy_yml;
 use appliance_tests::http::Target;
 use appliance_tests::load::{Load, Report, Shape};
 use clap::Args;
@@ -218,10 +219,6 @@ impl Stage {
         fs_err::create_dir_all(app.join("config"))?;
         fs_err::create_dir_all(app.join(".kamal"))?;
         fs_err::write(app.join(".kamal/secrets"), "")?;
-        fs_err::write(
-            home.join(".ssh/config"),
-            format!("Include {}\n", sandbox_files(&home).join("ssh_config").display()),
-        )?;
         Ok(Self {
             directory,
             home,
@@ -235,16 +232,7 @@ impl Stage {
         let key = sandbox_files(&self.home).join("id_ed25519");
         fs_err::write(
             self.app.join("config/deploy.yml"),
-            format!(
-                "service: demo\n\
-                 image: demo\n\
-                 servers:\n  - {NAME}\n\
-                 proxy:\n  host: {HOST}\n  ssl: true\n  app_port: 80\n\
-                 ssh:\n  user: deploy\n  keys: [{}]\n\
-                 registry:\n  server: localhost:5555\n\
-                 {more}",
-                key.display()
-            ),
+            demo_deploy_yml(NAME, Some(&key), more),
         )?;
         fs_err::write(self.app.join("version"), version)?;
         Ok(())
