@@ -5,6 +5,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use fs_err::os::unix::fs::OpenOptionsExt as _;
+
 /// Writes `bytes` to `path` by temporary file, fsync, rename and fsync of the directory.
 ///
 /// `mode` is the permission bits of the new file, whatever the umask and whatever the old file had.
@@ -29,13 +31,42 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
     fs_err::File::open(directory)?.sync_all()
 }
 
+/// Like [`write`], for a caller who holds the lock on `path`: the temporary file is `<path>.new`, so one left by a crash is used up by the next write.
+pub(crate) fn write_locked(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = beside(path, ".new");
+    let mut file = fs_err::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(mode)
+        .open(&temporary)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if let Err(error) = written.and_then(|()| fs_err::rename(&temporary, path)) {
+        let _ = fs_err::remove_file(&temporary);
+        return Err(error);
+    }
+    sync_directory(directory_of(path))
+}
+
 /// Makes `path` a second name of the bytes that are at `from` now, replacing what `path` named.
+///
+/// For a caller who holds the lock on `from`.
 pub(crate) fn link_over(from: &Path, path: &Path) -> io::Result<()> {
-    let directory = directory_of(path);
-    let scratch = tempfile::Builder::new().prefix(".link-").tempdir_in(directory)?;
-    let name = scratch.path().join("link");
-    fs_err::hard_link(from, &name)?;
-    fs_err::rename(&name, path)
+    let name = beside(path, ".new");
+    match fs_err::hard_link(from, &name) {
+        // Left by a crash.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs_err::remove_file(&name)?;
+            fs_err::hard_link(from, &name)?;
+        }
+        linked => linked?,
+    }
+    fs_err::rename(&name, path)?;
+    // A rename of a file over another name of itself does nothing, and leaves both names.
+    match fs_err::remove_file(&name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// `path` with `suffix` appended to its name.

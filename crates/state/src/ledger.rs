@@ -261,7 +261,7 @@ impl<T: Serialize + DeserializeOwned + Default> Ledger<T> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        atomic::write(&self.path, text, FILE_MODE)
+        atomic::write_locked(&self.path, text, FILE_MODE)
     }
 
     fn never_written(&self) -> Result<Snapshot<T>, LedgerError> {

@@ -318,7 +318,7 @@ fn write_head(path: &Path, record: &Record) -> io::Result<()> {
         hash: record.hash.clone(),
     };
     let text = serde_json::to_vec(&head).map_err(io::Error::other)?;
-    atomic::write(&head_path(path), &text, FILE_MODE)
+    atomic::write_locked(&head_path(path), &text, FILE_MODE)
 }
 
 /// The log may be one record ahead of the head file (a crash between the two writes), never behind it.
