@@ -98,7 +98,7 @@ pub enum Effect {
         /// The deployment.
         current: Deployment,
     },
-    /// Remove what is not needed any more: old containers, images, the release command's container, old assets.
+    /// Remove what is not needed any more: old containers, images, old assets, and the release command's container unless it still runs.
     Prune,
 }
 

@@ -109,7 +109,8 @@ impl Stage {
             Stage::ReviveServing if new_died => Some(3),
             // Serving, and knowing what serves, depend on these.
             Stage::Record | Stage::ReviveServing | Stage::SwitchBack => None,
-            Stage::StopOld | Stage::ReviveRest | Stage::RemoveNew => Some(8),
+            // About 18 minutes: longer than an upgrade of Docker takes.
+            Stage::StopOld | Stage::ReviveRest | Stage::RemoveNew => Some(40),
             _ => Some(0),
         }
     }
