@@ -9,7 +9,10 @@
 //! [`load`] does all of it. Meanings, defaults and messages are those of Kamal 2.12.
 //! Only [`erb`] and [`secrets`] run commands, and only through [`runner::Runner`].
 
+mod checked;
 pub mod erb;
+pub mod extension;
+pub mod host;
 pub mod load;
 pub mod model;
 mod oddities;
@@ -18,11 +21,16 @@ pub mod problem;
 mod resolve;
 pub mod ruby;
 pub mod runner;
+pub mod schema;
 pub mod secrets;
 pub mod source;
+pub mod units;
 mod validate;
+pub mod warnings;
 pub mod yaml;
 
+pub use extension::Extension;
+pub use host::Host;
 pub use load::{LoadOptions, Loaded, load};
 pub use model::Resolved;
 pub use problem::{Problem, Problems};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::erb;
+use crate::extension::Extension;
 use crate::model::Resolved;
 use crate::problem::{Problem, Problems};
 use crate::resolve::{self, Facts};
@@ -16,6 +17,9 @@ use crate::yaml::{self};
 
 /// Largest configuration file that is read, in bytes.
 const LARGEST_FILE: u64 = 32 << 20;
+
+/// How many problems are told at most.
+pub(crate) const MOST_PROBLEMS: usize = 100;
 
 /// What to load, and the surroundings Kamal would see.
 #[derive(Debug, Clone)]
@@ -68,8 +72,12 @@ impl LoadOptions {
 pub struct Loaded {
     /// The resolved configuration.
     pub config: Resolved,
-    /// What will hurt, but is no error.
+    /// `x-appliance:`, with its defaults.
+    pub extension: Extension,
+    /// What will hurt, but is no error; without the silenced ones.
     pub warnings: Vec<Problem>,
+    /// The environment after the files were rendered: `Dotenv.load` in them sets what `.kamal/secrets` then refers to.
+    pub env: BTreeMap<String, String>,
     /// The merged tree, `x-` keys included.
     pub tree: Node,
     /// The texts, for showing the line of a further problem.
@@ -119,6 +127,10 @@ pub fn load(options: &LoadOptions, runner: &dyn Runner) -> Result<Loaded, Proble
             local_arch: &options.local_arch,
         },
     );
+    let extension = Extension::read(&tree, &sources).unwrap_or_else(|mistakes| {
+        problems.extend(mistakes);
+        Extension::default()
+    });
     if !problems.is_empty() {
         if sources.starts_with_mark() {
             // All that follows the first key is lost, so only the first problem means anything.
@@ -159,9 +171,22 @@ pub fn load(options: &LoadOptions, runner: &dyn Runner) -> Result<Loaded, Proble
             secret_files,
         },
     );
+    problems.extend(extension.check(&tree, &config, &sources));
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    warnings.extend(crate::warnings::find(&config, &tree, &sources));
+    warnings.retain(|warning| {
+        warning
+            .name
+            .as_ref()
+            .is_none_or(|name| !extension.silence.contains(name))
+    });
     Ok(Loaded {
         config,
+        extension,
         warnings,
+        env: context.env,
         tree,
         sources,
     })
@@ -196,20 +221,25 @@ impl Loader<'_> {
             problem.hint = error.hint();
             Problems(vec![problem])
         })?;
-        let document = yaml::read(&rendered.text, number, &|line, column| {
-            rendered.origin(line, column)
+        self.sources.attach(number, rendered);
+        // Places are mapped back only when a problem is told: nodes may be many.
+        let document = yaml::read(self.sources.rendered_text(number), number, &|line, column| {
+            (line, column)
         })
         .map_err(|error| {
             let mut problem = self.sources.problem(error.place, "", error.message);
             problem.hint = error.hint;
             Problems(vec![problem])
         })?;
-        for (first, last) in &document.duplicates {
+        for (first, last) in document.duplicates.iter().take(MOST_PROBLEMS) {
             let name = last.to_s();
             let mut warning = self.sources.problem(
                 last.place,
                 &name,
-                format!("{name} stands twice; this one replaces line {}", first.place.line),
+                format!(
+                    "{name} stands twice; this one replaces line {}",
+                    self.sources.origin(first.place).0
+                ),
             );
             warning.hint = Some("remove one of them".to_owned());
             warning.name = Some("duplicate-key".to_owned());

@@ -112,7 +112,8 @@ pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) ->
         0..=2 => return None,
         3..=5 => 1,
         6..=9 => 2,
-        _ => 3,
+        10..=40 => 3,
+        _ => return None,
     };
     known
         .into_iter()

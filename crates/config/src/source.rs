@@ -1,12 +1,21 @@
 //! The text of the files, for showing the offending line of a problem and nothing else of them.
 
+use crate::erb::Rendered;
 use crate::problem::Problem;
 use crate::yaml::tree::Place;
 
 /// The files of one configuration, numbered as in [`Place::file`].
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    files: Vec<(String, String)>,
+    files: Vec<Source>,
+}
+
+#[derive(Debug, Clone)]
+struct Source {
+    name: String,
+    text: String,
+    /// What ERB made of the text; places are places in it.
+    rendered: Option<Rendered>,
 }
 
 /// Keys whose values are not shown, with everything below them.
@@ -26,28 +35,86 @@ const MASKED: &[&str] = &[
 impl Sources {
     /// Adds a file by the name the user knows; gives its number.
     pub fn add(&mut self, name: impl Into<String>, text: impl Into<String>) -> usize {
-        self.files.push((name.into(), text.into()));
+        self.files.push(Source {
+            name: name.into(),
+            text: text.into(),
+            rendered: None,
+        });
         self.files.len() - 1
+    }
+
+    /// From now on, places in a file are places in its rendered text.
+    pub(crate) fn attach(&mut self, number: usize, rendered: Rendered) {
+        if let Some(source) = self.files.get_mut(number) {
+            source.rendered = Some(rendered);
+        }
+    }
+
+    /// What ERB made of a file, or the file.
+    pub(crate) fn rendered_text(&self, number: usize) -> &str {
+        self.files
+            .get(number)
+            .map_or("", |source| match &source.rendered {
+                Some(rendered) => &rendered.text,
+                None => &source.text,
+            })
+    }
+
+    /// The line and column in the file that a place stands for.
+    pub fn origin(&self, place: Place) -> (usize, usize) {
+        match self
+            .files
+            .get(place.file)
+            .and_then(|source| source.rendered.as_ref())
+        {
+            Some(rendered) if place.line > 0 => rendered.origin(place.line, place.column),
+            _ => (place.line, place.column),
+        }
     }
 
     /// Whether any file starts with a byte order mark.
     pub(crate) fn starts_with_mark(&self) -> bool {
-        self.files.iter().any(|(_, text)| text.starts_with('\u{feff}'))
+        self.files
+            .iter()
+            .any(|source| source.text.starts_with('\u{feff}'))
+    }
+
+    /// The line at a place, as written.
+    pub(crate) fn line(&self, place: Place) -> Option<&str> {
+        let (line, _) = self.origin(place);
+        let text = &self.files.get(place.file)?.text;
+        text.lines().nth(line.checked_sub(1)?)
     }
 
     /// A problem at a place, with the line it stands on.
     pub fn problem(&self, place: Place, path: &str, message: impl Into<String>) -> Problem {
-        let mut problem = Problem::new(message).at_path(path);
-        if let Some((name, text)) = self.files.get(place.file) {
-            problem.file = Some(name.clone());
+        let mut problem = Problem::new(shortened(message.into())).at_path(shortened(path.to_owned()));
+        if let Some(source) = self.files.get(place.file) {
+            problem.file = Some(source.name.clone());
             if place.line > 0 {
-                problem.line = Some(place.line);
-                problem.column = Some(place.column);
-                problem.snippet = snippet(text, place.line);
+                let (line, column) = self.origin(place);
+                problem.line = Some(line);
+                problem.column = Some(column);
+                problem.snippet = snippet(&source.text, line);
             }
         }
         problem
     }
+}
+
+/// Longest message, in bytes.
+const LONGEST_MESSAGE: usize = 4096;
+
+fn shortened(mut text: String) -> String {
+    if text.len() > LONGEST_MESSAGE {
+        let end = (0..=LONGEST_MESSAGE)
+            .rev()
+            .find(|end| text.is_char_boundary(*end))
+            .unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// Longest line that is shown, in characters.

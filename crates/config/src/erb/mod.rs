@@ -40,6 +40,8 @@ pub struct Rendered {
     pub text: String,
     /// `(offset in text, offset in the file, copied)`, ascending.
     marks: Vec<(usize, usize, bool)>,
+    /// Offset of each line of the text.
+    text_lines: Vec<usize>,
     /// Offset of each line of the file.
     source_lines: Vec<usize>,
     source: String,
@@ -49,13 +51,10 @@ impl Rendered {
     /// The place in the file that the given place of the rendered text came from; lines and columns count from 1,
     /// columns in characters. What a tag printed belongs to the start of the tag.
     pub fn origin(&self, line: usize, column: usize) -> (usize, usize) {
-        let line_start = match line.checked_sub(2) {
-            None => 0,
-            Some(newline) => match self.text.match_indices('\n').nth(newline) {
-                Some((at, _)) => at + 1,
-                None => self.text.len(),
-            },
-        };
+        let line_start = line
+            .checked_sub(1)
+            .and_then(|line| self.text_lines.get(line).copied())
+            .unwrap_or(self.text.len());
         let offset = self.text[line_start..]
             .char_indices()
             .nth(column.saturating_sub(1))
@@ -202,6 +201,7 @@ const STACK: usize = 64 << 20;
 pub fn render(text: &str, file: &Path, ctx: &mut Context<'_>) -> Result<Rendered, ErbError> {
     let lines = line_starts(text);
     let rendered = |text_out: String, marks| Rendered {
+        text_lines: line_starts(&text_out),
         text: text_out,
         marks,
         source_lines: lines.clone(),

@@ -3,7 +3,7 @@
 pub(crate) mod raw;
 pub(crate) mod rules;
 pub(crate) mod sections;
-mod shape;
+pub(crate) mod shape;
 mod version;
 
 use std::path::Path;
@@ -45,6 +45,7 @@ pub(crate) fn check(root: &Node, sources: &Sources, surroundings: &Surroundings<
     sections::check(&mut checker, &raw);
     rules::check(&mut checker, root.place, &raw, surroundings);
     checker.base_60(root, "");
+    checker.problems.truncate(crate::load::MOST_PROBLEMS);
     checker.problems
 }
 
@@ -66,7 +67,13 @@ impl Checker<'_> {
         } else {
             format!("{path}: {message}")
         };
-        self.problems.push(self.sources.problem(place, path, full));
+        // Beyond a hundred, only that there is one more matters.
+        let problem = if self.problems.len() < crate::load::MOST_PROBLEMS {
+            self.sources.problem(place, path, full)
+        } else {
+            Problem::new("and more")
+        };
+        self.problems.push(problem);
         self.problems.last_mut().expect("a problem was just pushed")
     }
 
@@ -126,12 +133,17 @@ impl Checker<'_> {
         let plural = if names.len() == 1 { "key" } else { "keys" };
         let hints: Vec<String> = unknown
             .iter()
+            .take(5)
             .map(|key| {
                 let advice = advice_on_key(&key.to_s(), known);
                 if unknown.len() == 1 {
                     advice
                 } else {
-                    format!("{} (line {}): {advice}", key.to_s(), key.place.line)
+                    format!(
+                        "{} (line {}): {advice}",
+                        key.to_s(),
+                        self.sources.origin(key.place).0
+                    )
                 }
             })
             .collect();
@@ -277,7 +289,7 @@ impl Checker<'_> {
         match &node.value {
             Value::Map(map) => {
                 for (key, value) in map.iter() {
-                    if path.is_empty() && key.to_s().starts_with("x-") {
+                    if path.is_empty() && key.as_str().is_some_and(|name| name.starts_with("x-")) {
                         continue;
                     }
                     let path = key_path(path, key);
