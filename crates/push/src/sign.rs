@@ -53,6 +53,12 @@ pub enum SignError {
         /// Its type.
         algorithm: String,
     },
+    /// The file half of a hardware key.
+    #[error("{path} belongs to a hardware key, which only an agent can use; load it: ssh-add {path}")]
+    HardwareKey {
+        /// The file.
+        path: PathBuf,
+    },
     /// An encrypted key and no passphrase.
     #[error("the key {path} is encrypted and no passphrase was given; load it into an agent: ssh-add {path}")]
     NeedsPassphrase {
@@ -270,18 +276,7 @@ impl Signer {
     ) -> Result<Self, SignError> {
         let private = load_private_key(path, passphrase)?;
         let public = PublicKey::usable(private.public_key().clone(), || path.display().to_string())?;
-        if matches!(
-            private.algorithm(),
-            Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256
-        ) {
-            return Err(SignError::KeyType {
-                what: format!(
-                    "{} (a hardware key: load it with ssh-add {0} and sign through the agent)",
-                    path.display()
-                ),
-                algorithm: private.algorithm().to_string(),
-            });
-        }
+        signs_by_itself(&private, path)?;
         Ok(Self {
             public,
             source: Source::File(Box::new(private)),
@@ -355,6 +350,16 @@ impl Signer {
         let payload = change.to_payload().map_err(SignError::Change)?;
         let signature = self.sign(&payload).await?;
         Ok(Envelope::new(&payload, signature))
+    }
+}
+
+/// Refuses the file half of a hardware key, which only an agent can sign with.
+pub(crate) fn signs_by_itself(private: &PrivateKey, path: &Path) -> Result<(), SignError> {
+    match private.algorithm() {
+        Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256 => Err(SignError::HardwareKey {
+            path: path.to_owned(),
+        }),
+        _ => Ok(()),
     }
 }
 

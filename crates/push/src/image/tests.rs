@@ -432,3 +432,35 @@ async fn a_layout_directory_is_read_in_place() {
         "{error:?}"
     );
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 64, ..Default::default() })]
+
+    /// Whatever an archive holds, the outcome is true blobs or an error, and no temporary file.
+    #[test]
+    fn altered_archives_never_give_false_blobs(
+        changes in proptest::collection::vec((0..20_000_usize, proptest::prelude::any::<u8>()), 0..6),
+        length in 4_000..20_000_usize,
+        classic in proptest::prelude::any::<bool>(),
+    ) {
+        let layers = vec![layer_tar("a", b"first"), layer_tar("b", b"second")];
+        let mut archive =
+            if classic { classic_archive(&layers) } else { oci_archive(&layers, Compression::Gzip, true) };
+        for (place, byte) in changes {
+            if let Some(old) = archive.get_mut(place) {
+                *old = byte;
+            }
+        }
+        archive.truncate(length);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        let prepared = prepare_archive(archive, nothing(&[Compression::Gzip]), Cache::default());
+        if let Ok((prepared, _, scratch)) = runtime.block_on(prepared) {
+            for (blob, place) in prepared.to_send() {
+                let bytes = bytes_of(&place);
+                assert_eq!((Digest::of(&bytes), bytes.len() as u64), (blob.digest, blob.size));
+            }
+            drop(prepared);
+            assert_eq!(scratch.path().read_dir().expect("list").count(), 0);
+        }
+    }
+}

@@ -249,6 +249,22 @@ impl HardwareKey {
 }
 
 #[test]
+fn the_file_half_of_a_hardware_key_points_to_the_agent() {
+    let keys = Keys::new();
+    let key = HardwareKey(aws_lc_rs::signature::Ed25519KeyPair::generate().expect("a key"));
+    let ssh_key::public::KeyData::SkEd25519(public) = key.public().key_data().clone() else {
+        panic!("another key")
+    };
+    let half = ssh_key::private::SkEd25519::new(public, 1, b"handle".to_vec()).expect("half a key");
+    let private = PrivateKey::new(ssh_key::private::KeypairData::SkEd25519(half), "hardware").expect("a key");
+    let path = keys.path("id_ed25519_sk");
+    fs_write(&path, private.to_openssh(LineEnding::LF).expect("PEM").as_bytes());
+    let error = Signer::from_file(&path, &mut |_| None).expect_err("refused");
+    assert!(matches!(error, SignError::HardwareKey { .. }), "{error:?}");
+    assert!(error.to_string().contains("ssh-add"), "{error}");
+}
+
+#[test]
 fn a_hardware_key_counts_only_when_it_was_touched() {
     let keys = Keys::new();
     let key = HardwareKey(aws_lc_rs::signature::Ed25519KeyPair::generate().expect("a key"));

@@ -54,7 +54,7 @@ pub(super) async fn login(
         }
     }
 
-    let mut tried = Vec::new();
+    let (mut tried, mut skipped) = (Vec::new(), Vec::new());
     for offer in offers(&held, options) {
         if tried.len() >= MAX_TRIES {
             break;
@@ -82,9 +82,12 @@ pub(super) async fn login(
             }
             (Offer::File(path, _), _) => {
                 let ask = Arc::clone(&options.passphrase);
-                let key = match sign::load_private_key(path, &mut |path| ask(path)) {
+                let loaded = sign::load_private_key(path, &mut |path| ask(path))
+                    .and_then(|key| sign::signs_by_itself(&key, path).map(|()| key));
+                let key = match loaded {
                     Ok(key) => key,
                     Err(error) => {
+                        skipped.push(format!("not usable: {error}"));
                         unusable = Some(error);
                         continue;
                     }
@@ -111,6 +114,7 @@ pub(super) async fn login(
             source: unusable.map(Box::new),
         });
     }
+    tried.append(&mut skipped);
     Err(SshError::AuthRefused {
         user: user.to_owned(),
         host: host.to_owned(),
