@@ -29,6 +29,16 @@ async fn closed(distro: Distro) -> anyhow::Result<()> {
     containers(&world).await?;
     matrix(&world, &outside, "after bootstrap").await?;
 
+    // Without our table they are open: it is the table that closes them, and this test would notice.
+    world
+        .run(&["nft", "delete", "table", "inet", "appliance"])
+        .await?;
+    let (v4, _) = world.host.addresses().await?;
+    let found = outside.probe(v4.into(), &["8080", "9100"], PATIENCE).await?;
+    ensure!(found.values().all(|state| *state == PortState::Open), "{found:?}");
+    world.run(&["systemctl", "reload", "appliance-firewall"]).await?;
+    matrix(&world, &outside, "after the table was deleted and loaded again").await?;
+
     for argv in [
         ["systemctl", "restart", "docker"],
         ["systemctl", "start", "nftables"],
@@ -161,10 +171,13 @@ async fn works_inside(world: &World) -> anyhow::Result<()> {
                 "--silent",
                 "--show-error",
                 "--fail",
-                "--retry=20",
-                "--retry-delay=1",
+                "--retry",
+                "20",
+                "--retry-delay",
+                "1",
                 "--retry-all-errors",
-                "--max-time=5",
+                "--max-time",
+                "5",
                 &url,
             ])
             .await
