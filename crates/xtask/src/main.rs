@@ -3,6 +3,7 @@
 //! A fresh Debian or Ubuntu machine with a Rust toolchain needs nothing else beforehand:
 //! each task installs what it lacks with apt, and starts Docker if it does not run.
 
+mod bench_proxy;
 mod cargo;
 mod demo;
 mod host;
@@ -27,9 +28,18 @@ enum Task {
     Demo(demo::DemoArgs),
     /// Run every check and test, those on real hosts included
     Test(test::TestArgs),
+    /// Compare with other programs on this machine; not a test
+    #[command(subcommand)]
+    Bench(Bench),
     /// Bare hosts to work against by hand
     #[command(subcommand)]
     Host(host::HostTask),
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// The proxy beside nginx and HAProxy: requests, latency, CPU, memory
+    Proxy(bench_proxy::BenchArgs),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -39,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         match cli.task {
             Task::Demo(args) => demo::demo(&args).await,
             Task::Test(args) => test::test(&args).await,
+            Task::Bench(Bench::Proxy(args)) => bench_proxy::bench(&args).await,
             Task::Host(task) => host::run(&task).await,
         }
     })

@@ -26,12 +26,13 @@ const DOCKER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Installs what is missing and makes sure that Docker runs.
 pub(crate) fn ensure() -> anyhow::Result<()> {
-    packages()?;
+    install(PACKAGES)?;
     docker()
 }
 
-fn packages() -> anyhow::Result<()> {
-    let missing: Vec<_> = PACKAGES
+/// Installs the packages whose program is missing; what they bring as services is not started.
+pub(crate) fn install(wanted: &[(&str, &str)]) -> anyhow::Result<()> {
+    let missing: Vec<_> = wanted
         .iter()
         .filter(|(program, _)| find(program).is_none())
         .map(|(_, package)| *package)
@@ -50,7 +51,8 @@ fn packages() -> anyhow::Result<()> {
     run(as_root("apt-get")
         .args(["install", "--yes", "-qq", "--no-install-recommends"])
         .args(&missing)
-        .env("DEBIAN_FRONTEND", "noninteractive"))?;
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("RUNLEVEL", "1"))?;
     step.done("");
     Ok(())
 }
@@ -66,7 +68,7 @@ fn as_root(program: &str) -> Command {
         return Command::new(program);
     }
     let mut command = Command::new("sudo");
-    command.args(["--non-interactive", "--preserve-env=DEBIAN_FRONTEND", program]);
+    command.args(["--non-interactive", "--preserve-env=DEBIAN_FRONTEND,RUNLEVEL", program]);
     command
 }
 
