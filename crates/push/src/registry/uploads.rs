@@ -1,5 +1,7 @@
 //! Uploads over HTTP: whole, in pieces, continued after a cut, mounted.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
 use http::request::Parts;
@@ -9,10 +11,12 @@ use http_body_util::BodyExt as _;
 
 use super::answer::{self, Problem, header};
 use super::route::Query;
-use super::{Action, AnswerBody, Registry, blocking};
+use super::{Action, AnswerBody, Registry, Token, blocking};
 use crate::change::{BlobRef, Digest, Repository};
 use crate::store::{UploadId, UploadStatus};
 
+/// How long another sender's upload must stand still before somebody else may continue it.
+const WATCH: Duration = Duration::from_millis(1500);
 /// Bytes gathered before they are handed to the disk.
 const PIECE: usize = 512 << 10;
 
@@ -70,22 +74,64 @@ impl Registry {
             }),
             _ => None,
         };
-        let (store, repository) = (self.store.clone(), name.clone());
-        let status = blocking(move || store.begin(&repository, expect, cap)).await?;
+        let owner = owner(parts);
         match digest {
-            None => Ok(accepted(StatusCode::ACCEPTED, name, &status.id, status.offset)),
+            // Whole in one request: it brings all the bytes, so nothing is continued.
             Some(digest) => {
-                // Whole in one request: an unfinished upload of it cannot be continued from the middle.
-                if status.offset > 0 {
-                    self.cancel(&status.id).await?;
-                    let (store, repository) = (self.store.clone(), name.clone());
-                    let expect = status.expected.clone();
-                    let fresh = blocking(move || store.begin(&repository, expect, cap)).await?;
-                    return self.whole(name, fresh.id, digest, body).await;
-                }
-                self.whole(name, status.id, digest, body).await
+                let id = self.fresh(name, expect, cap, owner).await?.id;
+                self.whole(name, id, digest, body).await
+            }
+            None => {
+                let status = match &expect {
+                    Some(wanted) => self.unfinished(name, wanted, &owner).await?,
+                    None => None,
+                };
+                let status = match status {
+                    Some(status) => status,
+                    None => self.fresh(name, expect, cap, owner).await?,
+                };
+                Ok(accepted(StatusCode::ACCEPTED, name, &status.id, status.offset))
             }
         }
+    }
+
+    async fn fresh(
+        &self,
+        name: &Repository,
+        expect: Option<BlobRef>,
+        cap: u64,
+        owner: String,
+    ) -> Result<UploadStatus, Problem> {
+        let (store, repository) = (self.store.clone(), name.clone());
+        blocking(move || store.begin(&repository, expect, cap, &owner)).await
+    }
+
+    /// The unfinished upload to continue: the sender's own, or one that its sender has left.
+    async fn unfinished(
+        &self,
+        name: &Repository,
+        wanted: &BlobRef,
+        owner: &str,
+    ) -> Result<Option<UploadStatus>, Problem> {
+        let look = || {
+            let (store, repository, wanted) = (self.store.clone(), name.clone(), wanted.clone());
+            blocking(move || store.unfinished(&repository, &wanted))
+        };
+        let before = look().await?;
+        if let Some((own, _)) = before.iter().find(|(_, known)| known == owner) {
+            return Ok(Some(own.clone()));
+        }
+        if before.is_empty() {
+            return Ok(None);
+        }
+        // Somebody else's: it is free if it does not grow while we watch.
+        tokio::time::sleep(WATCH).await;
+        let after = look().await?;
+        let Some((left, _)) = after.into_iter().find(|now| before.contains(now)) else {
+            return Ok(None);
+        };
+        let (store, owner) = (self.store.clone(), owner.to_owned());
+        blocking(move || store.adopt(&left.id, &owner)).await.map(Some)
     }
 
     async fn whole<B>(
@@ -263,6 +309,13 @@ fn expected(query: &Query) -> Result<Option<BlobRef>, Problem> {
     let size = query.get("size").and_then(|size| size.parse().ok());
     let size = size.ok_or_else(|| Problem::bad("SIZE_INVALID", "expect needs a size in bytes"))?;
     Ok(Some(BlobRef { digest, size }))
+}
+
+/// By what a sender is known again: its token, of which only a digest is kept.
+fn owner(parts: &Parts) -> String {
+    Token::of_request(parts).map_or_else(String::new, |token| {
+        Digest::of(token.expose().as_bytes()).hex().to_owned()
+    })
 }
 
 fn content_length(parts: &Parts) -> Option<u64> {

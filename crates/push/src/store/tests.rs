@@ -89,7 +89,9 @@ fn image(
 #[test]
 fn an_upload_in_pieces_becomes_a_blob_with_its_digest() {
     let (_directory, store) = store();
-    let upload = store.begin(&repository("app"), None, u64::MAX).expect("begins");
+    let upload = store
+        .begin(&repository("app"), None, u64::MAX, "me")
+        .expect("begins");
     assert_eq!(store.append(&upload.id, None, b"hello ").expect("appends"), 6);
     assert_eq!(store.append(&upload.id, Some(6), b"world").expect("appends"), 11);
     let blob = store
@@ -105,7 +107,9 @@ fn an_upload_in_pieces_becomes_a_blob_with_its_digest() {
 #[test]
 fn wrong_digests_and_too_many_bytes_leave_nothing_behind() {
     let (directory, store) = store();
-    let upload = store.begin(&repository("app"), None, u64::MAX).expect("begins");
+    let upload = store
+        .begin(&repository("app"), None, u64::MAX, "me")
+        .expect("begins");
     store.append(&upload.id, None, b"evil").expect("appends");
     let wanted = Digest::of(b"good");
     let error = store.finish(&upload.id, &wanted).expect_err("refused");
@@ -114,7 +118,7 @@ fn wrong_digests_and_too_many_bytes_leave_nothing_behind() {
 
     // Announced as one thing, finished as another.
     let upload = store
-        .begin(&repository("app"), expect(b"good"), u64::MAX)
+        .begin(&repository("app"), expect(b"good"), u64::MAX, "me")
         .expect("begins");
     store.append(&upload.id, None, b"evil").expect("appends");
     assert!(matches!(
@@ -128,19 +132,19 @@ fn wrong_digests_and_too_many_bytes_leave_nothing_behind() {
     );
 
     let upload = store
-        .begin(&repository("app"), expect(b"good"), u64::MAX)
+        .begin(&repository("app"), expect(b"good"), u64::MAX, "me")
         .expect("begins");
     assert!(matches!(
         store.append(&upload.id, None, b"goodbye"),
         Err(StoreError::TooLarge { size: 7, limit: 4 })
     ));
-    let capped = store.begin(&repository("app"), None, 3).expect("begins");
+    let capped = store.begin(&repository("app"), None, 3, "me").expect("begins");
     assert!(matches!(
         store.append(&capped.id, None, b"four"),
         Err(StoreError::TooLarge { .. })
     ));
     assert!(matches!(
-        store.begin(&repository("app"), expect(b"four"), 3),
+        store.begin(&repository("app"), expect(b"four"), 3, "me"),
         Err(StoreError::TooLarge { size: 4, limit: 3 })
     ));
 }
@@ -150,7 +154,7 @@ fn a_truncated_upload_continues_in_another_process() {
     let (directory, store) = store();
     let content = b"0123456789";
     let upload = store
-        .begin(&repository("app"), expect(content), u64::MAX)
+        .begin(&repository("app"), expect(content), u64::MAX, "me")
         .expect("begins");
     store.append(&upload.id, None, &content[..4]).expect("appends");
     assert!(matches!(
@@ -160,12 +164,20 @@ fn a_truncated_upload_continues_in_another_process() {
     drop(store);
 
     let store = Store::open(directory.path(), limits()).expect("opens again");
-    let again = store
-        .begin(&repository("app"), expect(content), u64::MAX)
-        .expect("finds it");
-    assert_eq!((&again.id, again.offset), (&upload.id, 4));
+    let found = store
+        .unfinished(&repository("app"), &expect(content).expect("some"))
+        .expect("looks");
+    let [(again, owner)] = found.as_slice() else {
+        panic!("{found:?}")
+    };
+    assert_eq!((&again.id, again.offset, owner.as_str()), (&upload.id, 4, "me"));
+    assert_eq!(store.adopt(&upload.id, "you").expect("adopted").offset, 4);
+    let found = store
+        .unfinished(&repository("app"), &expect(content).expect("some"))
+        .expect("looks");
+    assert_eq!(found[0].1, "you");
     let elsewhere = store
-        .begin(&repository("other"), expect(content), u64::MAX)
+        .begin(&repository("other"), expect(content), u64::MAX, "me")
         .expect("begins");
     assert_ne!(elsewhere.id, upload.id);
     assert!(matches!(
@@ -201,7 +213,7 @@ fn room_is_checked_before_bytes_move_and_promises_count() {
         size: 2 * ours,
     };
     let error = store
-        .begin(&repository("app"), Some(huge), u64::MAX)
+        .begin(&repository("app"), Some(huge), u64::MAX, "me")
         .expect_err("refused");
     assert!(matches!(error, StoreError::NoRoom { .. }), "{error}");
     assert!(files(directory.path()).is_empty());
@@ -211,19 +223,19 @@ fn room_is_checked_before_bytes_move_and_promises_count() {
         size: most,
     };
     let upload = store
-        .begin(&repository("app"), Some(first), u64::MAX)
+        .begin(&repository("app"), Some(first), u64::MAX, "me")
         .expect("fits");
     let second = BlobRef {
         digest: Digest::of(b"second"),
         size: most,
     };
     assert!(matches!(
-        store.begin(&repository("app"), Some(second.clone()), u64::MAX),
+        store.begin(&repository("app"), Some(second.clone()), u64::MAX, "me"),
         Err(StoreError::NoRoom { .. })
     ));
     store.cancel(&upload.id).expect("gives up");
     store
-        .begin(&repository("app"), Some(second), u64::MAX)
+        .begin(&repository("app"), Some(second), u64::MAX, "me")
         .expect("fits now");
 
     let full = Store::open(
@@ -235,7 +247,7 @@ fn room_is_checked_before_bytes_move_and_promises_count() {
     )
     .expect("opens");
     let upload = full
-        .begin(&repository("app"), None, u64::MAX)
+        .begin(&repository("app"), None, u64::MAX, "me")
         .expect("nothing is announced");
     assert!(matches!(
         full.append(&upload.id, None, b"x"),
@@ -256,10 +268,12 @@ fn uploads_are_limited_and_abandoned_ones_are_cleaned() {
     )
     .expect("opens");
     for _ in 0..2 {
-        store.begin(&repository("app"), None, u64::MAX).expect("begins");
+        store
+            .begin(&repository("app"), None, u64::MAX, "me")
+            .expect("begins");
     }
     assert!(matches!(
-        store.begin(&repository("app"), None, u64::MAX),
+        store.begin(&repository("app"), None, u64::MAX, "me"),
         Err(StoreError::TooManyUploads { .. })
     ));
     let now = SystemTime::now();

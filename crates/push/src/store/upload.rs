@@ -66,6 +66,9 @@ struct About {
     expected: Option<BlobRef>,
     /// Most bytes it may have.
     cap: u64,
+    /// Who sends it.
+    #[serde(default)]
+    owner: String,
 }
 
 /// An upload that this process has open.
@@ -116,7 +119,7 @@ impl About {
 }
 
 impl Store {
-    /// Begins an upload of at most `cap` bytes, or continues the unfinished one of the same content.
+    /// Begins an upload of at most `cap` bytes; `owner` is any text by which its sender is known again.
     ///
     /// # Errors
     /// When it is too large, there are too many, there is no room, or the file system fails.
@@ -125,18 +128,14 @@ impl Store {
         repository: &Repository,
         expected: Option<BlobRef>,
         cap: u64,
+        owner: &str,
     ) -> Result<UploadStatus, StoreError> {
         let cap = cap.min(self.inner.limits.max_blob);
-        if let Some(expected) = &expected {
-            if expected.size > cap {
-                return Err(StoreError::TooLarge {
-                    size: expected.size,
-                    limit: cap,
-                });
-            }
-            if let Some(found) = self.unfinished(repository, expected)? {
-                return Ok(found);
-            }
+        if let Some(expected) = expected.as_ref().filter(|expected| expected.size > cap) {
+            return Err(StoreError::TooLarge {
+                size: expected.size,
+                limit: cap,
+            });
         }
         let uploads = self.inner.root.join("uploads");
         let count = std::fs::read_dir(&uploads)
@@ -154,6 +153,7 @@ impl Store {
             repository: repository.clone(),
             expected,
             cap,
+            owner: owner.to_owned(),
         };
         let directory = self.upload_path(&id);
         private_directory(&directory).map_err(StoreError::io("create", &directory))?;
@@ -316,21 +316,48 @@ impl Store {
             .collect())
     }
 
-    /// The unfinished upload of the same content, if there is one: how a sender finds its way back after a cut.
-    fn unfinished(
+    /// Unfinished uploads of the same content, with their owners: how a sender finds its way back after a cut.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn unfinished(
         &self,
         repository: &Repository,
         expected: &BlobRef,
-    ) -> Result<Option<UploadStatus>, StoreError> {
+    ) -> Result<Vec<(UploadStatus, String)>, StoreError> {
+        let mut found = Vec::new();
         for id in self.upload_ids()? {
             let Ok(about) = read_about(&self.upload_path(&id)) else {
                 continue;
             };
-            if about.expected.as_ref() == Some(expected) && about.repository == *repository {
-                return self.status(&id).map(Some);
+            if about.expected.as_ref() != Some(expected) || about.repository != *repository {
+                continue;
+            }
+            match self.status(&id) {
+                Ok(status) => found.push((status, about.owner)),
+                // Finished or given up meanwhile.
+                Err(StoreError::UploadUnknown { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
-        Ok(None)
+        Ok(found)
+    }
+
+    /// Makes somebody else the owner of an upload that its sender has left.
+    ///
+    /// # Errors
+    /// When there is none of this name, or the file system fails.
+    pub fn adopt(&self, id: &UploadId, owner: &str) -> Result<UploadStatus, StoreError> {
+        let upload = self.reopen(id)?;
+        // Nobody may finish it while its description is written anew.
+        let written = upload.written();
+        let directory = self.upload_path(id);
+        let mut about =
+            read_about(&directory).map_err(|_| StoreError::UploadUnknown { id: id.to_string() })?;
+        owner.clone_into(&mut about.owner);
+        let text = serde_json::to_vec(&about).expect("plain data always has a JSON form");
+        self.write_file(&directory.join("about.json"), &text)?;
+        Ok(status(id, written.offset, &about))
     }
 
     /// The open upload; after a restart of the process its hash is computed again from the data.
