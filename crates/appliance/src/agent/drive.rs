@@ -10,10 +10,12 @@
 //! The drive belongs to the agent, not to the connection that asked for it: a developer's lost network changes nothing.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use appliance_rollout::{Event, Order, Phase, Rollout};
+use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -100,7 +102,7 @@ impl Audience {
 pub struct Stuck {
     app: String,
     #[source]
-    source: super::apps::AppsError,
+    source: Box<super::apps::AppsError>,
 }
 
 /// Drives `rollout` of `app` to its end and returns it.
@@ -139,11 +141,16 @@ pub async fn drive(
             let ticket = order.ticket;
             let task = tasks.spawn(async move {
                 tracing::info!(app = effects.app(), "{}: {}", effects.app(), order.effect);
-                let outcome = tokio::time::timeout(patience, effects.carry_out(&order.effect)).await;
-                let why = match outcome {
-                    Ok(Ok(())) => return Event::Done { ticket: order.ticket },
-                    Ok(Err(error)) => super::chain(&error),
-                    Err(_) => format!("cannot {} within {} s", order.effect, patience.as_secs()),
+                let work = tokio::time::timeout(patience, effects.carry_out(&order.effect));
+                // A panic in an effect is a failure of that effect, not an answer that never comes.
+                let why = match AssertUnwindSafe(work).catch_unwind().await {
+                    Ok(Ok(Ok(()))) => return Event::Done { ticket: order.ticket },
+                    Ok(Ok(Err(error))) => super::chain(&error),
+                    Ok(Err(_)) => format!("cannot {} within {} s", order.effect, patience.as_secs()),
+                    Err(_) => format!(
+                        "cannot {}: an internal error; see journalctl -u appliance-agent",
+                        order.effect
+                    ),
                 };
                 Event::Failed {
                     ticket: order.ticket,
@@ -159,12 +166,8 @@ pub async fn drive(
         let event = tokio::select! {
             Some(finished) = tasks.join_next(), if !tasks.is_empty() => match finished {
                 Ok(event) => event,
-                Err(error) if error.is_cancelled() => continue,
-                Err(error) => {
-                    // A panic in an effect must not leave the rollout waiting for an answer for ever.
-                    tracing::error!(app, error = &error as &dyn std::error::Error, "an effect panicked");
-                    Event::Cancel { why: "an internal error; see journalctl -u appliance-agent".to_owned() }
-                }
+                // Given up.
+                Err(_) => continue,
             },
             Some(event) = told.recv() => event,
             () = until(wakeup), if wakeup.is_some() => Event::Tick,
@@ -215,7 +218,7 @@ fn persist(agent: &Agent, app: &str, rollout: &Rollout) -> Result<(), Stuck> {
         .update(app, |state| state.rollout = Some(rollout.clone()))
         .map_err(|source| Stuck {
             app: app.to_owned(),
-            source,
+            source: Box::new(source),
         })
 }
 

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use appliance_containers::engine::{ContainerInfo, Health, LogQuery, NETWORK, State};
-use appliance_containers::{EngineError, names};
+use appliance_containers::engine::{ContainerInfo, LogQuery, NETWORK};
+use appliance_containers::{EngineError, names, ready};
 use appliance_push::change::{self, Role};
 use appliance_rollout::{Deployment, Effect, Instance, Plan, ReleaseNumber, Route};
 use futures_util::StreamExt as _;
@@ -23,8 +23,6 @@ use crate::wire;
 
 /// Lines of a failed container shown to the developer.
 const LAST_LINES: u64 = 20;
-/// A container without a health check counts as ready when it has run this long, if the release asks for no more.
-const POLL: Duration = Duration::from_millis(250);
 
 /// Why an order failed.
 #[derive(Debug, thiserror::Error)]
@@ -360,33 +358,12 @@ impl Effects {
 
     /// Docker's verdict where the image or the options bring a health check, else running for `delay` seconds.
     async fn stable(&self, found: &ContainerInfo, delay: u64) -> Result<(), EffectError> {
-        let begun = tokio::time::Instant::now();
-        loop {
-            let now = self
-                .agent
-                .docker
-                .inspect(&found.id.0)
-                .await?
-                .ok_or_else(|| EffectError::NotReady {
-                    name: found.name.clone(),
-                    why: "it was removed".to_owned(),
-                })?;
-            let running = now.state == State::Running;
-            match now.health {
-                Health::Healthy => return Ok(()),
-                Health::Unhealthy => {
-                    return Err(EffectError::NotReady {
-                        name: found.name.clone(),
-                        why: now.health_log.last().map_or_else(
-                            || "its health check failed".to_owned(),
-                            |log| format!("its health check failed: {}", log.trim()),
-                        ),
-                    });
-                }
-                Health::None if running && begun.elapsed() >= Duration::from_secs(delay) => return Ok(()),
-                Health::None | Health::Starting => tokio::time::sleep(POLL).await,
-            }
-        }
+        ready::wait(&*self.agent.docker, &found.id.0, Duration::from_secs(delay))
+            .await
+            .map_err(|why| EffectError::NotReady {
+                name: found.name.clone(),
+                why: super::chain(&why),
+            })
     }
 
     async fn last_words(&self, found: &ContainerInfo) {

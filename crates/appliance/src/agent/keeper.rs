@@ -25,28 +25,26 @@ pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
     let mut events = agent.docker.events(vec![container::APP.to_owned()]);
     let mut full_pass = tokio::time::interval(FULL_PASS);
     full_pass.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut resumed = false;
+    let mut answers = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             event = events.next() => match event {
                 Some(Event::Connected) => {
                     tracing::info!("Docker answers");
-                    if !resumed {
-                        resumed = true;
-                        resume_all(&agent).await;
-                    }
-                    reconcile_all(&agent).await;
+                    answers = true;
+                    tend_all(&agent).await;
                 }
                 Some(Event::Disconnected { reason }) => {
+                    answers = false;
                     tracing::warn!("Docker does not answer; what runs is served on: {reason}");
                 }
                 Some(Event::Container(event)) => container_event(&agent, &event).await,
                 None => return,
             },
             _ = full_pass.tick() => {
-                if resumed {
-                    reconcile_all(&agent).await;
+                if answers {
+                    tend_all(&agent).await;
                 }
             }
         }
@@ -74,33 +72,41 @@ async fn container_event(agent: &Arc<Agent>, event: &ContainerEvent) {
                 agent.drives.tell(app, died).await;
             }
         }
-        Happening::Started => reconcile(agent, app).await,
+        Happening::Started => tend(agent, app).await,
         _ => {}
     }
 }
 
-async fn reconcile_all(agent: &Arc<Agent>) {
+async fn tend_all(agent: &Arc<Agent>) {
     match agent.apps.ids() {
         Ok(apps) => {
             for app in apps {
-                reconcile(agent, &app).await;
+                tend(agent, &app).await;
             }
         }
-        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "cannot list the apps"),
+        Err(error) => tracing::error!("{}", chain(&error)),
     }
 }
 
-/// Points the routes of the current release at its containers, unless a rollout is at it.
-async fn reconcile(agent: &Arc<Agent>, app: &str) {
+/// Goes on with an unfinished rollout, else points the routes at the containers; a rollout at work is left alone.
+async fn tend(agent: &Arc<Agent>, app: &str) {
     if agent.drives.busy(app) {
         return;
     }
-    if let Err(error) = try_reconcile(agent, app).await {
-        tracing::warn!(app, "{app}: cannot check the routes: {}", chain(&*error));
+    let outcome = match agent.apps.read(app) {
+        Ok(state) if state.rollout.as_ref().is_some_and(|rollout| !rollout.is_over()) => {
+            resume(agent, app).await
+        }
+        Ok(_) => reconcile(agent, app).await,
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = outcome {
+        tracing::warn!(app, "{app}: {}", chain(&*error));
     }
 }
 
-async fn try_reconcile(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
+/// Points the routes of the current release at its containers.
+async fn reconcile(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
     let state = agent.apps.read(app)?;
     let Some(current) = state.numbers.current else {
         return Ok(());
@@ -137,21 +143,6 @@ async fn try_reconcile(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
         )?;
     }
     Ok(())
-}
-
-async fn resume_all(agent: &Arc<Agent>) {
-    let apps = match agent.apps.ids() {
-        Ok(apps) => apps,
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot list the apps");
-            return;
-        }
-    };
-    for app in apps {
-        if let Err(error) = resume(agent, &app).await {
-            tracing::error!(app, "{app}: cannot go on with the rollout: {}", chain(&*error));
-        }
-    }
 }
 
 /// Goes on with a rollout that an earlier agent left unfinished.
@@ -206,7 +197,9 @@ pub async fn resume(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
             }
             Err(error) => tracing::error!(app, "{app}: {}", chain(&error)),
         }
-        reconcile(&agent, &app).await;
+        if let Err(error) = reconcile(&agent, &app).await {
+            tracing::warn!(app, "{app}: {}", chain(&*error));
+        }
     });
     Ok(())
 }

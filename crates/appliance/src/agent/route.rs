@@ -6,7 +6,7 @@ use std::time::Duration;
 use appliance_proxy::names::{
     CertificateName, HostPattern, NameError, PathPrefix, ServiceName, UpstreamAddress,
 };
-use appliance_proxy::snapshot::{Certificate, HealthCheck, Limits, Service, Tls};
+use appliance_proxy::snapshot::{Certificate, HealthCheck, Service, Tls};
 use appliance_push::change::{self, ProxySpec};
 
 /// The service of one proxied role, served by containers at `upstreams`.
@@ -47,14 +47,11 @@ pub fn service(spec: &ProxySpec, upstreams: &[IpAddr]) -> Result<Service, NameEr
     service.forward_headers = spec
         .forward_headers
         .unwrap_or(matches!(spec.tls, change::Tls::Off));
-    service.limits = Limits {
-        max_request_body: spec
-            .buffering
-            .as_ref()
-            .and_then(|buffering| buffering.max_request_body)
-            .filter(|bytes| *bytes > 0),
-        ..Limits::default()
-    };
+    service.limits.max_request_body = spec
+        .buffering
+        .as_ref()
+        .and_then(|buffering| buffering.max_request_body)
+        .filter(|bytes| *bytes > 0);
     Ok(service)
 }
 
