@@ -226,6 +226,8 @@ impl Case {
             .env("HOME", "/root")
             .env("USER", "deploy")
             .env("LANG", "C.UTF-8")
+            // 2026-01-01, when Kamal ran.
+            .env("SOURCE_DATE_EPOCH", "1767225600")
             .env("APPLIANCE_SECRETS_SHELL", "stub-shell")
             .envs(&self.env)
             .stdin(std::process::Stdio::null());

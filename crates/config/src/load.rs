@@ -42,14 +42,22 @@ pub struct LoadOptions {
 
 impl LoadOptions {
     /// The defaults for a project: `config/deploy.yml`, no destination, this machine's processor.
+    ///
+    /// `SOURCE_DATE_EPOCH` in the environment (seconds since 1970, the convention for reproducible output) takes the
+    /// place of `now`.
     pub fn new(directory: impl Into<PathBuf>, env: BTreeMap<String, String>, now: jiff::Zoned) -> Self {
+        let fixed = env
+            .get("SOURCE_DATE_EPOCH")
+            .and_then(|seconds| seconds.parse().ok())
+            .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+            .map(|time| time.to_zoned(jiff::tz::TimeZone::UTC));
         Self {
             directory: directory.into(),
             config_file: PathBuf::from("config/deploy.yml"),
             destination: None,
             version: None,
             env,
-            now,
+            now: fixed.unwrap_or(now),
             local_arch: match std::env::consts::ARCH {
                 "x86_64" => "amd64",
                 "aarch64" => "arm64",
@@ -142,10 +150,7 @@ pub fn load(options: &LoadOptions, runner: &dyn Runner) -> Result<Loaded, Proble
         }
         return Err(Problems(problems));
     }
-    let version = version(options, &context.env, runner).map_err(|problem| {
-        problems.push(problem);
-        Problems(std::mem::take(&mut problems))
-    })?;
+    let version = version(options, &context.env, runner)?;
     let root = tree.as_map().expect("the check refuses anything but a map");
     warnings.extend(crate::oddities::find(root, &sources));
     let raw = raw::Raw::new(root);
@@ -318,7 +323,7 @@ fn version(
     options: &LoadOptions,
     env: &BTreeMap<String, String>,
     runner: &dyn Runner,
-) -> Result<String, Problem> {
+) -> Result<String, Problems> {
     if let Some(version) = options
         .version
         .as_ref()
@@ -349,10 +354,11 @@ fn version(
     git(&["rev-parse", "HEAD"])
         .filter(|revision| !revision.is_empty())
         .ok_or_else(|| {
-            Problem::new(format!(
+            let problem = Problem::new(format!(
                 "Can't use commit hash as version, no git repository found in {}",
                 options.directory.display()
             ))
-            .with_hint("commit the project to git, or give `--version VERSION`")
+            .with_hint("commit the project to git, or give `--version VERSION`");
+            Problems(vec![problem])
         })
 }

@@ -1,6 +1,10 @@
 //! The messages people see: Kamal's own, word for word, and what is added to them.
 
-#![allow(clippy::unwrap_used, reason = "a test fails loudly")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails loudly, and its files need not outlive a crash"
+)]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use appliance_config::runner::ProcessRunner;
-use appliance_config::{LoadOptions, Loaded, Problems, load, print};
+use appliance_config::{LoadOptions, Loaded, Problems, load, print, schema};
 use serde_json::{Value, json};
 
 use crate::failure::{Kind, failure};
@@ -17,6 +17,26 @@ pub struct ConfigArgs {
     /// Print JSON: the resolved configuration, or one object per problem on standard error
     #[arg(long)]
     json: bool,
+    #[command(subcommand)]
+    command: Option<ConfigCommand>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum ConfigCommand {
+    /// Print a JSON Schema, by which editors complete and check the file
+    Schema {
+        /// Which file
+        #[arg(value_enum, default_value_t = SchemaOf::Deploy)]
+        file: SchemaOf,
+    },
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum SchemaOf {
+    /// config/deploy.yml and its destinations, x-appliance included
+    Deploy,
+    /// /etc/appliance/host.yml
+    Host,
 }
 
 /// Prints the resolved configuration; exit code 2 when there is anything wrong with it. Looks no secret up.
@@ -24,6 +44,13 @@ pub struct ConfigArgs {
 /// # Errors
 /// Every problem at once, each with file, line, column and what to do.
 pub fn run(args: &ConfigArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
+    if let Some(ConfigCommand::Schema { file }) = args.command {
+        ui::json(&match file {
+            SchemaOf::Deploy => schema::deploy(),
+            SchemaOf::Host => schema::host(),
+        });
+        return Ok(ExitCode::SUCCESS);
+    }
     let env: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -31,7 +58,10 @@ pub fn run(args: &ConfigArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
     options.config_file.clone_from(&globals.config_file);
     options.destination.clone_from(&globals.destination);
     options.version.clone_from(&globals.version);
-    let runner = ProcessRunner { forward_stderr: true };
+    // With --json, standard error holds problems only.
+    let runner = ProcessRunner {
+        forward_stderr: !args.json,
+    };
     match load(&options, &runner) {
         Ok(loaded) => {
             show(&loaded, args.json)?;
@@ -67,7 +97,7 @@ fn show(loaded: &Loaded, as_json: bool) -> anyhow::Result<()> {
         ui::json(&value);
         return Ok(());
     }
-    ui::raw(print::to_yaml(&loaded.config)?.as_bytes());
+    ui::raw(print::to_yaml(&loaded.config, &loaded.extension)?.as_bytes());
     for warning in &loaded.warnings {
         ui::warn(&warning.to_string());
     }

@@ -70,7 +70,8 @@ impl Context<'_> {
                 required(key);
             }
         }
-        if missing("image") && !(self.has_local_registry() && !missing("service")) {
+        let is_named_after_service = self.has_local_registry() && !missing("service");
+        if missing("image") && !is_named_after_service {
             required("image");
         }
         if self.raw.get("servers").is_none() {
