@@ -229,6 +229,76 @@ async fn an_image_leaves_docker_and_comes_back_by_digest() {
     text(docker(&["image", "rm", &reference]));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_itself_pushes_into_the_registry_and_pulls_from_it() {
+    if !Command::new("docker")
+        .args(["info", "--format", "x"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
+        eprintln!("there is no Docker Engine here: this part was left out");
+        return;
+    }
+    let directory = tempfile::tempdir().expect("directory");
+    let store = Store::open(
+        directory.path(),
+        Limits {
+            reserve: 0,
+            ..Limits::default()
+        },
+    )
+    .expect("opens");
+    let registry = Registry::new(store.clone(), Arc::new(|_, _, _| Ok(u64::MAX)));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let registry = registry.clone();
+            let service = hyper::service::service_fn(move |request| {
+                let registry = registry.clone();
+                async move { Ok::<_, std::convert::Infallible>(registry.answer(request).await) }
+            });
+            let stream = hyper_util::rt::TokioIo::new(stream);
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(stream, service));
+        }
+    });
+    let name = format!("{address}/org/appliance-push-test:v1");
+    let image = Image::build(&name, b"pushed");
+    let outline = image.outline();
+    let ask = |arguments: Vec<String>| {
+        tokio::task::spawn_blocking(move || {
+            Command::new("docker")
+                .args(arguments)
+                .output()
+                .expect("docker starts")
+        })
+    };
+    text(
+        ask(vec!["push".into(), "-q".into(), name.clone()])
+            .await
+            .expect("runs"),
+    );
+    let repository = Repository::parse("org/appliance-push-test").expect("name");
+    assert_eq!(
+        store
+            .tags(&repository)
+            .expect("tags")
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        ["v1"]
+    );
+    assert_eq!(store.usage().expect("usage").uploads, 0);
+    drop(image);
+    text(
+        ask(vec!["pull".into(), "-q".into(), name.clone()])
+            .await
+            .expect("runs"),
+    );
+    let back = Image(name);
+    assert_eq!(back.outline(), outline);
+}
+
 #[test]
 fn a_registry_can_be_shared_between_threads() {
     fn shared<T: Send + Sync + Clone + 'static>(_: &T) {}
