@@ -214,7 +214,11 @@ impl Finder<'_> {
             let upper = name.to_ascii_uppercase();
             let secret = upper == "PASSWORD" && parts.first() == Some(&"registry")
                 || SECRET_NAMES.iter().any(|end| upper.ends_with(end));
-            if !secret || written.is_empty() || written.starts_with(['/', '$']) || self.from_erb(node.place) {
+            if !secret
+                || written.is_empty()
+                || written.starts_with(['/', '$'])
+                || self.is_from_erb(node.place)
+            {
                 continue;
             }
             let shown = path.join("/");
@@ -231,7 +235,7 @@ impl Finder<'_> {
         }
     }
 
-    fn from_erb(&self, place: Place) -> bool {
+    fn is_from_erb(&self, place: Place) -> bool {
         self.sources.line(place).is_some_and(|line| line.contains("<%"))
     }
 

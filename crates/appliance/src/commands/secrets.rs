@@ -123,7 +123,7 @@ fn print(args: &PrintArgs, globals: &Globals) -> anyhow::Result<()> {
         directory: &directory,
         secrets_path: &loaded.config.secrets_path,
         destination: globals.destination.as_deref(),
-        env: &env,
+        env: &loaded.env,
         shell: env.get("APPLIANCE_SECRETS_SHELL").map(String::as_str),
         runner: &runner,
     })

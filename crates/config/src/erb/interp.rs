@@ -905,12 +905,9 @@ impl<'c, 'r> Interp<'c, 'r> {
                     parent: Some(scope.clone()),
                     ..Scope::default()
                 });
-                let spreads = body.params.len() > 1
-                    || matches!(body.params.first(), Some(Param::Nested(_)))
-                    || matches!(body.params.as_slice(), [Param::Required(_)]) && false;
-                if let ([Value::Array(list)], true, false) =
-                    (args.as_slice(), spreads && body.params.len() > 1, *lambda)
-                {
+                // A block with several parameters takes an array apart.
+                let spreads = body.params.len() > 1 && !*lambda;
+                if let ([Value::Array(list)], true) = (args.as_slice(), spreads) {
                     let list = list.borrow().clone();
                     args = list;
                 }

@@ -674,7 +674,7 @@ impl<'s> Lexer<'s> {
         }
         let keyword = KEYWORDS.iter().find(|keyword| **keyword == name);
         let tok = match keyword {
-            Some(keyword) if !after_dot && !(after_def && *keyword != "self") => Tok::Keyword(keyword),
+            Some(keyword) if !after_dot && (!after_def || *keyword == "self") => Tok::Keyword(keyword),
             _ if name.chars().next().is_some_and(char::is_uppercase) && !name.ends_with(['?', '!']) => {
                 Tok::Const(name)
             }

@@ -587,8 +587,8 @@ impl<'t> Parser<'t> {
                     self.next();
                     match self.peek() {
                         Tok::Const(name)
-                            if !(matches!(self.peek_next(), Tok::Op("("))
-                                && !self.tokens[self.pos + 1].space_before) =>
+                            if !matches!(self.peek_next(), Tok::Op("("))
+                                || self.tokens[self.pos + 1].space_before =>
                         {
                             let at = self.at();
                             self.next();
@@ -1035,7 +1035,7 @@ impl Parser<'_> {
     }
 
     fn identifier(&mut self, name: &str, at: usize) -> Parsed {
-        let is_local = self.locals.contains(name) && !(self.is_op("(") && !self.token().space_before);
+        let is_local = self.locals.contains(name) && (!self.is_op("(") || self.token().space_before);
         if matches!(name, "lambda" | "proc") && !is_local {
             return match self.block()? {
                 Some(body) => Ok(node(Kind::Lambda(body), at)),

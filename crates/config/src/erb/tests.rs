@@ -150,6 +150,12 @@ fn strings_have_ruby_s_literals_and_methods() {
 #[test]
 fn numbers_collections_and_control_flow_work() {
     check(&[
+        ("-9223372036854775807 % 3", "2"),
+        (
+            "n = 0; 9223372036854775806.upto(9223372036854775807) { n += 1 }; n",
+            "2",
+        ),
+        ("'abc'[1..9223372036854775807]", "bc"),
         ("365 * 24 * 60 * 60", "31536000"),
         ("7 / 2 + -7 / 2 + 7 % 3 + 2 ** 10", "1024"),
         ("0x1f + 0b11 + 017 + 1_000", "1049"),
@@ -438,10 +444,27 @@ fn nothing_runs_for_ever() {
         "<% (1..10**12).each { } %>",
         "<% 10_000_000_000.times { } %>",
         "<% x = 'a'; 60.times { x << x } %>",
+        "<% a = [1]; 40.times { a = [a, a] }; b = [1]; 40.times { b = [b, b] }; 2.times { a == b }; loop { a.to_s } %>",
     ] {
         match try_render(template) {
             Err(ErbError::Budget { .. }) => {}
             other => panic!("{template}: {:?}", other.map(|text| text.len())),
+        }
+    }
+    for circle in ["a = []; a << a; a << a", "a = [1]; 50.times { a = [a, a] }"] {
+        for use_of_it in [
+            "a.to_s.size > 0",
+            "a.flatten.size rescue 1",
+            "a == [a, a]",
+            "{a => 1} rescue 1",
+            "[a, a].uniq.size",
+            "a <=> [a]",
+        ] {
+            match try_render(&format!("<% {circle}; {use_of_it} %>x")) {
+                Ok(text) => assert_eq!(text, "x"),
+                Err(ErbError::Budget { .. } | ErbError::Unsupported { .. }) => {}
+                Err(other) => panic!("{circle}; {use_of_it}: {other:?}"),
+            }
         }
     }
     let deep = format!("<%= {}1{} %>", "(".repeat(10_000), ")".repeat(10_000));
@@ -532,4 +555,140 @@ fn only_the_commands_of_the_file_are_run() {
     render(text, Path::new("x"), &mut ctx).expect("valid");
     let seen = runner.seen.into_inner().expect("no test panics here");
     assert_eq!(seen, [vec!["one"], vec!["sh", "-c", "two \"$X\""]]);
+}
+
+/// Words that templates are made of, to be thrown together.
+const WORDS: &[&str] = &[
+    "<%",
+    "<%=",
+    "<%-",
+    "<%#",
+    "%>",
+    "-%>",
+    "<%%",
+    "\n",
+    " ",
+    "a: ",
+    "if",
+    "unless",
+    "else",
+    "end",
+    "do",
+    "|x|",
+    "x",
+    "y = ",
+    "ENV",
+    "[",
+    "]",
+    "\"HOST\"",
+    "(",
+    ")",
+    "{",
+    "}",
+    ".",
+    "fetch",
+    "each",
+    "map",
+    "&:strip",
+    "split",
+    "\",\"",
+    "'a'",
+    "#{",
+    "}",
+    "\"",
+    "'",
+    "`",
+    "%w[a b]",
+    "||",
+    "&&",
+    "!",
+    "?",
+    ":",
+    "::",
+    "1",
+    "-1",
+    "2.5",
+    "/a/",
+    "..",
+    "=>",
+    "sub",
+    "+",
+    "*",
+    "%",
+    "<<",
+    "<<~A\n",
+    "A\n",
+    "nil",
+    "true",
+    "case",
+    "when",
+    "def",
+    "f",
+    "while",
+    "begin",
+    "rescue",
+    "raise",
+    "File.read",
+    "Dotenv.load",
+    "@a",
+    "$1",
+    "->",
+    "return",
+    "next",
+    "break",
+    "for",
+    "in",
+    "=",
+    "==",
+    "*x",
+    "**y",
+    "k:",
+    ";",
+    "#",
+    "é",
+    "\\",
+    "ERB.new(",
+    ").result",
+    "format",
+    "\"%05.1f\"",
+    "[0]",
+    "[-1]",
+    "[1..]",
+    "to_i",
+    "times",
+    "first",
+    "size",
+    "presence",
+    "=begin\n",
+    "=end\n",
+    "inspect",
+];
+
+proptest::proptest! {
+    /// No template makes us panic or hang, and commands are run only where the file has them.
+    #[test]
+    fn any_template_ends(picks in proptest::collection::vec(0..WORDS.len(), 0..40), shape in 0..3, gap in "[ ]?") {
+        let words = picks.iter().map(|index| WORDS[*index]).collect::<Vec<_>>().join(&gap);
+        let template = match shape {
+            0 => words,
+            1 => format!("<%= {words} %>"),
+            _ => format!("<% x = {words}\n %><%= x %>"),
+        };
+        let runner = Echo::default();
+        let mut ctx = Context {
+            env: BTreeMap::from([("HOST".to_owned(), "a,b".to_owned()), ("PATH".to_owned(), "/nonexistent".to_owned())]),
+            directory: "/nonexistent".into(),
+            runner: &runner,
+            now: "2026-01-01T00:00:00+00:00[UTC]".parse().expect("a time"),
+        };
+        let rendered = render(&template, Path::new("x"), &mut ctx);
+        if let Ok(rendered) = rendered {
+            for line in 1..=rendered.text.lines().count() {
+                let (source, column) = rendered.origin(line, 1);
+                proptest::prop_assert!(source >= 1 && column >= 1 && source <= template.lines().count() + 1);
+            }
+        }
+        let ran = runner.seen.into_inner().expect("no test panics here");
+        proptest::prop_assert!(ran.is_empty() || template.contains('`') || template.contains("Dotenv"));
+    }
 }

@@ -1,6 +1,6 @@
 //! Ruby values, and how they are printed, compared and used as keys.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -191,13 +191,26 @@ impl Value {
 
     /// The key this value makes, if it may be one here.
     pub(super) fn key(&self) -> Option<Key> {
+        self.key_within(&Budget::default())
+    }
+
+    fn key_within(&self, budget: &Budget) -> Option<Key> {
+        budget.spend()?;
         Some(match self {
             Self::Nil => Key::Nil,
             Self::Bool(value) => Key::Bool(*value),
             Self::Int(value) => Key::Int(*value),
             Self::Str(text) => Key::Str(text.borrow().clone()),
             Self::Symbol(name) => Key::Symbol(name.clone()),
-            Self::Array(list) => Key::Array(list.borrow().iter().map(Value::key).collect::<Option<_>>()?),
+            Self::Array(list) => {
+                let _nested = budget.nest()?;
+                Key::Array(
+                    list.borrow()
+                        .iter()
+                        .map(|item| item.key_within(budget))
+                        .collect::<Option<_>>()?,
+                )
+            }
             _ => return None,
         })
     }
@@ -282,58 +295,73 @@ impl Value {
         }
     }
 
-    /// `inspect`, in the form of Ruby 3.3 (`{"a"=>1}`).
+    /// `inspect`, in the form of Ruby 3.3 (`{"a"=>1}`); what nests without end ends in dots.
     pub(super) fn inspect(&self) -> String {
-        self.inspect_at(0)
+        let mut out = String::new();
+        self.inspect_into(&mut out, &Budget::default());
+        out
     }
 
-    fn inspect_at(&self, depth: usize) -> String {
-        if depth > 32 {
-            return "[...]".to_owned();
-        }
+    fn inspect_into(&self, out: &mut String, budget: &Budget) {
+        let nested = budget.spend().and_then(|()| budget.nest());
+        let (true, Some(_nested)) = (out.len() < MAX_INSPECT, nested) else {
+            out.push_str("...");
+            return;
+        };
         match self {
-            Self::Nil => "nil".to_owned(),
-            Self::Str(text) => quote(&text.borrow()),
-            Self::Symbol(name) if is_plain_symbol(name) => format!(":{name}"),
-            Self::Symbol(name) => format!(":{}", quote(name)),
+            Self::Nil => out.push_str("nil"),
+            Self::Str(text) => out.push_str(&quote(&text.borrow())),
+            Self::Symbol(name) if is_plain_symbol(name) => {
+                let _infallible = write!(out, ":{name}");
+            }
+            Self::Symbol(name) => {
+                let _infallible = write!(out, ":{}", quote(name));
+            }
             Self::Array(list) => {
-                let list: Vec<String> = list
-                    .borrow()
-                    .iter()
-                    .map(|item| item.inspect_at(depth + 1))
-                    .collect();
-                format!("[{}]", list.join(", "))
+                out.push('[');
+                for (index, item) in list.borrow().iter().enumerate() {
+                    if index > 0 {
+                        out.push_str(", ");
+                    }
+                    item.inspect_into(out, budget);
+                }
+                out.push(']');
             }
             Self::Hash(map) => {
-                let mut text = String::from("{");
+                out.push('{');
                 for (index, (key, value)) in map.borrow().iter().enumerate() {
-                    let gap = if index == 0 { "" } else { ", " };
-                    let _infallible = write!(
-                        text,
-                        "{gap}{}=>{}",
-                        key.value().inspect_at(depth + 1),
-                        value.inspect_at(depth + 1)
-                    );
+                    if index > 0 {
+                        out.push_str(", ");
+                    }
+                    key.value().inspect_into(out, budget);
+                    out.push_str("=>");
+                    value.inspect_into(out, budget);
                 }
-                text.push('}');
-                text
+                out.push('}');
             }
-            Self::Range(range) => format!(
-                "{}{}{}",
-                range.low.inspect_at(depth + 1),
-                if range.exclusive { "..." } else { ".." },
-                match &range.high {
-                    Self::Nil => String::new(),
-                    high => high.inspect_at(depth + 1),
+            Self::Range(range) => {
+                range.low.inspect_into(out, budget);
+                out.push_str(if range.exclusive { "..." } else { ".." });
+                if !matches!(range.high, Self::Nil) {
+                    range.high.inspect_into(out, budget);
                 }
-            ),
-            Self::Regex(pattern) => format!("/{}/", pattern.source),
-            other => other.to_text(),
+            }
+            Self::Regex(pattern) => {
+                let _infallible = write!(out, "/{}/", pattern.source);
+            }
+            other => out.push_str(&other.to_text()),
         }
     }
 
     /// `==`.
     pub(super) fn equals(&self, other: &Self) -> bool {
+        self.equals_within(other, &Budget::default())
+    }
+
+    fn equals_within(&self, other: &Self, budget: &Budget) -> bool {
+        let Some(_nested) = budget.spend().and_then(|()| budget.nest()) else {
+            return false;
+        };
         match (self, other) {
             (Self::Nil, Self::Nil) | (Self::Env, Self::Env) | (Self::Main, Self::Main) => true,
             (Self::Bool(a), Self::Bool(b)) => a == b,
@@ -346,15 +374,16 @@ impl Value {
             (Self::Array(a), Self::Array(b)) => {
                 Rc::ptr_eq(a, b) || {
                     let (a, b) = (a.borrow(), b.borrow());
-                    a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.equals(b))
+                    a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.equals_within(b, budget))
                 }
             }
             (Self::Hash(a), Self::Hash(b)) => {
                 Rc::ptr_eq(a, b) || {
                     let (a, b) = (a.borrow(), b.borrow());
                     a.len() == b.len()
-                        && a.iter()
-                            .all(|(key, value)| b.get(key).is_some_and(|other| value.equals(other)))
+                        && a.iter().all(|(key, value)| {
+                            b.get(key).is_some_and(|other| value.equals_within(other, budget))
+                        })
                 }
             }
             (Self::Range(a), Self::Range(b)) => {
@@ -369,6 +398,12 @@ impl Value {
 
     /// `<=>`; `None` where Ruby gives nil.
     pub(super) fn compare(&self, other: &Self) -> Option<Ordering> {
+        self.compare_within(other, &Budget::default())
+    }
+
+    fn compare_within(&self, other: &Self, budget: &Budget) -> Option<Ordering> {
+        budget.spend()?;
+        let _nested = budget.nest()?;
         match (self, other) {
             (Self::Int(a), Self::Int(b)) => Some(a.cmp(b)),
             #[allow(clippy::cast_precision_loss)]
@@ -382,7 +417,7 @@ impl Value {
             (Self::Array(a), Self::Array(b)) => {
                 let (a, b) = (a.borrow(), b.borrow());
                 for (a, b) in a.iter().zip(b.iter()) {
-                    match a.compare(b)? {
+                    match a.compare_within(b, budget)? {
                         Ordering::Equal => {}
                         other => return Some(other),
                     }
@@ -403,6 +438,45 @@ impl Value {
             Self::Symbol(name) => name.is_empty(),
             _ => false,
         }
+    }
+}
+
+/// Longest text of `inspect`, in bytes.
+const MAX_INSPECT: usize = 1 << 20;
+
+/// Values may hold one another, or share parts so often that walking them takes for ever: a walk has an end.
+struct Budget {
+    steps: Cell<u32>,
+    depth: Rc<Cell<u32>>,
+}
+
+/// One level deeper, as long as it lives.
+struct Nested(Rc<Cell<u32>>);
+
+impl Drop for Nested {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() + 1);
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            steps: Cell::new(50_000),
+            depth: Rc::new(Cell::new(100)),
+        }
+    }
+}
+
+impl Budget {
+    fn spend(&self) -> Option<()> {
+        self.steps.set(self.steps.get().checked_sub(1)?);
+        Some(())
+    }
+
+    fn nest(&self) -> Option<Nested> {
+        self.depth.set(self.depth.get().checked_sub(1)?);
+        Some(Nested(self.depth.clone()))
     }
 }
 

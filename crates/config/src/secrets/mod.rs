@@ -104,30 +104,20 @@ pub enum SecretError {
         what: String,
     },
     /// A command of a file failed, or printed something that is not text.
-    #[error("{}:{line}: the command for {name} failed with {status}: $({command})", file.display())]
+    #[error("{site}: the command for {} failed with {status}: $({})", site.name, site.command)]
     Command {
-        /// The file.
-        file: PathBuf,
-        /// Line in the file, from 1.
-        line: usize,
-        /// The variable being assigned.
-        name: String,
-        /// The command as it stands in the file, before variables are put in.
-        command: String,
+        /// Where.
+        site: Box<Site>,
         /// Exit status in words.
         status: String,
         /// The end of what it wrote to standard error.
         stderr: String,
     },
     /// A command of a file could not be started.
-    #[error("{}:{line}: cannot run the shell {shell} for {name}", file.display())]
+    #[error("{site}: cannot run the shell {shell} for {}", site.name)]
     Shell {
-        /// The file.
-        file: PathBuf,
-        /// Line in the file, from 1.
-        line: usize,
-        /// The variable being assigned.
-        name: String,
+        /// Where.
+        site: Box<Site>,
         /// The shell.
         shell: String,
         /// Why not.
@@ -135,20 +125,33 @@ pub enum SecretError {
         source: std::io::Error,
     },
     /// `kamal secrets …` failed.
-    #[error("{}:{line}: $({command}) for {name} failed", file.display())]
+    #[error("{site}: $({}) for {} failed", site.command, site.name)]
     Inline {
-        /// The file.
-        file: PathBuf,
-        /// Line in the file, from 1.
-        line: usize,
-        /// The variable being assigned.
-        name: String,
-        /// The command as it stands in the file, before variables are put in.
-        command: String,
+        /// Where.
+        site: Box<Site>,
         /// Why.
         #[source]
-        source: InlineError,
+        source: Box<InlineError>,
     },
+}
+
+/// A command in a secrets file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// The file.
+    pub file: PathBuf,
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// The variable being assigned.
+    pub name: String,
+    /// The command as it stands in the file, before variables are put in: it shows no secret.
+    pub command: String,
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
 }
 
 impl SecretError {
@@ -162,11 +165,11 @@ impl SecretError {
                 .last()
                 .map(|file| format!("write {file} with a line `{name}=…`")),
             Self::Command { stderr, .. } if !stderr.is_empty() => Some(stderr.clone()),
-            Self::Command { command, .. } => Some(format!("run it by hand and see: {command}")),
-            Self::Inline {
-                source: InlineError::Fetch(error),
-                ..
-            } => error.hint(),
+            Self::Command { site, .. } => Some(format!("run it by hand and see: {}", site.command)),
+            Self::Inline { source, .. } => match &**source {
+                InlineError::Fetch(error) => error.hint(),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -273,6 +276,14 @@ fn substitute(
     env: &BTreeMap<String, String>,
     options: &Options<'_>,
 ) -> Result<String, SecretError> {
+    let site = || {
+        Box::new(Site {
+            file: PathBuf::from(file),
+            line: command.line,
+            name: command.name.to_owned(),
+            command: command.written.to_owned(),
+        })
+    };
     if options.shell.is_none()
         && let Some(words) = inline::command(command.text)
     {
@@ -282,11 +293,8 @@ fn substitute(
             directory: options.directory,
         };
         return inline::run(words, &tools).map_err(|source| SecretError::Inline {
-            file: PathBuf::from(file),
-            line: command.line,
-            name: command.name.to_owned(),
-            command: command.written.to_owned(),
-            source,
+            site: site(),
+            source: Box::new(source),
         });
     }
     let shell = options.shell.unwrap_or("sh");
@@ -297,17 +305,12 @@ fn substitute(
         stdin: None,
     });
     let outcome = outcome.map_err(|source| SecretError::Shell {
-        file: PathBuf::from(file),
-        line: command.line,
-        name: command.name.to_owned(),
+        site: site(),
         shell: shell.to_owned(),
         source,
     })?;
     let failed = |status: String, stderr: String| SecretError::Command {
-        file: PathBuf::from(file),
-        line: command.line,
-        name: command.name.to_owned(),
-        command: command.written.to_owned(),
+        site: site(),
         status,
         stderr,
     };

@@ -115,7 +115,7 @@ pub(super) fn bounds(range: &Range, length: usize, at: usize) -> Result<Option<(
     let wrap = |index: i64| if index < 0 { index + size } else { index };
     let low = wrap(int(&range.low, 0)?);
     let endless = matches!(range.high, Value::Nil);
-    let high = wrap(int(&range.high, -1)?) + i64::from(!range.exclusive || endless);
+    let high = wrap(int(&range.high, -1)?).saturating_add(i64::from(!range.exclusive || endless));
     let Ok(start) = usize::try_from(low) else {
         return Ok(None);
     };
@@ -375,7 +375,7 @@ pub(super) fn array(interp: &mut Interp<'_, '_>, this: &List, name: &str, args: 
                 args.int(0)?
             };
             let mut flat = Vec::new();
-            flatten(interp, &list, depth, &mut flat, at)?;
+            flatten(interp, &list, depth, 0, &mut flat, at)?;
             Value::array(flat)
         }
         "to_h" if args.block.is_none() => {
@@ -678,7 +678,7 @@ pub(super) fn enumerable(
 fn with_index(list: Vec<Value>, offset: i64) -> Vec<Value> {
     list.into_iter()
         .enumerate()
-        .map(|(index, item)| Value::array(vec![item, Value::Int(offset + count(index))]))
+        .map(|(index, item)| Value::array(vec![item, Value::Int(offset.saturating_add(count(index)))]))
         .collect()
 }
 
@@ -702,7 +702,7 @@ pub(super) fn enumerator(
                 let value = call(
                     interp,
                     args,
-                    vec![item.clone(), Value::Int(offset + count(index))],
+                    vec![item.clone(), Value::Int(offset.saturating_add(count(index)))],
                 )?;
                 match method {
                     "select" | "filter" if value.truthy() => results.push(item.clone()),
@@ -883,7 +883,7 @@ fn unique(list: Vec<Value>) -> Vec<Value> {
 
 fn join(interp: &mut Interp<'_, '_>, list: &[Value], separator: &str, at: usize) -> super::Eval {
     let mut flat = Vec::new();
-    flatten(interp, list, i64::MAX, &mut flat, at)?;
+    flatten(interp, list, i64::MAX, 0, &mut flat, at)?;
     let texts: Vec<String> = flat.iter().map(Value::to_text).collect();
     interp.new_str(texts.join(separator), at)
 }
@@ -892,18 +892,20 @@ fn flatten(
     interp: &mut Interp<'_, '_>,
     list: &[Value],
     depth: i64,
+    nesting: usize,
     flat: &mut Vec<Value>,
     at: usize,
 ) -> Result<(), Flow> {
     interp.work(list.len() + 1, at)?;
-    if flat.len() > 1_000_000 || depth < i64::MAX - 200 && depth > 1000 {
+    interp.charge(16 * list.len(), at)?;
+    if nesting > 200 {
         return Err(raise("ArgumentError", "tried to flatten recursive array", at));
     }
     for item in list {
         match item {
             Value::Array(inner) if depth > 0 => {
                 let inner = inner.borrow().clone();
-                flatten(interp, &inner, depth - 1, flat, at)?;
+                flatten(interp, &inner, depth - 1, nesting + 1, flat, at)?;
             }
             other => flat.push(other.clone()),
         }

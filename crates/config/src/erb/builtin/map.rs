@@ -244,7 +244,7 @@ fn pair_call(interp: &mut Interp<'_, '_>, args: &Args<'_>, key: Value, value: Va
 fn deep_merge(into: &mut IndexMap<Key, Value>, from: IndexMap<Key, Value>, depth: usize) {
     for (key, value) in from {
         match (into.get(&key), &value) {
-            (Some(Value::Hash(old)), Value::Hash(new)) if depth < 64 => {
+            (Some(Value::Hash(old)), Value::Hash(new)) if depth < 12 => {
                 let mut merged = old.borrow().clone();
                 deep_merge(&mut merged, new.borrow().clone(), depth + 1);
                 into.insert(key, Value::hash(merged));
@@ -256,7 +256,7 @@ fn deep_merge(into: &mut IndexMap<Key, Value>, from: IndexMap<Key, Value>, depth
 
 fn rekey(value: &Value, symbols: bool, deep: bool, depth: usize) -> Value {
     match value {
-        Value::Hash(map) if depth < 64 => {
+        Value::Hash(map) if depth < 12 => {
             let rename = |key: &Key| match (key, symbols) {
                 (Key::Str(text), true) => Key::Symbol(Rc::from(text.as_str())),
                 (other, true) => other.clone(),
@@ -273,7 +273,7 @@ fn rekey(value: &Value, symbols: bool, deep: bool, depth: usize) -> Value {
             });
             Value::hash(entries.collect())
         }
-        Value::Array(list) if deep && depth < 64 => {
+        Value::Array(list) if deep && depth < 12 => {
             let list = list.borrow();
             Value::array(
                 list.iter()

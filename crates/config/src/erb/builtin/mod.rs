@@ -100,11 +100,8 @@ impl Args<'_> {
         let Some(Value::Hash(map)) = self.list.last() else {
             return None;
         };
-        let found = map
-            .borrow()
-            .get(&super::value::Key::Symbol(Rc::from(name)))
-            .cloned();
-        found
+        let map = map.borrow();
+        map.get(&super::value::Key::Symbol(Rc::from(name))).cloned()
     }
 }
 

@@ -74,14 +74,12 @@ pub(super) fn method(interp: &mut Interp<'_, '_>, this: &Value, name: &str, args
         }
         "upto" | "downto" => {
             let end = args.int(0)?;
-            let mut index = whole;
-            while if name == "upto" {
-                index <= end
-            } else {
-                index >= end
-            } {
+            let step = if name == "upto" { 1 } else { -1 };
+            let mut next = Some(whole);
+            while let Some(index) = next.filter(|index| if step > 0 { *index <= end } else { *index >= end })
+            {
                 call(interp, args, vec![Value::Int(index)])?;
-                index += if name == "upto" { 1 } else { -1 };
+                next = index.checked_add(step);
             }
             this.clone()
         }
@@ -175,12 +173,14 @@ fn binary(left: &Value, name: &str, right: &Value, at: usize) -> super::Eval {
             "-" => Value::Int(a.checked_sub(b).ok_or_else(overflow)?),
             "*" => Value::Int(a.checked_mul(b).ok_or_else(overflow)?),
             "/" | "div" => Value::Int(floor_div(a, b).ok_or_else(overflow)?),
-            "%" | "modulo" => Value::Int(a - floor_div(a, b).ok_or_else(overflow)?.wrapping_mul(b)),
+            "%" | "modulo" => {
+                Value::Int(a.wrapping_sub(floor_div(a, b).ok_or_else(overflow)?.wrapping_mul(b)))
+            }
             "divmod" => {
                 let quotient = floor_div(a, b).ok_or_else(overflow)?;
                 Value::array(vec![
                     Value::Int(quotient),
-                    Value::Int(a - quotient.wrapping_mul(b)),
+                    Value::Int(a.wrapping_sub(quotient.wrapping_mul(b))),
                 ])
             }
             "**" | "pow" => match u32::try_from(b) {

@@ -66,12 +66,13 @@ pub(super) fn method(interp: &mut Interp<'_, '_>, this: &Value, name: &str, args
             Value::str(time.strftime(form).to_string())
         }
         "+" | "-" => {
+            let unit = if *date { 86_400 } else { 1 };
+            let sign = if name == "-" { -1 } else { 1 };
             let by = match args.get(0) {
-                Some(Value::Int(by)) => {
-                    *by * if *date { 86_400 } else { 1 } * if name == "-" { -1 } else { 1 }
-                }
-                _ => return Err(unsupported("this time arithmetic", at)),
+                Some(Value::Int(by)) => by.checked_mul(unit * sign),
+                _ => None,
             };
+            let by = by.ok_or_else(|| unsupported("this time arithmetic", at))?;
             shifted(by).ok_or_else(|| unsupported("times beyond the calendar", at))?
         }
         "<" | ">" | "<=" | ">=" => {

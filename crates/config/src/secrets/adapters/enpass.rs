@@ -24,10 +24,7 @@ pub(super) fn fetch(fetch: &Fetch, tools: &Tools<'_>) -> Result<Fetched, Adapter
     // The program prints its result as log lines on standard error.
     let mut results = Fetched::new();
     for line in outcome.stderr.lines() {
-        let Some(title) = after(line, "title:")
-            .map(|rest| word(rest))
-            .filter(|title| !title.is_empty())
-        else {
+        let Some(title) = after(line, "title:").map(word).filter(|title| !title.is_empty()) else {
             continue;
         };
         let label = after(line, "label:")
