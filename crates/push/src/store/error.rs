@@ -22,7 +22,7 @@ pub enum StoreError {
     /// The disk has too little room.
     #[error(
         "not enough disk room: {needed} bytes are needed, {available} of {free} free bytes may be used \
-         ({reserve} stay in reserve); free some with `appliance prune` or a larger disk"
+         ({reserve} stay in reserve); `docker system df` on the host shows what takes it"
     )]
     NoRoom {
         /// Bytes wanted.

@@ -278,14 +278,14 @@ pub enum KeyRingError {
     },
     /// Nobody could administer the host any more.
     #[error(
-        "{fingerprint} is the last administrator's key; enrol another admin key first: appliance keys add --admin"
+        "{fingerprint} is the last administrator's key; enrol another one first: appliance keys add FILE.pub --admin"
     )]
     LastAdmin {
         /// Which key.
         fingerprint: Fingerprint,
     },
     /// There is no such key.
-    #[error("no key {fingerprint} is enrolled; `appliance keys` lists them")]
+    #[error("no key {fingerprint} is enrolled; `appliance keys list` shows those that are")]
     NotThere {
         /// Which key.
         fingerprint: Fingerprint,

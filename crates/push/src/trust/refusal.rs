@@ -208,15 +208,22 @@ impl Refusal {
                 "sign with `appliance`, or with `ssh-keygen -Y sign -n appliance` over the payload's bytes".to_owned()
             }
             Refusal::UnknownKey { fingerprint } => {
-                format!("ask an administrator to enrol {fingerprint}: appliance keys add FILE.pub")
+                format!("ask an administrator to enrol {fingerprint}: appliance keys add FILE.pub --deploy APP")
             }
             Refusal::BadSignature { .. } => {
                 "the change was altered on its way, or signed by other software: run the command again".to_owned()
             }
-            Refusal::NotPermitted { fingerprint, power, app, .. } => {
-                let scope = match (power, app) {
-                    (Power::Admin, _) | (_, None) => "--admin".to_owned(),
-                    (power, Some(app)) => format!("--{power} {app}"),
+            Refusal::NotPermitted {
+                fingerprint,
+                power,
+                app,
+                destination,
+                ..
+            } => {
+                let scope = match (power, app, destination) {
+                    (Power::Admin, ..) | (_, None, _) => "--admin".to_owned(),
+                    (power, Some(app), None) => format!("--{power} {app}"),
+                    (power, Some(app), Some(destination)) => format!("--{power} {app}@{destination}"),
                 };
                 format!("ask an administrator to allow it to {fingerprint}: appliance keys add FILE.pub {scope}")
             }
