@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use super::super::interp::{Flow, Interp, raise, unsupported};
 use super::super::value::{Key, Value};
 use super::string::count;
-use super::{Args, Found, call, list};
+use super::{Args, Found, call, enumerable};
 
 type Map = Rc<RefCell<IndexMap<Key, Value>>>;
 
@@ -139,7 +139,7 @@ pub(super) fn hash(interp: &mut Interp<'_, '_>, this: &Map, name: &str, args: &A
         | "each_with_index" | "each_with_object" | "inject" | "reduce" | "first" | "take" | "drop"
         | "zip" | "sort" | "uniq" | "find_all" | "each_slice" => {
             let items = interp.elements(&Value::Hash(this.clone()), at)?;
-            return list::enumerable(interp, items, name, args);
+            return enumerable::enumerable(interp, items, name, args);
         }
         "transform_values" | "transform_keys" => {
             let mut new = IndexMap::new();

@@ -3,6 +3,7 @@
 //! A method that Ruby has and we do not is *unsupported* (the file then goes to an installed `ruby`);
 //! a method that Ruby does not have either raises `NoMethodError`, as in Ruby.
 
+mod enumerable;
 mod format;
 mod kernel;
 mod list;
@@ -10,6 +11,7 @@ mod map;
 mod number;
 mod string;
 mod system;
+mod text;
 mod time;
 
 use std::rc::Rc;

@@ -787,7 +787,9 @@ pub(super) fn object_method(
             }
             _ => return Ok(None),
         },
-        Object::Enumerator(list, method) => return super::list::enumerator(interp, list, method, name, args),
+        Object::Enumerator(list, method) => {
+            return super::enumerable::enumerator(interp, list, method, name, args);
+        }
         Object::Status(code) => match name {
             "success?" => Value::Bool(*code == Some(0)),
             "exitstatus" | "to_i" => code.map_or(Value::Nil, |code| Value::Int(i64::from(code))),
