@@ -267,12 +267,13 @@ impl Sandbox {
                 None => changes.push(instruction.as_str()),
             }
         }
-        let options = CommitContainerOptionsBuilder::default()
+        let mut options = CommitContainerOptionsBuilder::default()
             .container(container)
             .repo(repository)
             .tag(tag)
-            .changes(&changes.join("\n"))
             .build();
+        // Docker takes an empty list for a file that lacks its instructions.
+        options.changes = (!changes.is_empty()).then(|| changes.join("\n"));
         self.docker
             .commit_container(options, config)
             .await
