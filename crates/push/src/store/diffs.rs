@@ -35,9 +35,9 @@ impl Compression {
     /// What a layer's media type says; `None` for types that are no layers of a Linux image.
     pub fn of_media_type(media_type: &str) -> Option<Self> {
         match media_type {
-            media_type::OCI_LAYER => Some(Self::None),
+            media_type::OCI_LAYER | media_type::DOCKER_LAYER => Some(Self::None),
             media_type::OCI_LAYER_GZIP | media_type::DOCKER_LAYER_GZIP => Some(Self::Gzip),
-            media_type::OCI_LAYER_ZSTD => Some(Self::Zstd),
+            media_type::OCI_LAYER_ZSTD | media_type::DOCKER_LAYER_ZSTD => Some(Self::Zstd),
             _ => None,
         }
     }
