@@ -150,8 +150,12 @@ pub fn load(options: &LoadOptions, runner: &dyn Runner) -> Result<Loaded, Proble
         }
         return Err(Problems(problems));
     }
-    let version = version(options, &context.env, runner)?;
     let root = tree.as_map().expect("the check refuses anything but a map");
+    let builds_working_tree = root
+        .get("builder")
+        .and_then(|builder| builder.get("context"))
+        .is_some();
+    let version = version(options, &context.env, builds_working_tree, runner)?;
     warnings.extend(crate::oddities::find(root, &sources));
     let raw = raw::Raw::new(root);
     let secrets_path = raw
@@ -318,10 +322,12 @@ fn symbolize_keys(root: &mut Node) {
     }
 }
 
-/// `--version`, else `$VERSION`, else git's revision of the checked-out commit.
+/// `--version`, else `$VERSION`, else git's revision of the checked-out commit; marked and made unique by the clock when
+/// the build takes a working tree that differs from it.
 fn version(
     options: &LoadOptions,
     env: &BTreeMap<String, String>,
+    builds_working_tree: bool,
     runner: &dyn Runner,
 ) -> Result<String, Problems> {
     if let Some(version) = options
@@ -351,7 +357,7 @@ fn version(
             _ => None,
         }
     };
-    git(&["rev-parse", "HEAD"])
+    let revision = git(&["rev-parse", "HEAD"])
         .filter(|revision| !revision.is_empty())
         .ok_or_else(|| {
             let problem = Problem::new(format!(
@@ -360,5 +366,13 @@ fn version(
             ))
             .with_hint("commit the project to git, or give `--version VERSION`");
             Problems(vec![problem])
-        })
+        })?;
+    let is_dirty =
+        builds_working_tree && git(&["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty());
+    Ok(if is_dirty {
+        let moment = options.now.timestamp().as_nanosecond();
+        format!("{revision}_uncommitted_{moment:016x}")
+    } else {
+        revision
+    })
 }

@@ -253,3 +253,59 @@ fn loading_changes_nothing_and_tells_what_kamal_passes_over() {
     }
     assert_eq!(loaded.config.app_hosts, ["1.1.1.1", "host"]);
 }
+
+#[test]
+fn without_a_version_git_tells_and_an_unclean_tree_shows() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("config")).unwrap();
+    let env = BTreeMap::from([
+        ("PATH".to_owned(), "/usr/bin:/bin".to_owned()),
+        ("HOME".to_owned(), directory.path().to_string_lossy().into_owned()),
+    ]);
+    let version = |config: &str| {
+        std::fs::write(directory.path().join("config/deploy.yml"), config).unwrap();
+        let now = "2026-01-01T00:00:00Z[UTC]".parse().unwrap();
+        let options = LoadOptions::new(directory.path(), env.clone(), now);
+        let runner = ProcessRunner {
+            forward_stderr: false,
+        };
+        load(&options, &runner).map(|loaded| loaded.config.version)
+    };
+    let clean = with("proxy: {app_port: 80}");
+    let problems = version(&clean).expect_err("no repository");
+    assert!(
+        problems.0[0]
+            .message
+            .starts_with("Can't use commit hash as version")
+    );
+    for arguments in [
+        ["init", "-q"].as_slice(),
+        &["add", "."],
+        &[
+            "-c",
+            "user.name=T",
+            "-c",
+            "user.email=t@example.com",
+            "commit",
+            "-q",
+            "-m",
+            "all",
+        ],
+    ] {
+        let status = std::process::Command::new("git")
+            .args(arguments)
+            .current_dir(directory.path())
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+    let revision = version(&clean).unwrap();
+    assert_eq!(revision.len(), 40, "{revision}");
+    // The clean clone does not contain the change; the working tree does.
+    assert_eq!(version(&with("proxy: {app_port: 81}")).unwrap(), revision);
+    let unclean = version(&with("builder: {arch: amd64, context: .}")).unwrap();
+    assert!(
+        unclean.starts_with(&format!("{revision}_uncommitted_")),
+        "{unclean}"
+    );
+}

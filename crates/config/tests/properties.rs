@@ -180,13 +180,13 @@ fn the_whole_file_loads() {
 #[test]
 fn huge_inputs_are_answered() {
     let recorder = Recorder::default();
-    let many_keys: String = (0..50_000).map(|index| format!("x-{index}: 1\n")).collect();
+    let many_keys: String = (0..20_000).map(|index| format!("x-{index}: 1\n")).collect();
     for text in [
         "[".repeat(1 << 20),
         "{a: ".repeat(1 << 16),
-        format!("x-long: {}\n", "a".repeat(4 << 20)),
-        format!("x-quoted: \"{}\n", "a".repeat(4 << 20)),
-        format!("? {}\n", "a".repeat(4 << 20)),
+        format!("x-long: {}\n", "a".repeat(10 << 20)),
+        format!("x-quoted: \"{}\n", "a".repeat(1 << 20)),
+        format!("? {}\n", "a".repeat(1 << 20)),
         many_keys,
         "- ".repeat(1 << 20),
         "&a ".repeat(1 << 18),
