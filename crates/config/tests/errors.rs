@@ -183,6 +183,11 @@ const OTHERS: &[(&str, &str)] = &[
     ("aliases: {A b: app logs}", "aliases/A b: Invalid alias name: 'A b'. Must only contain lowercase letters, alphanumeric, hyphens and underscores."),
     ("builder: {arch: amd64, local: false}", "builder: Cannot disable local builds, no remote is set"),
     ("builder: {arch: [amd64, arm64], pack: {builder: x}}", "builder: buildpacks only support building for one arch"),
+    // Here Kamal crashes instead.
+    ("registry: {server: 5000, username: u, password: p}", "registry/server: should be a string"),
+    ("hooks_path: 5", "hooks_path: should be a string"),
+    ("proxy: {ssl: true, host: 1.5}", "proxy/host: should be a string"),
+    ("servers: {1: [a]}", "servers: the name of a role should be a string"),
     ("x-anything: [1]", "accepted"),
     ("ssh: {x-foo: 1}", "ssh: unknown key: x-foo"),
 ];

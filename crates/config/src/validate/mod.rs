@@ -88,6 +88,11 @@ impl Checker<'_> {
                 _ => "there is no value here; add one, or remove the key".to_owned(),
             }),
             Value::Time(_) => Some("an unquoted date is no text in YAML; put it in quotes".to_owned()),
+            Value::Int(_) | Value::BigInt(_) | Value::Float(_) | Value::Bool(_) | Value::Symbol(_)
+                if expected == "a string" =>
+            {
+                Some("put it in quotes".to_owned())
+            }
             Value::Str(_) if expected == "an integer" => {
                 Some("write it as a plain number, without quotes or unit".to_owned())
             }

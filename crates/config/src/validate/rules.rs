@@ -231,6 +231,15 @@ impl Context<'_> {
     }
 
     fn traefik_hooks(&self, checker: &mut Checker<'_>) {
+        if let Some(path) = self.raw.get("hooks_path")
+            && path.is_truthy()
+            && path.is_stringish()
+            && path.as_str().is_none()
+        {
+            // Kamal crashes when it makes a path of it.
+            checker.type_error(path, "hooks_path", "a string");
+            return;
+        }
         let hooks = self
             .raw
             .text("hooks_path")
@@ -313,6 +322,13 @@ impl Context<'_> {
         let mut place = self.place("proxy");
         for (_, settings) in self.proxied() {
             if !settings.get("ssl").is_some_and(Node::is_truthy) {
+                continue;
+            }
+            if let Some(host) = settings.get("host").filter(|host| host.is_stringish())
+                && host.as_str().is_none()
+            {
+                // Kamal crashes when it splits it at commas.
+                checker.type_error(host, "proxy/host", "a string");
                 continue;
             }
             for host in proxy_hosts(&settings) {

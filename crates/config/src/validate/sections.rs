@@ -270,11 +270,14 @@ fn registry(checker: &mut Checker<'_>, owner: &Map, path: &str) {
             checker.shape(value, *shape, &join(path, key));
         }
     }
-    if map
-        .get("server")
-        .is_some_and(|server| is_local_registry(&server.to_s()))
-    {
-        return;
+    if let Some(server) = map.get("server").filter(|server| server.is_truthy()) {
+        // Kamal asks a number or `true` whether it matches, and crashes.
+        if server.is_stringish() && !matches!(server.value, Value::Str(_) | Value::Symbol(_)) {
+            checker.type_error(server, &join(path, "server"), "a string");
+        }
+        if is_local_registry(&server.to_s()) {
+            return;
+        }
     }
     for key in ["username", "password"] {
         let path = join(path, key);
