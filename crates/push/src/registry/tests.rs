@@ -1,6 +1,7 @@
 //! The registry over real sockets, asked as the distribution specification's conformance suite asks, and by `skopeo`.
 
 mod access;
+mod sequences;
 mod stock;
 mod uploads;
 
