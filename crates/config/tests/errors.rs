@@ -207,6 +207,28 @@ fn every_section_is_told_with_its_place_and_what_to_do() {
     assert_eq!(problems, include_str!("golden/errors.txt").trim_end());
 }
 
+/// With `UPDATE_GOLDEN=1`, what is resolved now becomes what is expected.
+#[test]
+fn a_whole_configuration_resolves_to_the_last_field() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("config")).unwrap();
+    std::fs::write(
+        directory.path().join("config/deploy.yml"),
+        include_str!("golden/whole.yml"),
+    )
+    .unwrap();
+    let loaded = load_in(directory.path(), None).unwrap();
+    let resolved = serde_json::to_string_pretty(&loaded.config).unwrap();
+    let mut resolved = resolved.replace(&*directory.path().to_string_lossy(), "/app");
+    resolved.push('\n');
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/whole.json");
+        std::fs::write(golden, resolved).unwrap();
+        return;
+    }
+    assert_eq!(resolved, include_str!("golden/whole.json"));
+}
+
 #[test]
 fn a_value_under_env_is_never_shown() {
     let text = with("env:\n  clear:\n    TOKEN: [hush]\n  hush2: hush3\n");
