@@ -109,18 +109,25 @@ pub(crate) async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         Some(binary) => binary.clone(),
         None => cargo::binary(true)?,
     };
-    allow_many_files()?;
+    // HAProxy reserves two descriptors for each connection that it may hold.
+    let most = (allow_many_files()? - 100) / 2;
+    let idle = args.idle.min(usize::try_from(most)? - 100);
     let home = tempfile::tempdir()?;
     let upstream = upstream(home.path())?;
     certificate(home.path())?;
     let contenders = [
         nginx(home.path(), upstream.http)?,
-        haproxy(home.path(), upstream.http)?,
+        haproxy(home.path(), upstream.http, most)?,
         ours(home.path(), upstream.http, &binary)?,
     ];
     for contender in &contenders {
-        wait_for(contender.http)?;
-        wait_for(contender.https)?;
+        for address in [contender.http, contender.https] {
+            wait_for(address).with_context(|| {
+                let log = home.path().join(format!("{}.log", contender.name));
+                let said = fs_err::read_to_string(log).unwrap_or_default();
+                format!("{} does not start: {said}", contender.name)
+            })?;
+        }
     }
     let mut samples: BTreeMap<(Row, &str), Vec<Sample>> = BTreeMap::new();
     for round in 1..=args.rounds {
@@ -143,10 +150,10 @@ pub(crate) async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let mut memory = Vec::new();
     for contender in &contenders {
         let before = resident(contender.child.id())?;
-        let after = hold_idle(contender, args.idle).await?;
+        let after = hold_idle(contender, idle).await?;
         memory.push((contender.name, before, after));
     }
-    let table = table(&samples, &memory, args)?;
+    let table = table(&samples, &memory, args, idle)?;
     say::line(&table);
     if let Some(path) = &args.record {
         fs_err::write(path, &table)?;
@@ -156,10 +163,11 @@ pub(crate) async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
 }
 
 /// Raises the limit of open files as far as we may; what we start inherits it.
-fn allow_many_files() -> anyhow::Result<()> {
+fn allow_many_files() -> anyhow::Result<u64> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the limit of open files")
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the limit of open files")?;
+    Ok(most.min(100_000))
 }
 
 fn free_port() -> anyhow::Result<SocketAddr> {
@@ -286,11 +294,11 @@ fn nginx(home: &Path, upstream: SocketAddr) -> anyhow::Result<Contender> {
     })
 }
 
-fn haproxy(home: &Path, upstream: SocketAddr) -> anyhow::Result<Contender> {
+fn haproxy(home: &Path, upstream: SocketAddr, most: u64) -> anyhow::Result<Contender> {
     let (http, https) = (free_port()?, free_port()?);
     let (root, cores) = (home.display(), cores());
     let text = format!(
-        "global\n  nbthread {cores}\n  maxconn 30000\n\
+        "global\n  nbthread {cores}\n  maxconn {most}\n\
          defaults\n  mode http\n  timeout client 75s\n  timeout server 30s\n  timeout connect 5s\n  option forwardfor\n  http-reuse always\n\
          frontend all\n  bind {http} backlog 4096\n  bind {https} ssl crt {root}/both.pem alpn h2,http/1.1 backlog 4096\n\
          \x20 http-request set-header X-Forwarded-Proto http\n  unique-id-format %{{+X}}o%pid-%rt\n  unique-id-header X-Request-ID\n\
@@ -301,7 +309,7 @@ fn haproxy(home: &Path, upstream: SocketAddr) -> anyhow::Result<Contender> {
     fs_err::write(&path, text)?;
     let child = start(
         Command::new("haproxy").arg("-db").arg("-f").arg(&path),
-        &home.join("haproxy.log"),
+        &home.join("HAProxy.log"),
     )?;
     Ok(Contender {
         name: "HAProxy",
@@ -333,7 +341,7 @@ fn ours(home: &Path, upstream: SocketAddr, binary: &Path) -> anyhow::Result<Cont
             .args(["--workers", &cores().to_string()])
             .arg("--snapshot")
             .arg(&path),
-        &home.join("ours.log"),
+        &home.join("appliance.log"),
     )?;
     Ok(Contender {
         name: "appliance",
@@ -543,6 +551,7 @@ fn table(
     samples: &BTreeMap<(Row, &str), Vec<Sample>>,
     memory: &[(&str, u64, u64)],
     args: &BenchArgs,
+    idle: usize,
 ) -> anyhow::Result<String> {
     let mut text = format!("# Proxy benchmark\n\n{}\n\n", machine()?);
     writeln!(
@@ -581,14 +590,13 @@ fn table(
     }
     writeln!(
         text,
-        "## Memory\n\n| | after the load, MiB | with {} idle connections, MiB | bytes each |",
-        args.idle
+        "## Memory\n\n| | after the load, MiB | with {idle} idle connections, MiB | bytes each |"
     )?;
     writeln!(text, "|---|---|---|---|")?;
     for (name, before, after) in memory {
         #[allow(clippy::cast_precision_loss)]
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        let each = after.saturating_sub(*before) / args.idle.max(1) as u64;
+        let each = after.saturating_sub(*before) / idle.max(1) as u64;
         writeln!(
             text,
             "| {name} | {:.1} | {:.1} | {each} |",
