@@ -33,20 +33,20 @@ static LINE: LazyLock<Regex> = LazyLock::new(|| {
 
 /// A `$(...)` to run.
 #[derive(Debug)]
-pub(crate) struct Command<'a> {
+pub struct Command<'a> {
     /// The variable being assigned.
-    pub(crate) name: &'a str,
+    pub name: &'a str,
     /// Line of the assignment, from 1.
-    pub(crate) line: usize,
+    pub line: usize,
     /// The command as written, variables not put in: safe to show.
-    pub(crate) written: &'a str,
+    pub written: &'a str,
     /// The command to run.
-    pub(crate) text: &'a str,
+    pub text: &'a str,
 }
 
 /// Why a file could not be parsed.
 #[derive(Debug)]
-pub(crate) enum Trouble<E> {
+pub enum Trouble<E> {
     /// A line is wrong.
     Format {
         /// Line, from 1.
@@ -65,7 +65,7 @@ pub(crate) enum Trouble<E> {
 ///
 /// # Errors
 /// `export NAME` for a name without a value, and what `run` fails with.
-pub(crate) fn parse<E>(
+pub fn parse<E>(
     text: &str,
     env: &BTreeMap<String, String>,
     overwrite: bool,

@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use crate::runner::{Invocation, Runner};
 
 pub mod adapters;
-pub(crate) mod dotenv;
+pub mod dotenv;
 mod inline;
 pub mod shell;
 

@@ -2,7 +2,7 @@
 
 use super::super::interp::{Flow, Interp, raise, unsupported};
 use super::super::value::{Object, Value};
-use super::{Args, Found, call, format, system};
+use super::{Args, Found, call, format, libraries, system};
 
 /// Kernel methods of Ruby that we leave to Ruby.
 const LEFT_TO_RUBY: &[&str] = &[
@@ -154,7 +154,7 @@ pub(in super::super) fn kernel(
             Some(value @ (Value::Hash(_) | Value::Range(_))) => Value::array(interp.elements(value, at)?),
             Some(other) => Value::array(vec![other.clone()]),
         },
-        "URI" => system::uri(&args.text(0)?, at)?,
+        "URI" => libraries::uri(&args.text(0)?, at)?,
         "__dir__" => Value::str("."),
         "__FILE__" => Value::str("(erb)"),
         "__method__" => Value::Nil,

@@ -6,6 +6,7 @@
 mod enumerable;
 mod format;
 mod kernel;
+mod libraries;
 mod list;
 mod map;
 mod number;

@@ -1,0 +1,207 @@
+//! The libraries that configurations `require`: dotenv, URI and JSON.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use indexmap::IndexMap;
+
+use super::super::interp::{Eval, Flow, Interp, raise};
+use super::super::value::{Key, Object, Uri, Value};
+use super::system::{expand_path, read};
+use super::{Args, Found};
+
+pub(super) fn dotenv(interp: &mut Interp<'_, '_>, name: &str, args: &Args<'_>) -> Found {
+    let at = args.at;
+    let mut files = Vec::new();
+    for item in args.list {
+        match item {
+            Value::Str(file) => files.push(file.borrow().clone()),
+            Value::Array(list) => files.extend(list.borrow().iter().map(Value::to_text)),
+            _ => {}
+        }
+    }
+    if files.is_empty() {
+        files.push(".env".to_owned());
+    }
+    let overwrite = args.option("overwrite").is_some_and(|value| value.truthy());
+    Ok(Some(match name {
+        "load" => dotenv_load(interp, files, overwrite, false, at)?,
+        "load!" => dotenv_load(interp, files, overwrite, true, at)?,
+        "overload" | "overwrite" => dotenv_load(interp, files, true, false, at)?,
+        "overload!" | "overwrite!" => dotenv_load(interp, files, true, true, at)?,
+        "parse" => {
+            let mut all = IndexMap::new();
+            for file in files {
+                for (name, value) in dotenv_file(interp, &file, overwrite, false, at)? {
+                    all.entry(name).or_insert(value);
+                }
+            }
+            Value::hash(
+                all.into_iter()
+                    .map(|(name, value)| (Key::Str(name), Value::str(value)))
+                    .collect(),
+            )
+        }
+        "require_keys" => {
+            for name in &files {
+                if !interp.ctx.env.contains_key(name) {
+                    let message = format!(
+                        "Missing required configuration key: [{}]",
+                        Value::str(name.as_str()).inspect()
+                    );
+                    return Err(raise("Dotenv::MissingKeys", message, at));
+                }
+            }
+            Value::Nil
+        }
+        _ => return Ok(None),
+    }))
+}
+
+/// Sets the variables of the files: those already set win, unless `overwrite`.
+pub(super) fn dotenv_load(
+    interp: &mut Interp<'_, '_>,
+    files: Vec<String>,
+    overwrite: bool,
+    must_exist: bool,
+    at: usize,
+) -> Eval {
+    let mut all = IndexMap::new();
+    let ordered: Vec<String> = if overwrite {
+        files.into_iter().rev().collect()
+    } else {
+        files
+    };
+    for file in ordered {
+        for (name, value) in dotenv_file(interp, &file, overwrite, must_exist, at)? {
+            if overwrite || !interp.ctx.env.contains_key(&name) {
+                interp.ctx.env.insert(name.clone(), value.clone());
+            }
+            all.insert(Key::Str(name), Value::str(value));
+        }
+    }
+    Ok(Value::hash(all))
+}
+
+fn dotenv_file(
+    interp: &mut Interp<'_, '_>,
+    file: &str,
+    overwrite: bool,
+    must_exist: bool,
+    at: usize,
+) -> Result<IndexMap<String, String>, Flow> {
+    let path = expand_path(interp, file, None, at)?;
+    if !Path::new(&path).exists() {
+        if must_exist {
+            let message = format!("No such file or directory @ rb_sysopen - {path}");
+            return Err(raise("Errno::ENOENT", message, at));
+        }
+        return Ok(IndexMap::new());
+    }
+    let text = read(interp, &path, at)?;
+    let env = interp.ctx.env.clone();
+    let parsed = crate::secrets::dotenv::parse(&text, &env, overwrite, &mut |command| {
+        let printed = interp.backtick(command.text, at)?.to_text();
+        Ok(printed)
+    });
+    parsed.map_err(|trouble| match trouble {
+        crate::secrets::dotenv::Trouble::Command(flow) => flow,
+        crate::secrets::dotenv::Trouble::Format { what, .. } => raise("Dotenv::FormatError", what, at),
+    })
+}
+
+/// `URI.parse`.
+pub(super) fn uri(text: &str, at: usize) -> Eval {
+    let bad = || {
+        raise(
+            "URI::InvalidURIError",
+            format!("bad URI (is not URI?): {}", Value::str(text).inspect()),
+            at,
+        )
+    };
+    if text
+        .chars()
+        .any(|c| c.is_whitespace() || c.is_control() || !c.is_ascii() || "<>\"{}|\\^`".contains(c))
+    {
+        return Err(bad());
+    }
+    let mut uri = Uri {
+        text: text.to_owned(),
+        ..Uri::default()
+    };
+    let mut rest = text;
+    if let Some((head, fragment)) = rest.split_once('#') {
+        uri.fragment = Some(fragment.to_owned());
+        rest = head;
+    }
+    if let Some((head, query)) = rest.split_once('?') {
+        uri.query = Some(query.to_owned());
+        rest = head;
+    }
+    if let Some((scheme, after)) = rest.split_once(':')
+        && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    {
+        uri.scheme = Some(scheme.to_ascii_lowercase());
+        rest = after;
+    }
+    if let Some(authority) = rest.strip_prefix("//") {
+        let end = authority.find('/').unwrap_or(authority.len());
+        let (authority, path) = authority.split_at(end);
+        rest = path;
+        let host_port = match authority.rsplit_once('@') {
+            Some((userinfo, host_port)) => {
+                uri.userinfo = Some(userinfo.to_owned());
+                host_port
+            }
+            None => authority,
+        };
+        let port_at = host_port.rfind(':').filter(|at| !host_port[*at..].contains(']'));
+        let (host, port) = match port_at {
+            Some(at) => (&host_port[..at], Some(&host_port[at + 1..])),
+            None => (host_port, None),
+        };
+        uri.host = Some(host.to_owned());
+        uri.port = match port {
+            Some(port) if !port.is_empty() => Some(port.parse().map_err(|_| bad())?),
+            _ => None,
+        };
+    }
+    uri.port = uri.port.or(match uri.scheme.as_deref() {
+        Some("http" | "ws") => Some(80),
+        Some("https" | "wss") => Some(443),
+        Some("ftp") => Some(21),
+        _ => None,
+    });
+    uri.path = rest.to_owned();
+    Ok(Value::object(Object::Uri(uri)))
+}
+
+pub(super) fn from_json(value: serde_json::Value, symbols: bool) -> Value {
+    match value {
+        serde_json::Value::Null => Value::Nil,
+        serde_json::Value::Bool(value) => Value::Bool(value),
+        serde_json::Value::Number(number) => match number.as_i64() {
+            Some(whole) => Value::Int(whole),
+            None => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        serde_json::Value::String(text) => Value::str(text),
+        serde_json::Value::Array(list) => {
+            Value::array(list.into_iter().map(|item| from_json(item, symbols)).collect())
+        }
+        serde_json::Value::Object(map) => Value::hash(
+            map.into_iter()
+                .map(|(key, value)| {
+                    let key = if symbols {
+                        Key::Symbol(Rc::from(key))
+                    } else {
+                        Key::Str(key)
+                    };
+                    (key, from_json(value, symbols))
+                })
+                .collect(),
+        ),
+    }
+}
