@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use appliance_bootstrap::key::KeyError;
 use appliance_bootstrap::{
-    Facts, Inputs, Local, Lock, Options, Plan, Progress, PublicKey, apply, check, gate, observe, plan, want,
+    ApplyError, Facts, Inputs, Local, Lock, Options, Plan, Progress, PublicKey, apply, check, gate, observe,
+    plan, want,
 };
 
 use crate::failure::{Kind, failure};
@@ -102,10 +103,7 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         &Inputs { secrets: &NewSecrets },
         &mut show,
     )
-    .map_err(|error| {
-        anyhow::Error::from(error)
-            .context("bootstrap stopped; what was done stays done, and running it again goes on from there")
-    })?;
+    .map_err(stopped)?;
     if args.json {
         ui::json(&serde_json::json!({
             "changes": outcome.changed_steps,
@@ -183,6 +181,28 @@ fn options(args: &BootstrapArgs) -> anyhow::Result<Options> {
     options.allow_container = args.allow_container;
     options.binary = Some(std::env::current_exe().context("cannot tell where this program lies")?);
     Ok(options)
+}
+
+/// What was done stays done; the next run goes on from there.
+fn stopped(error: ApplyError) -> anyhow::Error {
+    let mut text =
+        String::from("bootstrap stopped; what was done stays done, and running it again goes on from there");
+    let mut cause: Option<&dyn std::error::Error> = Some(&error);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    let stopped = failure(Kind::Other, text);
+    match &error {
+        ApplyError::Step { step, .. } if step.contains("docker-ce") => stopped
+            .hint("to take the distribution's engine instead: appliance bootstrap --docker distribution")
+            .into(),
+        _ => stopped.into(),
+    }
 }
 
 /// Public keys from the command line.

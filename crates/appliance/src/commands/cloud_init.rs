@@ -11,7 +11,7 @@ use crate::ui;
 #[derive(Debug, clap::Args)]
 pub struct CloudInitArgs {
     /// SSH public key of an administrator; may be repeated
-    #[arg(long, value_name = "PUBLIC KEY", required = true)]
+    #[arg(long, value_name = "PUBLIC KEY", required_unless_present = "deploy_key")]
     admin_key: Vec<String>,
     /// SSH public key that may deploy every app; may be repeated
     #[arg(long, value_name = "PUBLIC KEY")]

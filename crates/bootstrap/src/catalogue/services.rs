@@ -18,8 +18,7 @@ pub(super) fn binary(options: &Options) -> Option<Item> {
             target: BINARY.into(),
             after: vec![
                 Handler::Restart("appliance-agent.service".to_owned()),
-                // Its sockets are systemd's: connections queue while the old process finishes its requests.
-                Handler::Restart("appliance-proxy.service".to_owned()),
+                Handler::Succeed("appliance-proxy.service".to_owned()),
             ],
         }],
     })
@@ -59,7 +58,11 @@ pub(super) fn items(options: &Options) -> Vec<Item> {
                         include_str!("../../../../systemd/appliance-agent.service"),
                     ),
                 ],
-                after: vec![Handler::DaemonReload],
+                // The proxy takes its new sandbox over when it is next started; restarting it would cut WebSockets.
+                after: vec![
+                    Handler::DaemonReload,
+                    Handler::Restart("appliance-agent.service".to_owned()),
+                ],
             },
             started("appliance-proxy-http.socket"),
             started("appliance-proxy-https.socket"),

@@ -76,7 +76,7 @@ pub(super) fn accounts() -> Item {
 
 /// 5 % of the disk, at most 500 MiB, at least 64 MiB.
 fn journal_cap(disk_total: u64) -> u64 {
-    (disk_total / 20 >> 20).clamp(64, 500)
+    ((disk_total / 20) >> 20).clamp(64, 500)
 }
 
 pub(super) fn journald(facts: &Facts) -> Item {

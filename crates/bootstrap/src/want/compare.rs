@@ -51,17 +51,16 @@ impl Want {
                 }
                 Some(entry) => changes.extend(rights(&path.display().to_string(), entry, *mode, owner)),
             },
-            (Want::Files { files, after }, Seen::Files(found)) => {
-                for (wanted, seen) in files.iter().zip(found) {
-                    changes.extend(file_changes(wanted, seen)?);
+            (Want::Files { files, .. }, Seen::Files(found)) => {
+                for (wanted, found) in files.iter().zip(found) {
+                    changes.extend(file_changes(wanted, found)?);
                 }
                 if !changes.is_empty() {
+                    let runs = found.iter().any(|seen| seen.entry.is_some());
+                    let owed = self.owes(seen)?;
                     changes.extend(
-                        self.owes(seen)?
-                            .iter()
-                            .filter(|handler| {
-                                after.contains(handler) || matches!(handler, Handler::DockerRestart)
-                            })
+                        owed.iter()
+                            .filter(|handler| runs || !handler.is_for_running())
                             .map(Handler::title),
                     );
                 }
@@ -79,7 +78,13 @@ impl Want {
                     );
                 } else {
                     changes.push(format!("install this program as {path}"));
-                    changes.extend(after.iter().map(Handler::title));
+                    let runs = entry.is_some();
+                    changes.extend(
+                        after
+                            .iter()
+                            .filter(|handler| runs || !handler.is_for_running())
+                            .map(Handler::title),
+                    );
                 }
             }
             (Want::Unit { name }, Seen::Unit { enabled, active }) => {

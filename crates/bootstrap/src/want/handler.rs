@@ -22,6 +22,8 @@ pub enum Handler {
     DockerRestart,
     /// A unit of ours is restarted if it runs.
     Restart(String),
+    /// A unit of ours starts a successor from its new binary, which takes over its listeners; no connection is refused.
+    Succeed(String),
 }
 
 impl Handler {
@@ -35,7 +37,13 @@ impl Handler {
             Handler::DockerReload => "reload dockerd".to_owned(),
             Handler::DockerRestart => "restart dockerd, containers keep running".to_owned(),
             Handler::Restart(unit) => format!("restart {unit}"),
+            Handler::Succeed(unit) => format!("let a successor take over {unit}"),
         }
+    }
+
+    /// Whether it concerns a service that a first run only starts later.
+    pub(crate) fn is_for_running(&self) -> bool {
+        matches!(self, Handler::Restart(_) | Handler::Succeed(_))
     }
 
     /// The unit it concerns; one that does not run reads its files when it starts.
@@ -45,7 +53,7 @@ impl Handler {
             Handler::Journald => Some("systemd-journald.service"),
             Handler::Ssh => Some("ssh.service"),
             Handler::DockerReload | Handler::DockerRestart => Some("docker.service"),
-            Handler::Restart(unit) => Some(unit),
+            Handler::Restart(unit) | Handler::Succeed(unit) => Some(unit),
         }
     }
 
@@ -75,6 +83,7 @@ impl Handler {
                 systemctl(&["try-restart", "docker.service"])
             }
             Handler::Restart(unit) => systemctl(&["try-restart", unit]),
+            Handler::Succeed(unit) => systemctl(&["kill", "--kill-who=main", "--signal=SIGUSR2", unit]),
         }
         .map(drop)
     }
