@@ -16,6 +16,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iptables", "iptables"),
     ("ssh", "openssh-client"),
     ("git", "git"),
+    // Statically linked, for images of one file.
+    ("busybox", "busybox-static"),
+    ("skopeo", "skopeo"),
 ];
 
 /// Where Docker listens.
@@ -68,7 +71,11 @@ fn as_root(program: &str) -> Command {
         return Command::new(program);
     }
     let mut command = Command::new("sudo");
-    command.args(["--non-interactive", "--preserve-env=DEBIAN_FRONTEND,RUNLEVEL", program]);
+    command.args([
+        "--non-interactive",
+        "--preserve-env=DEBIAN_FRONTEND,RUNLEVEL",
+        program,
+    ]);
     command
 }
 
