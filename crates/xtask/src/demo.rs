@@ -299,13 +299,10 @@ impl Ran {
         );
     }
 
-    /// What the push says it sent.
+    /// What the push says it sent: `3.4 KiB sent (1 of 2 layers were there, …)`.
     fn sent(&self) -> String {
-        self.all()
-            .lines()
-            .find(|line| line.contains("sent") || line.contains("upload"))
-            .unwrap_or("")
-            .trim()
-            .to_owned()
+        let all = self.all();
+        let found = all.lines().find_map(|line| Some(line.split_once("upload: ")?.1));
+        found.unwrap_or_default().trim().to_owned()
     }
 }
