@@ -255,7 +255,8 @@ pub(super) fn request<'h, 'b>(
                 read.host = host(field.value).ok_or(BAD)?;
             }
             Known::ContentLength => {
-                if length.replace(digits(field.value).ok_or(BAD)?).is_some() {
+                let before = length.replace(digits(field.value).ok_or(BAD)?);
+                if before.is_some() {
                     return Err(BAD);
                 }
             }
@@ -302,7 +303,7 @@ fn request_target(read: &mut RequestHead<'_, '_>) -> Result<(), StatusCode> {
     let rest = strip_scheme(read.target).ok_or(BAD)?;
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     // The target's authority counts, whatever `Host` says (§3.2.2).
-    read.host = host(rest[..end].as_bytes())
+    read.host = host(&rest.as_bytes()[..end])
         .filter(|host| !host.is_empty())
         .ok_or(BAD)?;
     read.target = match &rest[end..] {
