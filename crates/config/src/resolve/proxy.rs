@@ -2,7 +2,7 @@
 
 use super::text::{present_scalar, scalar, text_list};
 use crate::model::{Buffering, CustomCertificate, Healthcheck, Proxy, ProxyRun, Timeouts};
-use crate::validate::rules::{has_own_certificate, proxy_hosts, ruby_split};
+use crate::validate::proxy::{has_own_certificate, proxy_hosts, ruby_split};
 use crate::yaml::tree::{Map, Node};
 
 /// Headers Kamal logs unless told otherwise.

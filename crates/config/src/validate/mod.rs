@@ -1,7 +1,9 @@
 //! Every check Kamal makes, in Kamal's order, all problems collected: the first one is where Kamal stops.
 
+mod env;
+pub(crate) mod proxy;
 pub(crate) mod raw;
-pub(crate) mod rules;
+mod rules;
 pub(crate) mod sections;
 pub(crate) mod shape;
 mod version;

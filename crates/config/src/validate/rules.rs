@@ -2,8 +2,9 @@
 
 use std::cmp::Ordering;
 
+use super::proxy::{self, has_own_certificate, proxy_hosts};
 use super::raw::{Raw, RawRole, merged};
-use super::sections::{is_local_registry, proxy_rules};
+use super::sections::is_local_registry;
 use super::version;
 use super::{Checker, Surroundings};
 use crate::yaml::tree::{Map, Node, Place};
@@ -283,7 +284,7 @@ impl Context<'_> {
     fn one_host_for_ssl(&self, checker: &mut Checker<'_>) {
         for (role, settings) in self.proxied() {
             let before = checker.problems.len();
-            proxy_rules(checker, &settings, "proxy");
+            proxy::rules(checker, &settings, "proxy");
             // What the root or the role alone already showed is not said twice.
             let known: Vec<(Place2, String)> = checker.problems[..before]
                 .iter()
@@ -482,37 +483,4 @@ fn text_of(message: &str) -> String {
         .rsplit_once(": ")
         .map_or(message, |(_, text)| text)
         .to_owned()
-}
-
-/// Host names of proxy settings: `hosts`, or `host` split at commas, untrimmed as in Kamal.
-pub(crate) fn proxy_hosts(settings: &Map) -> Vec<String> {
-    if let Some(hosts) = settings.get("hosts").filter(|hosts| hosts.is_truthy()) {
-        return hosts
-            .as_seq()
-            .unwrap_or_default()
-            .iter()
-            .map(Node::to_s)
-            .collect();
-    }
-    settings
-        .get("host")
-        .filter(|host| host.is_truthy())
-        .map(|host| ruby_split(&host.to_s()))
-        .unwrap_or_default()
-}
-
-/// Ruby's `split(",")`: empty parts at the end are dropped.
-pub(crate) fn ruby_split(text: &str) -> Vec<String> {
-    let mut parts: Vec<String> = text.split(',').map(ToOwned::to_owned).collect();
-    while parts.last().is_some_and(String::is_empty) {
-        parts.pop();
-    }
-    parts
-}
-
-/// Whether `ssl` names both a certificate and its key.
-pub(crate) fn has_own_certificate(ssl: &Node) -> bool {
-    ["certificate_pem", "private_key_pem"]
-        .iter()
-        .all(|key| ssl.get(key).is_some_and(Node::is_present))
 }

@@ -2,7 +2,7 @@
 
 use super::raw::Raw;
 use super::shape::{self, Section};
-use super::{Checker, join, key_path};
+use super::{Checker, env, join, key_path, proxy};
 use crate::problem::did_you_mean;
 use crate::yaml::tree::{Map, Node, Place, Value};
 
@@ -49,7 +49,7 @@ pub(super) fn check(checker: &mut Checker<'_>, raw: &Raw<'_>) {
     plain(checker, raw, "boot", shape::BOOT);
     builder(checker, raw);
     if let Some(env) = raw.section("env") {
-        check_env(checker, env, "env", true);
+        env::check(checker, env, "env", true);
     }
     plain(checker, raw, "logging", shape::LOGGING);
     plain(checker, raw, "output", shape::OUTPUT);
@@ -64,7 +64,7 @@ pub(super) fn check(checker: &mut Checker<'_>, raw: &Raw<'_>) {
         }
         Some(proxy) => {
             if let Some(map) = proxy.as_map() {
-                check_proxy(checker, map, "proxy");
+                proxy::check(checker, map, "proxy");
             }
         }
         None => {}
@@ -135,7 +135,7 @@ fn check_role(checker: &mut Checker<'_>, node: &Node, name: &str, running_proxy:
     checker.keys(map, shape::ROLE, &path, false);
     restart_policy(checker, map, &path);
     if let Some(env) = map.get("env").and_then(Node::as_map) {
-        check_env(checker, env, &join(&path, "env"), false);
+        env::check(checker, env, &join(&path, "env"), false);
     }
     if let Some(logging) = map.get("logging")
         && let Some(options) = logging.as_map()
@@ -145,7 +145,7 @@ fn check_role(checker: &mut Checker<'_>, node: &Node, name: &str, running_proxy:
     if let Some(proxy) = map.get("proxy").filter(|_| running_proxy)
         && let Some(settings) = proxy.as_map()
     {
-        check_proxy(checker, settings, &join(&path, "proxy"));
+        proxy::check(checker, settings, &join(&path, "proxy"));
     }
 }
 
@@ -198,55 +198,6 @@ fn restart_policy(checker: &mut Checker<'_>, map: &Map, path: &str) {
                 "should be no, always, unless-stopped, on-failure, or on-failure:N",
             )
             .hint = near.map(|near| format!("did you mean `{near}`?"));
-    }
-}
-
-/// `env`: a plain map of values, or `clear`, `secret` and (at the root) `tags`.
-fn check_env(checker: &mut Checker<'_>, env: &Map, path: &str, root: bool) {
-    const SPECIAL: &[&str] = &["clear", "secret", "tags"];
-    if !env
-        .iter()
-        .any(|(key, _)| key.as_str().is_some_and(|key| SPECIAL.contains(&key)))
-    {
-        for (key, value) in env.iter() {
-            if !value.is_stringish() {
-                checker.type_error(value, &key_path(path, key), "a string");
-            }
-        }
-        return;
-    }
-    let before = checker.problems.len();
-    checker.unknown_keys(env, SPECIAL, path, false);
-    if let Some(problem) = checker.problems.get_mut(before)
-        && !problem
-            .hint
-            .as_deref()
-            .is_some_and(|hint| hint.starts_with("did you mean"))
-    {
-        problem.hint = Some("beside `clear` or `secret`, plain variables go under `clear:`".to_owned());
-    }
-    if let Some(clear) = env.get("clear") {
-        checker.text_map(clear, &join(path, "clear"));
-    }
-    if let Some(secret) = env.get("secret") {
-        checker.text_list(secret, &join(path, "secret"));
-    }
-    let Some(tags) = env.get("tags") else { return };
-    if !root {
-        let place = env.key_node("tags").map_or(tags.place, |key| key.place);
-        checker.report(place, path, "tags are only allowed in the root env");
-        return;
-    }
-    let path = join(path, "tags");
-    let Some(map) = tags.as_map() else {
-        return checker.type_error(tags, &path, "a hash");
-    };
-    for (tag, value) in map.iter() {
-        let path = key_path(&path, tag);
-        match value.as_map() {
-            Some(env) => check_env(checker, env, &path, false),
-            None => checker.type_error(value, &path, "a hash"),
-        }
     }
 }
 
@@ -347,12 +298,12 @@ fn check_accessory(checker: &mut Checker<'_>, raw: &Raw<'_>, name: &Node, node: 
             .hint = Some("name the hosts with `hosts:`, or write `servers: {web: [...]}`".to_owned());
     }
     if let Some(env) = map.get("env").and_then(Node::as_map) {
-        check_env(checker, env, &join(&path, "env"), false);
+        env::check(checker, env, &join(&path, "env"), false);
     }
     if let Some(proxy) = map.get("proxy").filter(|proxy| proxy.is_present()) {
         let path = join(&path, "proxy");
         match proxy.as_map() {
-            Some(settings) => check_proxy(checker, settings, &path),
+            Some(settings) => proxy::check(checker, settings, &path),
             None if proxy.as_bool().is_some() => checker.type_error(proxy, &path, "a hash"),
             // Other types were reported with the accessory's keys.
             None => {}
@@ -483,58 +434,5 @@ fn builder(checker: &mut Checker<'_>, raw: &Raw<'_>) {
                 "Cannot disable local builds, no remote is set",
             )
             .hint = Some("add `remote: ssh://user@host`, or remove `local: false`".to_owned());
-    }
-}
-
-fn check_proxy(checker: &mut Checker<'_>, map: &Map, path: &str) {
-    checker.keys(map, shape::PROXY, path, false);
-    proxy_rules(checker, map, path);
-}
-
-/// What the keys of a proxy section mean together. Kamal applies it to a role's settings, to the root's,
-/// and to both merged.
-pub(super) fn proxy_rules(checker: &mut Checker<'_>, map: &Map, path: &str) {
-    let present = |key: &str| map.get(key).is_some_and(Node::is_present);
-    if let Some(ssl) = map.get("ssl").filter(|ssl| ssl.is_truthy())
-        && !present("host")
-        && !present("hosts")
-    {
-        checker
-            .report(ssl.place, path, "Must set a host to enable automatic SSL")
-            .hint = Some("add `host: www.example.com` beside `ssl:`".to_owned());
-    }
-    if let Some(hosts) = map.key_node("hosts").filter(|_| map.get("host").is_some()) {
-        checker
-            .report(hosts.place, path, "Specify one of 'host' or 'hosts', not both")
-            .hint = Some("put all names under `hosts:`".to_owned());
-    }
-    if let Some(ssl) = map.get("ssl")
-        && let Some(pair) = ssl.as_map()
-    {
-        let given = |key: &str| pair.get(key).is_some_and(Node::is_present);
-        for (one, other) in [
-            ("certificate_pem", "private_key_pem"),
-            ("private_key_pem", "certificate_pem"),
-        ] {
-            if given(one) && !given(other) {
-                checker.report(
-                    ssl.place,
-                    path,
-                    format!("Missing {other} setting (required when {one} is present)"),
-                );
-            }
-        }
-    }
-    if let Some(run) = map.get("run")
-        && run.get("publish").and_then(Node::as_bool) == Some(false)
-        && ["http_port", "https_port", "bind_ips"]
-            .iter()
-            .any(|key| run.get(key).is_some_and(Node::is_present))
-    {
-        checker.report(
-            run.place,
-            path,
-            "Cannot set http_port, https_port or bind_ips when publish is false",
-        );
     }
 }
