@@ -71,23 +71,26 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     });
     match scheme {
         Scheme::Http => h1::serve(&worker, stream, peer).await,
-        Scheme::Https => {
-            let acceptor = TlsAcceptor::from(std::sync::Arc::clone(&worker.tls));
-            let handshake = tokio::select! {
-                done = Box::pin(tokio::time::timeout(HANDSHAKE, acceptor.accept(stream))) => done,
-                () = worker.shared.abort.cancelled() => return,
-            };
-            let Ok(Ok(stream)) = handshake else {
-                worker.shared.handshake_failures.fetch_add(1, Ordering::Relaxed);
-                return;
-            };
-            worker.shared.handshakes.fetch_add(1, Ordering::Relaxed);
-            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                Box::pin(http2(&worker, stream, peer)).await;
-            } else {
-                h1::serve(&worker, stream, peer).await;
-            }
-        }
+        // Boxed, so that a plain connection's task is not as large as one with a TLS session in it.
+        Scheme::Https => Box::pin(https(&worker, stream, peer)).await,
+    }
+}
+
+async fn https(worker: &Rc<Worker>, stream: TcpStream, peer: Rc<Peer>) {
+    let acceptor = TlsAcceptor::from(std::sync::Arc::clone(&worker.tls));
+    let handshake = tokio::select! {
+        done = Box::pin(tokio::time::timeout(HANDSHAKE, acceptor.accept(stream))) => done,
+        () = worker.shared.abort.cancelled() => return,
+    };
+    let Ok(Ok(stream)) = handshake else {
+        worker.shared.handshake_failures.fetch_add(1, Ordering::Relaxed);
+        return;
+    };
+    worker.shared.handshakes.fetch_add(1, Ordering::Relaxed);
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        Box::pin(http2(worker, stream, peer)).await;
+    } else {
+        Box::pin(h1::serve(worker, stream, peer)).await;
     }
 }
 

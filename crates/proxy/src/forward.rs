@@ -16,6 +16,7 @@ use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::access_log::Entry;
 use crate::assign::{self, Assignment, Lane};
 use crate::clock::Clock;
 use crate::connection::Peer;
@@ -227,8 +228,13 @@ pub(crate) async fn handle(
                 message,
             } => (route, own(pages::page(status, message))),
             Decision::Forward { route, strip } => {
+                let words = (route.service.log.requests && worker.shared.access_log.is_on())
+                    .then(|| Words::of(&host, &request));
                 let response =
                     route_request(&worker, &peer, &table, route, strip, &host, request, begun).await;
+                if let Some(words) = words {
+                    words.log(&worker, &peer, route, &response, begun);
+                }
                 return finish(&worker, Some(route), response, begun);
             }
         };
@@ -236,6 +242,60 @@ pub(crate) async fn handle(
             *response.body_mut() = Reply::Own(None);
         }
         return finish(&worker, route, response, begun);
+    }
+}
+
+/// The words of a request that are logged.
+struct Words {
+    host: String,
+    target: String,
+    method: Method,
+    user_agent: Vec<u8>,
+    length: u64,
+}
+
+impl Words {
+    fn of(host: &str, request: &Request<Incoming>) -> Self {
+        let agent = request.headers().get(header::USER_AGENT);
+        Self {
+            host: host.to_owned(),
+            target: request
+                .uri()
+                .path_and_query()
+                .map_or("/", PathAndQuery::as_str)
+                .to_owned(),
+            method: request.method().clone(),
+            user_agent: agent.map_or_else(Vec::new, |agent| agent.as_bytes().to_vec()),
+            length: request.body().size_hint().lower(),
+        }
+    }
+
+    /// Writes the line when the response's head is there; its body's length is the announced one.
+    fn log(&self, worker: &Worker, peer: &Peer, route: &Route, response: &Response<Reply>, begun: Instant) {
+        let id = response.headers().get(&headers::X_REQUEST_ID);
+        let upstream = match response.body() {
+            Reply::Relayed(relay) => relay.in_flight.upstream().address.to_string(),
+            Reply::Own(_) => String::new(),
+        };
+        let entry = Entry {
+            time: Clock::millis(),
+            host: self.host.as_bytes(),
+            target: self.target.as_bytes(),
+            with_query: route.service.log.query,
+            method: self.method.as_str().as_bytes(),
+            request_id: id.map_or(&[], |id| id.as_bytes()),
+            status: response.status().as_u16(),
+            service: route.service.name.as_str(),
+            target_address: &upstream,
+            took: begun.elapsed(),
+            request_length: self.length,
+            response_bytes: response.body().size_hint().lower(),
+            client: peer.address,
+            scheme: peer.scheme.as_str(),
+            protocol: "HTTP/2.0",
+            user_agent: &self.user_agent,
+        };
+        worker.lines.push(&worker.shared.access_log, &entry);
     }
 }
 

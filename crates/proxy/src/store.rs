@@ -290,4 +290,22 @@ mod tests {
         let error = parse(b"{\n \"format\": 1,\n \"servces\": []\n}").unwrap_err();
         assert!(error.contains("servces") && error.contains("line 3"), "{error}");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(
+            text in "[\\{\\}\\[\\]\",:a-z0-9_.* -]{0,200}",
+            cut in 0_usize..400,
+            flip in 0_usize..400,
+        ) {
+            let _refused = parse(text.as_bytes()).is_err();
+            let good = br#"{"format":1,"services":[{"name":"a","hosts":["*.h"],"upstreams":["127.0.0.1:1"],"tls":{"certificate":{"named":"c"}},"health_check":{"path":"/","interval_ms":50}}]}"#;
+            let mut bytes = good.to_vec();
+            let place = flip % bytes.len();
+            bytes[place] ^= 1 << (flip % 7);
+            let _either = (parse(&bytes).is_ok(), parse_lenient(&bytes).is_ok());
+            let torn = &good[..cut % good.len()];
+            proptest::prop_assert!(parse(torn).is_err());
+        }
+    }
 }

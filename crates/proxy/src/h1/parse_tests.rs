@@ -141,3 +141,69 @@ fn responses_with_two_lengths_are_no_responses() {
         Some((Framing::Length(0), false))
     );
 }
+
+/// Pieces that heads are made of, good and bad; random sequences of them find what single examples do not.
+fn piece() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::prelude::*;
+    prop_oneof![
+        prop::sample::select(vec![
+            "GET ",
+            "POST ",
+            "/",
+            "*",
+            " HTTP/1.1",
+            " HTTP/1.0",
+            "\r\n",
+            "\n",
+            "\r",
+            "\r\n\r\n",
+            "Host: h",
+            "Host:",
+            "Content-Length: 5",
+            "Content-Length: ",
+            "Transfer-Encoding: chunked",
+            "Transfer-Encoding:",
+            "chunked",
+            "Connection: ",
+            "close, x",
+            "http://a/",
+            ": ",
+            " ",
+            "\t",
+            "\0",
+            "\u{e9}",
+            "0",
+            ",",
+            ";",
+        ])
+        .prop_map(str::to_owned),
+        "[ -~]{0,12}",
+    ]
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_comes_is_refused_or_has_one_meaning(pieces in proptest::collection::vec(piece(), 0..24)) {
+        let text = pieces.concat();
+        let bytes = text.as_bytes();
+        if let Some(end) = head_end(bytes, 0) {
+            let mut room = fields();
+            if let Ok(read) = request(&bytes[..end], &mut room, 100) {
+                let count = |name: &str| read.fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count();
+                proptest::prop_assert!(count("host") <= 1 && count("content-length") + count("transfer-encoding") <= 1);
+                proptest::prop_assert!(only_crlf(&bytes[..end]));
+                proptest::prop_assert!(read.target.starts_with('/') || read.target == "*");
+                proptest::prop_assert!(read.minor == 0 || !read.host.is_empty() || count("host") == 1);
+            }
+            let _no_panic = response(&bytes[..end], &mut fields());
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..512)) {
+        if let Some(end) = head_end(&bytes, 0) {
+            let _no_panic = request(&bytes[..end], &mut fields(), 100).is_ok();
+            let _no_panic = response(&bytes[..end], &mut fields()).is_some();
+        }
+    }
+}

@@ -206,7 +206,7 @@ async fn responses_stream_as_they_come() {
 async fn an_upgrade_becomes_a_tunnel() {
     let (rig, app) = (Rig::start(), App::start("one").await);
     rig.put(&service("web", "h", &[&app])).await;
-    let mut stream = open_tunnel(&rig).await;
+    let mut stream = open_tunnel(&rig, "h").await;
     stream.write_all(b"ping").await.unwrap();
     let mut echo = [0; 4];
     stream.read_exact(&mut echo).await.unwrap();
@@ -215,12 +215,11 @@ async fn an_upgrade_becomes_a_tunnel() {
     assert_eq!((status.in_flight, status.tunnels), (0, 1));
 }
 
-pub(crate) async fn open_tunnel(rig: &Rig) -> BufReader<TcpStream> {
+pub(crate) async fn open_tunnel(rig: &Rig, host: &str) -> BufReader<TcpStream> {
     let mut stream = BufReader::new(TcpStream::connect(rig.http).await.unwrap());
-    stream
-        .write_all(b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-        .await
-        .unwrap();
+    let request =
+        format!("GET /ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
     let (status, headers) = read_head(&mut stream).await;
     assert_eq!(status, 101);
     assert_eq!(headers["upgrade"], "websocket");

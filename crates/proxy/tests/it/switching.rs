@@ -17,6 +17,13 @@ async fn a_hundred_switches_under_load_drop_nothing() {
     let rig = Arc::new(Rig::start());
     let apps = [App::start("a").await, App::start("b").await];
     rig.put(&service("web", "h", &[&apps[0]])).await;
+    // Tunnels of a service that no switch concerns.
+    let other = App::start("other").await;
+    rig.put(&service("chat", "chat", &[&other])).await;
+    let mut tunnels = Vec::new();
+    for _ in 0..200 {
+        tunnels.push(open_tunnel(&rig, "chat").await);
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let served = Arc::new(AtomicU64::new(0));
     let clients: Vec<_> = (0..8)
@@ -51,6 +58,11 @@ async fn a_hundred_switches_under_load_drop_nothing() {
     stop.store(true, Ordering::Relaxed);
     for client in clients {
         client.await.unwrap();
+    }
+    for tunnel in &mut tunnels {
+        tunnel.write_all(b"ping").await.unwrap();
+        let mut echo = [0; 4];
+        tunnel.read_exact(&mut echo).await.unwrap();
     }
 }
 
@@ -122,7 +134,7 @@ async fn what_outlives_the_drain_is_cut_and_counted() {
         App::start("new").await,
     );
     rig.put(&service("web", "h", &[&old])).await;
-    let mut tunnel = open_tunnel(&rig).await;
+    let mut tunnel = open_tunnel(&rig, "h").await;
     let slow = tokio::spawn({
         let rig = Arc::clone(&rig);
         async move { rig.get("h", "/slow").await }
@@ -147,7 +159,7 @@ async fn a_tunnel_of_another_service_does_not_notice_a_switch() {
     let (rig, app, other) = (Rig::start(), App::start("app").await, App::start("other").await);
     rig.put(&service("web", "h", &[&app])).await;
     rig.put(&service("other", "other", &[&other])).await;
-    let mut tunnel = open_tunnel(&rig).await;
+    let mut tunnel = open_tunnel(&rig, "h").await;
     rig.put(&service("other", "other", &[&app])).await;
     rig.client
         .drain(&name("other"), &other.upstream(), Duration::from_secs(1))
