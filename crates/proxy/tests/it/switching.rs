@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use crate::basics::open_tunnel;
-use crate::rig::{Answer, App, Rig, closed_port, name, service};
+use crate::rig::{Answer, App, Rig, closed_port, name, path_in, service};
 
 #[tokio::test]
 async fn a_hundred_switches_under_load_drop_nothing() {
@@ -260,4 +260,30 @@ async fn a_stop_lets_requests_finish() {
     app.state.release.notify_one();
     assert_eq!(Answer::read(&mut stream).await.body, "one slow");
     stopped.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_written_down_is_not_made() {
+    let (rig, old, new) = (Rig::start(), App::start("old").await, App::start("new").await);
+    rig.put(&service("web", "h", &[&old])).await;
+    // A directory in the snapshot's place makes its replacement fail, as a full disk does.
+    let snapshot = path_in(&rig, "state/snapshot.json");
+    fs_err::remove_file(&snapshot).unwrap();
+    fs_err::create_dir(&snapshot).unwrap();
+    let error = rig
+        .client
+        .put_service(&service("web", "h", &[&new]))
+        .await
+        .unwrap_err();
+    let ControlError::Refused { refusal, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(refusal.code, RefusalCode::Storage);
+    assert!(
+        rig.get("h", "/").await.body.starts_with("old"),
+        "the live service was touched"
+    );
+    fs_err::remove_dir(&snapshot).unwrap();
+    rig.put(&service("web", "h", &[&new])).await;
+    assert!(rig.get("h", "/").await.body.starts_with("new"));
 }
