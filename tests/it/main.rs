@@ -4,5 +4,7 @@
 
 mod bootstrap;
 mod conformance;
+mod deploy;
 mod firewall;
+mod postgres;
 mod sandbox;
