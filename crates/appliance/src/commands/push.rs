@@ -48,7 +48,7 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
 
     let settings = project.ssh();
     for host in &hosts {
-        let link = args.reach.connect(host, &settings).await?;
+        let mut link = args.reach.connect(host, &settings).await?;
         let info: wire::Host = link.get("/v1/host").await?;
         local.check_platform(&info.platform)?;
         let signer = args.reach.signer(&link, &settings).await?;
@@ -103,6 +103,10 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
             ui::bytes(summary.bytes)
         ));
 
+        // The upload has ways of its own to outlive a broken connection; what follows needs one that lives.
+        if sent.reconnects > 0 || link.client().is_closed() {
+            link = args.reach.connect(host, &settings).await?;
+        }
         let step = ui::step(&format!("{host}: rollout"));
         let end = submit(&link, &signer, subject()?, Verb::Deploy(Box::new(release))).await?;
         match conclude(&link, end) {
