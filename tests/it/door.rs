@@ -18,38 +18,38 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 /// How long a change may take on a machine that does much else.
-pub const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// An open connection through SSH and `appliance receive`.
-pub struct Door {
+pub(crate) struct Door {
     client: Client,
     /// Who the host says it is.
-    pub host: HostId,
+    pub(crate) host: HostId,
     /// The key that opened the door, to sign with.
-    pub signer: Signer,
+    pub(crate) signer: Signer,
 }
 
 /// What a request was answered with.
 #[derive(Debug)]
-pub struct Answered {
-    pub status: StatusCode,
-    pub headers: hyper::HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Answered {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: hyper::HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answered {
-    pub fn json(&self) -> anyhow::Result<Value> {
+    pub(crate) fn json(&self) -> anyhow::Result<Value> {
         serde_json::from_slice(&self.body).with_context(|| format!("this is no JSON: {:?}", self.body))
     }
 }
 
 /// The key pair in `~/.ssh` of a home directory.
-pub fn signer(home: &Path) -> anyhow::Result<Signer> {
+pub(crate) fn signer(home: &Path) -> anyhow::Result<Signer> {
     Ok(Signer::from_file(&home.join(".ssh/id_ed25519"), &mut |_| None)?)
 }
 
 /// A way through SSH for whoever lives in `home`.
-pub async fn transport(world: &World, home: &Path) -> anyhow::Result<Transport> {
+pub(crate) async fn transport(world: &World, home: &Path) -> anyhow::Result<Transport> {
     let mut target = Target::parse(&format!("deploy@{}", world.ip().await?), Options::for_home(home))?;
     target.options.identities = vec![home.join(".ssh/id_ed25519")];
     target.options.identities_only = true;
@@ -58,16 +58,19 @@ pub async fn transport(world: &World, home: &Path) -> anyhow::Result<Transport> 
 
 impl Door {
     /// Opens it with the key of the world's developer.
-    pub async fn open(world: &World) -> anyhow::Result<Self> {
+    pub(crate) async fn open(world: &World) -> anyhow::Result<Self> {
         Self::open_as(world, &world.developer.home()).await
     }
 
     /// Opens it with the key of whoever lives in `home`.
-    pub async fn open_as(world: &World, home: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn open_as(world: &World, home: &Path) -> anyhow::Result<Self> {
         let client = transport(world, home).await?.client().await?;
         let signer = signer(home)?;
         let about = request(&client, Method::GET, "/v1/host", &[], Bytes::new()).await?;
-        let host = about.json()?["id"].as_str().context("a host has an id")?.to_owned();
+        let host = about.json()?["id"]
+            .as_str()
+            .context("a host has an id")?
+            .to_owned();
         Ok(Self {
             client,
             host: HostId::parse(&host)?,
@@ -76,7 +79,7 @@ impl Door {
     }
 
     /// One request; any status is an answer.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
@@ -87,14 +90,14 @@ impl Door {
     }
 
     /// `GET path` as JSON.
-    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
         let answer = self.send(Method::GET, path, &[], Bytes::new()).await?;
         ensure!(answer.status == StatusCode::OK, "GET {path}: {answer:?}");
         answer.json()
     }
 
     /// A change that nothing is wrong with; `app` is none for changes of the host.
-    pub fn change(&self, app: Option<&str>, verb: Verb) -> anyhow::Result<Change> {
+    pub(crate) fn change(&self, app: Option<&str>, verb: Verb) -> anyhow::Result<Change> {
         let now = Timestamp::now();
         Ok(Change {
             version: VERSION,
@@ -110,19 +113,23 @@ impl Door {
     }
 
     /// Submits a change signed with this door's key; the end of it.
-    pub async fn ask(&self, change: &Change) -> anyhow::Result<Value> {
+    pub(crate) async fn ask(&self, change: &Change) -> anyhow::Result<Value> {
         self.submit(&self.signer.seal(change).await?).await
     }
 
     /// Submits an envelope; the end of it.
-    pub async fn submit(&self, envelope: &Envelope) -> anyhow::Result<Value> {
+    pub(crate) async fn submit(&self, envelope: &Envelope) -> anyhow::Result<Value> {
         let body = serde_json::to_vec(envelope)?;
         let answer = tokio::time::timeout(LIMIT, self.send(Method::POST, "/v1/changes", &[], body))
             .await
             .context("the change took too long")??;
         ensure!(answer.status == StatusCode::OK, "{answer:?}");
         let mut ends = Vec::new();
-        for line in answer.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        for line in answer
+            .body
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
             let event: Value = serde_json::from_slice(line)?;
             if event["event"] == "end" {
                 ends.push(event);
@@ -135,14 +142,14 @@ impl Door {
     }
 
     /// The audit log's records, oldest first.
-    pub async fn records(&self) -> anyhow::Result<Vec<Value>> {
+    pub(crate) async fn records(&self) -> anyhow::Result<Vec<Value>> {
         let records = self.get("/v1/audit?last=1000000").await?;
         Ok(records.as_array().context("a list")?.clone())
     }
 }
 
 /// A nonce nobody used.
-pub fn nonce() -> anyhow::Result<Nonce> {
+pub(crate) fn nonce() -> anyhow::Result<Nonce> {
     let mut bytes = [0; 16];
     SystemRandom::new()
         .fill(&mut bytes)
@@ -172,10 +179,12 @@ async fn request(
 
 /// Everything a change could have changed on a host, as text: ledgers, releases, keys, spent nonces, routes,
 /// images of the store and of Docker, containers. The audit log is not part of it.
-pub async fn picture(world: &World) -> anyhow::Result<String> {
+pub(crate) async fn picture(world: &World) -> anyhow::Result<String> {
+    // What no app needed yet is not there.
     let script = "cd /var/lib\n\
-        find appliance/apps appliance/releases appliance/keys.json appliance/nonces.json \
-             appliance-proxy/snapshot.json -type f ! -name '*.lock' -exec sha256sum {} + | sort -k2\n\
+        for path in appliance/{apps,releases,keys.json,nonces.json} appliance-proxy/snapshot.json; do\n\
+          [ ! -e $path ] || find $path -type f ! -name '*.lock' -exec sha256sum {} + | sort -k2\n\
+        done\n\
         find appliance/images | sort\n\
         cat /home/deploy/.ssh/authorized_keys\n\
         docker images --all --digests --no-trunc | sort\n\
@@ -184,12 +193,16 @@ pub async fn picture(world: &World) -> anyhow::Result<String> {
         .host
         .exec(&Command::new(["bash", "-euo", "pipefail", "-c", script]))
         .await?;
-    ensure!(output.success(), "cannot look at the host: {}", output.error_text());
+    ensure!(
+        output.success(),
+        "cannot look at the host: {}",
+        output.error_text()
+    );
     Ok(output.text())
 }
 
 /// What differs between two pictures, for messages.
-pub fn unchanged(before: &str, after: &str) -> anyhow::Result<()> {
+pub(crate) fn unchanged(before: &str, after: &str) -> anyhow::Result<()> {
     let missing = |of: &str, in_: &str| -> String {
         of.lines()
             .filter(|line| !in_.lines().any(|other| other == *line))

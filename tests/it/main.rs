@@ -5,6 +5,13 @@
 mod bootstrap;
 mod conformance;
 mod deploy;
+mod door;
 mod firewall;
+mod outages;
 mod postgres;
+mod refusals;
+mod relay;
+mod rollouts;
 mod sandbox;
+mod trust;
+mod uploads;
