@@ -36,19 +36,31 @@ async fn a_change_that_is_not_right_in_every_respect_is_refused_recorded_and_wit
     let limited = limited_key(&door).await?;
 
     // Accepted once, and harmless: the app is live already.
-    let accepted = door.signer.seal(&door.change(Some("demo"), Verb::AppStart)?).await?;
+    let accepted = door
+        .signer
+        .seal(&door.change(Some("demo"), Verb::AppStart)?)
+        .await?;
     let end = door.submit(&accepted).await?;
     ensure!(end["end"] == "done", "{end}");
 
     for forgery in forgeries(&door, &limited, accepted).await? {
         refused(&world, &door, forgery).await?;
         let answer = site.get().await?;
-        ensure!((answer.status, answer.version()) == (200, Some("v1")), "{answer:?}");
+        ensure!(
+            (answer.status, answer.version()) == (200, Some("v1")),
+            "{answer:?}"
+        );
     }
 
     // What is no envelope at all never comes to a decision that could be recorded.
     let records = door.records().await?.len();
-    for body in ["", "{}", "{\"payload\":1}", "\0\0", r#"{"payload":"","signature":"","more":1}"#] {
+    for body in [
+        "",
+        "{}",
+        "{\"payload\":1}",
+        "\0\0",
+        r#"{"payload":"","signature":"","more":1}"#,
+    ] {
         let answer = door.send(Method::POST, "/v1/changes", &[], body).await?;
         ensure!(answer.status == StatusCode::BAD_REQUEST, "{body}: {answer:?}");
     }
@@ -133,7 +145,10 @@ async fn forgeries(door: &Door, limited: &Developer, accepted: Envelope) -> anyh
             "rolling another app back",
             door.change(Some("demo"), Verb::Rollback { to: None })?,
         ),
-        ("removing another app", door.change(Some("demo"), Verb::AppRemove)?),
+        (
+            "removing another app",
+            door.change(Some("demo"), Verb::AppRemove)?,
+        ),
         (
             "uploading for another app",
             door.change(Some("demo"), Verb::Upload { blobs: Vec::new() })?,
@@ -151,9 +166,21 @@ async fn forgeries(door: &Door, limited: &Developer, accepted: Envelope) -> anyh
             "other-host",
             altered(&|change| change.host = elsewhere.clone())?,
         ),
-        ("an hour ago", "expired", altered(&|change| window(change, -60, -50))?),
-        ("in an hour", "not-yet-valid", altered(&|change| window(change, 60, 65))?),
-        ("for a day", "window-too-long", altered(&|change| window(change, 0, 1440))?),
+        (
+            "an hour ago",
+            "expired",
+            altered(&|change| window(change, -60, -50))?,
+        ),
+        (
+            "in an hour",
+            "not-yet-valid",
+            altered(&|change| window(change, 60, 65))?,
+        ),
+        (
+            "for a day",
+            "window-too-long",
+            altered(&|change| window(change, 0, 1440))?,
+        ),
         (
             "expecting a release to come",
             "release-moved",
@@ -226,7 +253,9 @@ async fn refused(world: &World, door: &Door, forgery: Forgery) -> anyhow::Result
             && record["result"] == "refused"
             && record["payload_sha256"] == digest.hex()
             && record["detail"]["code"] == code
-            && record["detail"]["why"].as_str().is_some_and(|why| !why.is_empty()),
+            && record["detail"]["why"]
+                .as_str()
+                .is_some_and(|why| !why.is_empty()),
         "{what}: the record does not say who, what and why: {record}"
     );
     door::unchanged(&before, &door::picture(world).await?).context(what)
@@ -241,7 +270,10 @@ async fn audit_log_proves_itself(world: &World) -> anyhow::Result<()> {
     let log = "/var/lib/appliance/audit.log";
     let original = world.host.read(log).await?;
     for (how, line) in [
-        ("3s/\"refused\"/\"done\"/;3s/\"done\"/\"failed\"/;3s/\"begun\"/\"done\"/", "line 3"),
+        (
+            "3s/\"refused\"/\"done\"/;3s/\"done\"/\"failed\"/;3s/\"begun\"/\"done\"/",
+            "line 3",
+        ),
         ("4d", "line 4"),
         ("$d", "line "),
     ] {
@@ -290,7 +322,10 @@ async fn a_key_can_do_what_it_was_enrolled_for_and_nothing_once_removed() -> any
         .expect_code(0)?;
     push().await?.expect_code(0)?;
     let answer = world.https("other.test", "/").await?.get().await?;
-    ensure!((answer.status, answer.version()) == (200, Some("v1")), "{answer:?}");
+    ensure!(
+        (answer.status, answer.version()) == (200, Some("v1")),
+        "{answer:?}"
+    );
 
     configure("demo").await?;
     push().await?.expect_code(3)?.expect_error("not-permitted")?;
@@ -324,7 +359,12 @@ async fn a_key_can_do_what_it_was_enrolled_for_and_nothing_once_removed() -> any
     let answer = world.https("other.test", "/").await?.get().await?;
     ensure!(answer.status == 200, "{answer:?}");
 
-    let listed = world.developer.appliance(["keys", "list"]).run().await?.expect_code(0)?;
+    let listed = world
+        .developer
+        .appliance(["keys", "list"])
+        .run()
+        .await?
+        .expect_code(0)?;
     ensure!(!listed.stdout.contains(&fingerprint), "{}", listed.stdout);
     // The last administrator cannot lock everybody out.
     let own = door::signer(&world.developer.home())?
