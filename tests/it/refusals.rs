@@ -1,6 +1,7 @@
 //! Mistakes on the developer's side: one clear error, exit code 2, and the host never hears of it.
 
 use anyhow::{Context as _, ensure};
+use appliance_push::Digest;
 use appliance_sandbox::Distro;
 use appliance_tests::World;
 use appliance_tests::developer::demo_deploy_yml;
@@ -161,21 +162,36 @@ fn mistakes(server: &str, good: &str) -> Vec<Mistake> {
 }
 
 /// `demo:foreign`: an empty image that says it is for a machine nobody here has.
+///
+/// Written as `docker save` would: older Dockers ignore the platform of `docker import`.
 async fn foreign_image() -> anyhow::Result<()> {
     let scratch = tempfile::tempdir()?;
-    let empty = scratch.path().join("empty.tar");
     // Two zero blocks are the end of a tar archive, here of one without entries.
-    fs_err::write(&empty, [0; 1024])?;
-    let output = tokio::process::Command::new("docker")
-        .args(["import", "--platform", "linux/s390x"])
-        .arg(&empty)
-        .arg("demo:foreign")
-        .output()
-        .await?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let layer = [0; 1024];
+    let config = serde_json::json!({
+        "architecture": "s390x",
+        "os": "linux",
+        "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [Digest::of(&layer)] },
+    });
+    let manifest = serde_json::json!([{
+        "Config": "config.json",
+        "RepoTags": ["demo:foreign"],
+        "Layers": ["layer.tar"],
+    }]);
+    fs_err::write(scratch.path().join("layer.tar"), layer)?;
+    fs_err::write(scratch.path().join("config.json"), config.to_string())?;
+    fs_err::write(scratch.path().join("manifest.json"), manifest.to_string())?;
+    let archive = scratch.path().join("image.tar");
+    let mut tar = tokio::process::Command::new("tar");
+    tar.arg("-cf").arg(&archive).arg("-C").arg(scratch.path());
+    tar.args(["manifest.json", "config.json", "layer.tar"]);
+    let mut load = tokio::process::Command::new("docker");
+    load.arg("load").arg("-i").arg(&archive);
+    for mut command in [tar, load] {
+        let output = command.output().await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{command:?}: {said}");
+    }
     Ok(())
 }
