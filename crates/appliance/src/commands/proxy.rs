@@ -69,7 +69,7 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
     if listeners.is_empty() {
         anyhow::bail!(
             "nothing to listen on: give --http ADDR or --https ADDR, or start it by its systemd socket \
-             (systemctl start appliance-proxy.socket)"
+             (systemctl start appliance-proxy-http.socket appliance-proxy-https.socket)"
         );
     }
     let alone = args.snapshot.is_some();
