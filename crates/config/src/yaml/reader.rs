@@ -3,8 +3,9 @@
 //! Bounds: [`MAX_DEPTH`] levels of nesting, [`MAX_EXPANSION`] for what aliases add. Only the first document is read.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use libyaml_safer::{Encoding, Event, EventData, Mark, Parser};
+use libyaml_safer::{Encoding, Event, EventData, Mark, Parser, ScalarStyle};
 
 use super::scalar;
 use super::tree::{Map, Node, Place, Value};
@@ -49,6 +50,15 @@ pub fn read(
     file: usize,
     origin: &dyn Fn(usize, usize) -> (usize, usize),
 ) -> Result<Document, YamlError> {
+    // libyaml-safer 0.3.0 panics where a block scalar ends the text without a line break; see `Builder::lent_break`.
+    let complete = text.is_empty() || text.ends_with(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']);
+    let lent = if complete {
+        String::new()
+    } else {
+        format!("{text}\n")
+    };
+    let lent_break = (!complete).then_some(text.len() as u64);
+    let text = if complete { text } else { lent.as_str() };
     let mut parser = Parser::new();
     // Psych sets the encoding itself, so libyaml does not skip a byte order mark: it takes a column, and the first
     // map ends with its first key.
@@ -61,6 +71,7 @@ pub fn read(
         anchors: HashMap::new(),
         expansion: 0,
         in_extension: false,
+        lent_break,
         duplicates: Vec::new(),
     };
     let root = loop {
@@ -90,6 +101,8 @@ struct Builder<'a, 't> {
     expansion: usize,
     /// Whether the reader is below a root key that starts with `x-`.
     in_extension: bool,
+    /// Where a line break was added to the text; a block scalar that reaches it gives it back.
+    lent_break: Option<u64>,
     duplicates: Vec<(Node, Node)>,
 }
 
@@ -119,7 +132,17 @@ enum Shape {
 
 impl Builder<'_, '_> {
     fn next(&mut self) -> Result<Event, YamlError> {
-        self.parser.parse().map_err(|error| {
+        let parser = &mut self.parser;
+        // libyaml-safer 0.3.0 panics on some texts that end inside a value (found by fuzzing); its state is not used again.
+        let parsed = catch_unwind(AssertUnwindSafe(|| parser.parse()));
+        let Ok(parsed) = parsed else {
+            return self.refuse(
+                Place::default(),
+                "the file ends inside a value",
+                "complete the last value",
+            );
+        };
+        parsed.map_err(|error| {
             let mark = error
                 .problem_mark()
                 .or_else(|| error.context_mark())
@@ -168,10 +191,16 @@ impl Builder<'_, '_> {
             EventData::Scalar {
                 anchor,
                 tag,
-                value,
+                mut value,
                 quoted_implicit,
+                style,
                 ..
             } => {
+                let is_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+                let reaches_end = self.lent_break.is_some_and(|end| event.end_mark.index >= end);
+                if is_block && reaches_end && value.ends_with('\n') {
+                    value.pop();
+                }
                 let weight = value.len() + NODE_WEIGHT;
                 let node = self.scalar(place, tag.as_deref(), value, quoted_implicit)?;
                 let read = Read {

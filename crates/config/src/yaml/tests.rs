@@ -153,3 +153,19 @@ fn long_lines_are_read() {
         load(&long).expect("valid");
     }
 }
+
+#[test]
+fn a_block_scalar_may_end_the_file_without_a_line_break() {
+    for (written, meaning) in [
+        ("a: >\n  one\n  two", "one two"),
+        ("a: |\n  one\n  two", "one\ntwo"),
+        ("a: |+\n  one", "one"),
+        ("a: |-\n  one", "one"),
+        ("a: |\n  one\n", "one\n"),
+        ("a: one", "one"),
+        ("a: 'one'", "one"),
+    ] {
+        let root = load(written).expect("valid");
+        assert_eq!(root.get("a").expect("a").value, text(meaning), "{written:?}");
+    }
+}
