@@ -1,5 +1,7 @@
 //! What the host remembers of its apps: numbers, releases, the rollout in progress.
 
+use std::collections::BTreeSet;
+
 use appliance_push::change::{self, Fingerprint};
 use appliance_rollout::{Deployment, Numbers, ReleaseNumber, Rollout};
 use appliance_state::store::StoreError;
@@ -22,6 +24,9 @@ pub struct App {
     /// Release numbers at hand, oldest first.
     #[serde(default)]
     pub releases: Vec<ReleaseNumber>,
+    /// Releases that have served; a rollback goes to one of these.
+    #[serde(default)]
+    pub served: BTreeSet<ReleaseNumber>,
     /// Message of the maintenance page, while the app is stopped.
     #[serde(default)]
     pub stopped: Option<String>,
@@ -241,12 +246,31 @@ impl Apps {
                 .take(excess)
                 .collect();
             state.releases.retain(|number| !dropped.contains(number));
+            state.served.retain(|number| !dropped.contains(number));
             dropped
         })?;
         for number in &dropped {
             self.remove_file(self.release_ledger(app, *number)?.path());
         }
         Ok(dropped)
+    }
+
+    /// Forgets a release that was reverted before it ever served: nobody can want it back.
+    ///
+    /// # Errors
+    /// When the app's ledger cannot be written.
+    pub fn forget_unserved(&self, app: &str, number: ReleaseNumber) -> Result<(), AppsError> {
+        let forgotten = self.update(app, |state| {
+            let unserved = !state.served.contains(&number);
+            if unserved {
+                state.releases.retain(|other| *other != number);
+            }
+            unserved
+        })?;
+        if forgotten {
+            self.remove_file(self.release_ledger(app, number)?.path());
+        }
+        Ok(())
     }
 
     /// Forgets the app altogether.
@@ -306,6 +330,21 @@ mod tests {
             apps.release("shop", ReleaseNumber(2)),
             Err(AppsError::NoRelease { .. })
         ));
+    }
+
+    #[test]
+    fn a_release_that_never_served_is_forgotten_and_one_that_did_is_kept() {
+        let (_keep, apps) = apps();
+        apps.update("shop", |app| {
+            app.releases = vec![ReleaseNumber(1), ReleaseNumber(2)];
+            app.served = BTreeSet::from([ReleaseNumber(1)]);
+        })
+        .expect("written");
+        for number in [1, 2] {
+            apps.forget_unserved("shop", ReleaseNumber(number))
+                .expect("forgotten");
+        }
+        assert_eq!(apps.read("shop").expect("read").releases, [ReleaseNumber(1)]);
     }
 
     #[test]

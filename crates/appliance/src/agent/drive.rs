@@ -160,6 +160,12 @@ pub async fn drive(
             working.insert(ticket, task);
         }
         if rollout.is_over() && tasks.is_empty() {
+            if rollout.phase() == Phase::Reverted {
+                let release = rollout.plan().new.release;
+                if let Err(error) = agent.apps.forget_unserved(app, release) {
+                    tracing::warn!(app, "{app}: {release} stays listed: {}", super::chain(&error));
+                }
+            }
             return Ok(rollout);
         }
         let wakeup = rollout.wakeup();

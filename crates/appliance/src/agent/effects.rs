@@ -141,6 +141,7 @@ impl Effects {
             Effect::Remove { instance } => self.remove(instance).await,
             Effect::Record { current } => Ok(self.agent.apps.update(&self.app, |state| {
                 state.numbers.record(current.clone());
+                state.served.insert(current.release);
             })?),
             Effect::Prune => {
                 self.prune().await;

@@ -77,7 +77,7 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
             secrets: &secrets,
             performer: &project.performer,
         };
-        let release = release::release(config, &making)?;
+        let release = release::release(config, &project.loaded.extension, &making)?;
 
         let step = ui::step(&format!("{host}: upload"));
         let verb = Verb::Upload {

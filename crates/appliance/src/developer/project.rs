@@ -44,6 +44,11 @@ impl Project {
         for warning in &project.loaded.warnings {
             ui::warn(&warning.to_string());
         }
+        for section in project.not_acted_on() {
+            ui::warn(&format!(
+                "x-appliance/{section} is checked, but this version does not act on it yet"
+            ));
+        }
         Ok(project)
     }
 
@@ -80,6 +85,22 @@ impl Project {
         })
     }
 
+    /// Sections of `x-appliance` that are right but have no effect in this version; silence would be a promise.
+    fn not_acted_on(&self) -> Vec<&'static str> {
+        let extension = &self.loaded.extension;
+        let mut sections = Vec::new();
+        if extension.canary.is_some() {
+            sections.push("canary");
+        }
+        if !extension.cron.is_empty() {
+            sections.push("cron");
+        }
+        if !extension.backups.is_empty() {
+            sections.push("backups");
+        }
+        sections
+    }
+
     /// Looks these secrets up; every missing one is reported.
     ///
     /// # Errors
@@ -93,7 +114,8 @@ impl Project {
             directory: &self.directory,
             secrets_path: &self.loaded.config.secrets_path,
             destination: self.destination.as_deref(),
-            env: &self.env,
+            // What `Dotenv.load` in the configuration brought counts here too.
+            env: &self.loaded.env,
             shell: self.env.get("APPLIANCE_SECRETS_SHELL").map(String::as_str),
             runner: &runner,
         };

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
+use appliance_config::extension::{Extension, WatchForm};
 use appliance_config::model::{self, Resolved};
 use appliance_push::change::{
-    AppName, Buffering, Destination, Digest, EnvName, Healthcheck, Image, Logging, ProxySpec, Release, Role,
-    RoleName, Tag, Tls,
+    AppName, Buffering, Destination, Digest, EnvName, Healthcheck, Image, Logging, ProxySpec, Release,
+    ReleaseCommand, Role, RoleName, Tag, Tls, Watch,
 };
 use base64::Engine as _;
 
@@ -61,11 +62,11 @@ pub struct Making<'a> {
     pub performer: &'a str,
 }
 
-/// The release of `config` for one host.
+/// The release of a configuration for one host.
 ///
 /// # Errors
 /// When the configuration has a value that a release cannot carry; says which.
-pub fn release(config: &Resolved, making: &Making<'_>) -> anyhow::Result<Release> {
+pub fn release(config: &Resolved, extension: &Extension, making: &Making<'_>) -> anyhow::Result<Release> {
     let sealed = if making.secrets.is_empty() {
         Vec::new()
     } else {
@@ -93,14 +94,46 @@ pub fn release(config: &Resolved, making: &Making<'_>) -> anyhow::Result<Release
         drain_timeout: seconds("drain_timeout", config.timeouts.drain_timeout)?,
         readiness_delay: seconds("readiness_delay", config.timeouts.readiness_delay)?,
         retain: seconds("retain_containers", config.retain_containers)?,
-        release_command: None,
-        watch: None,
+        release_command: release_command(config, extension, making.host)?,
+        watch: watch(extension)?,
         error_pages: BTreeMap::new(),
         sealed_secrets: base64::engine::general_purpose::STANDARD.encode(sealed),
         config_digest: Digest::of(&canonical),
         created_by: making.performer.to_owned(),
         extensions: BTreeMap::new(),
     })
+}
+
+/// The release command runs once, so only on the primary host.
+fn release_command(
+    config: &Resolved,
+    extension: &Extension,
+    host: &str,
+) -> anyhow::Result<Option<ReleaseCommand>> {
+    let Some(command) = extension.release() else {
+        return Ok(None);
+    };
+    if config.primary_host.as_deref() != Some(host) {
+        return Ok(None);
+    }
+    let role = command.role.as_deref().unwrap_or(&config.primary_role);
+    Ok(Some(ReleaseCommand {
+        command: command.command.words(),
+        role: RoleName::parse(role).context("x-appliance/release/role")?,
+        timeout: u32::try_from(command.timeout.0).context("x-appliance/release/timeout")?,
+    }))
+}
+
+/// A watch window is kept where the configuration describes one.
+fn watch(extension: &Extension) -> anyhow::Result<Option<Watch>> {
+    let (WatchForm::Full(_), Some(watch)) = (&extension.watch, extension.watch()) else {
+        return Ok(None);
+    };
+    Ok(Some(Watch {
+        window: u32::try_from(watch.window.0).context("x-appliance/watch/window")?,
+        error_rate: Some(watch.error_rate.0),
+        latency_factor: None,
+    }))
 }
 
 fn seconds(key: &str, value: i64) -> anyhow::Result<u32> {
