@@ -141,8 +141,15 @@ async fn content_that_was_not_allowed_is_refused_and_leaves_nothing() -> anyhow:
     let made_up = format!("Bearer {}", "0".repeat(32));
     let before = door::picture(&world).await?;
 
-    // (what, token, announced, sent, statuses)
-    let rows: [(&str, Option<&str>, &BlobRef, &[u8], &[u16]); 6] = [
+    /// What, token, announced, sent, statuses.
+    type Row<'a> = (
+        &'static str,
+        Option<&'a str>,
+        &'a BlobRef,
+        &'a [u8],
+        &'static [u16],
+    );
+    let rows: [Row<'_>; 6] = [
         (
             "other bytes of the same length",
             Some(&ours),
