@@ -1,6 +1,6 @@
 //! Carries out the orders of a rollout. Each may be carried out again after a crash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -98,6 +98,8 @@ pub struct Effects {
     plan: Plan,
     audience: Audience,
     secrets: Mutex<BTreeMap<ReleaseNumber, Arc<BTreeMap<String, String>>>>,
+    /// Containers whose last lines were told.
+    heard: Mutex<BTreeSet<String>>,
 }
 
 impl Effects {
@@ -109,6 +111,7 @@ impl Effects {
             plan,
             audience,
             secrets: Mutex::default(),
+            heard: Mutex::default(),
         }
     }
 
@@ -368,6 +371,10 @@ impl Effects {
     }
 
     async fn last_words(&self, found: &ContainerInfo) {
+        let heard = || self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard().contains(&found.id.0) {
+            return;
+        }
         let query = LogQuery {
             tail: Some(LAST_LINES),
             ..LogQuery::default()
@@ -376,6 +383,7 @@ impl Effects {
         while let Some(Ok(line)) = lines.next().await {
             self.audience.tell(output(&found.name, &line.bytes)).await;
         }
+        heard().insert(found.id.0.clone());
     }
 
     /// Points the proxy at these containers. The proxy takes each service in one step.
@@ -471,6 +479,8 @@ impl Effects {
             .docker
             .stop(&found.id.0, grace(&accepted, &role))
             .await?;
+        // A container whose death ended the wait for it was not heard yet, and soon nobody can hear it any more.
+        self.last_words(&found).await;
         self.agent.docker.remove(&found.id.0, true).await?;
         Ok(())
     }
