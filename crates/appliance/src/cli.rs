@@ -115,12 +115,16 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 
 /// A runtime for commands that talk to hosts; one thread is enough for one person.
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(|error| anyhow::anyhow!("cannot start the runtime: {error}"))?
-        .block_on(future)
+        .map_err(|error| anyhow::anyhow!("cannot start the runtime: {error}"))?;
+    let outcome = runtime.block_on(future);
+    // Standard input is read by a thread that nothing can interrupt: waiting for it would keep `receive` and the
+    // developer behind it alive after the agent has gone.
+    runtime.shutdown_background();
+    outcome
 }
 
 #[cfg(test)]
