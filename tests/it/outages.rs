@@ -127,6 +127,9 @@ async fn a_rebooted_host_serves_again_by_itself() -> anyhow::Result<()> {
     serves(&site, "v1").await?;
     world.host.kill().await.context("the power cut")?;
     world.host.power_on().await?;
+    // Another container may have taken its address meanwhile.
+    world.developer.know(&world).await?;
+    world.developer.demo_app("v1", &world, "").await?;
     let site = world.https("demo.test", "/").await?;
     serves(&site, "v1").await?;
     let status = status_when(&world, |status| {
