@@ -454,10 +454,8 @@ async fn stamp(path: &Path) -> Stamp {
 /// Reads the snapshot again on request, and when the watched file was replaced.
 async fn reload(manager: Arc<Manager>, hangup: Arc<tokio::sync::Notify>) {
     let watched = manager.watched().map(Path::to_owned);
-    let mut seen = match &watched {
-        Some(path) => stamp(path).await,
-        None => None,
-    };
+    // Nothing yet: a file replaced between the first reading and now would else never be noticed.
+    let mut seen: Stamp = None;
     let mut ticks = tokio::time::interval(Duration::from_millis(300));
     loop {
         tokio::select! {

@@ -258,13 +258,24 @@ async fn a_snapshot_file_is_read_again_when_it_is_replaced() {
     let rig = Rig::with(home, Store::File(file.clone()));
     assert!(rig.get("h", "/").await.body.starts_with("old"));
     write(&new);
-    while !rig.get("h", "/").await.body.starts_with("new") {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let noticed = async {
+        while !rig.get("h", "/").await.body.starts_with("new") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let limit = Duration::from_secs(30);
+    tokio::time::timeout(limit, noticed)
+        .await
+        .expect("the new file is read");
     fs_err::write(path_in(&rig, "routes.json"), b"{ not json").unwrap();
-    while rig.client.status().await.unwrap().problems.is_empty() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let reported = async {
+        while rig.client.status().await.unwrap().problems.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(limit, reported)
+        .await
+        .expect("the bad file is reported");
     assert!(
         rig.get("h", "/").await.body.starts_with("new"),
         "a bad file must not end the good routes"
