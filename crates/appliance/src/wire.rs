@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /v1/host` | [`Host`] |
 //! | `GET /v1/status` | [`Status`] |
-//! | `GET /v1/apps/{app}` | [`App`]; `{app}` is `service` or `service.destination` |
+//! | `GET /v1/apps/{app}` | [`App`]; `{app}` is `service` or `service@destination` |
 //! | `GET /v1/ca` | the local CA's certificate, PEM |
 //! | `GET /v1/keys` | list of [`Key`] |
 //! | `GET /v1/audit?last=N` | records, newest last |
@@ -72,7 +72,7 @@ pub struct Process {
 /// One app with one destination.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct App {
-    /// `service` or `service.destination`.
+    /// `service` or `service@destination`.
     pub app: String,
     /// The release that serves.
     pub current: Option<Release>,
