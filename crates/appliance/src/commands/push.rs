@@ -122,7 +122,7 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where the local CA signs, a browser has to be told about it once.
+/// Where the local CA signs, visitors' browsers will complain; whoever pushes should not learn it from them.
 async fn tell_trust(link: &Link, config: &appliance_config::Resolved) {
     let local_ca = config
         .roles
@@ -130,6 +130,6 @@ async fn tell_trust(link: &Link, config: &appliance_config::Resolved) {
         .filter_map(|role| role.proxy.as_ref())
         .any(|proxy| proxy.ssl && proxy.custom_certificate.is_none());
     if local_ca && link.get_bytes("/v1/ca").await.is_ok() {
-        ui::detail("the certificate is signed by the host's own CA: GET /v1/ca");
+        ui::note("the certificate is signed by the host's own CA, which browsers do not trust by themselves");
     }
 }
