@@ -1,6 +1,6 @@
 //! How Ruby turns values into text: Kamal's meaning of a scalar is what Ruby's `to_s` and shell quoting make of it.
 
-/// `Float#to_s`: shortest digits that read back, `1.0e+16` from 16 digits on, `1.0e-05` below 0.0001.
+/// `Float#to_s`: shortest digits that read back, `1.0e+15` from 16 digits on, `1.0e-05` below 0.0001.
 pub fn float_to_s(value: f64) -> String {
     if value.is_nan() {
         return "NaN".to_owned();
@@ -17,7 +17,7 @@ pub fn float_to_s(value: f64) -> String {
         .split_once('e')
         .expect("the format always has an exponent");
     let exponent: i32 = exponent.parse().expect("the exponent is a small integer");
-    if (-4..16).contains(&exponent) {
+    if (-4..15).contains(&exponent) {
         let plain = format!("{value}");
         return if plain.contains('.') {
             plain
@@ -96,8 +96,8 @@ mod tests {
         for (value, text) in [
             (1.0, "1.0"),
             (1.5, "1.5"),
-            (1e15, "1000000000000000.0"),
-            (1e16, "1.0e+16"),
+            (123_456_789_012_345.0, "123456789012345.0"),
+            (1e15, "1.0e+15"),
             (1.25e20, "1.25e+20"),
             (0.0001, "0.0001"),
             (0.00001, "1.0e-05"),

@@ -268,7 +268,7 @@ impl Value {
             Self::Nil => String::new(),
             Self::Bool(value) => value.to_string(),
             Self::Int(value) => value.to_string(),
-            Self::Float(value) => float_text(*value),
+            Self::Float(value) => crate::ruby::float_to_s(*value),
             Self::Str(text) => text.borrow().clone(),
             Self::Symbol(name) => name.to_string(),
             Self::Array(_) | Self::Hash(_) => self.inspect(),
@@ -478,26 +478,6 @@ impl Budget {
         self.depth.set(self.depth.get().checked_sub(1)?);
         Some(Nested(self.depth.clone()))
     }
-}
-
-fn float_text(value: f64) -> String {
-    if value.is_nan() {
-        return "NaN".to_owned();
-    }
-    if value.is_infinite() {
-        return if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
-    }
-    if value == 0.0 || (1e-4..1e16).contains(&value.abs()) {
-        return format!("{value:?}");
-    }
-    let text = format!("{value:e}");
-    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-    let point = if digits.contains('.') { "" } else { ".0" };
-    let (sign, number) = match exponent.strip_prefix('-') {
-        Some(number) => ('-', number),
-        None => ('+', exponent),
-    };
-    format!("{digits}{point}e{sign}{number:0>2}")
 }
 
 fn time_text(time: &jiff::Zoned) -> String {

@@ -8,7 +8,7 @@ use super::tree::Value;
 
 static TIME: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r"^-?\d{4}-\d{1,2}-\d{1,2}(?:[Tt]|\s+)\d{1,2}:\d\d:\d\d(?:\.\d*)?(?:\s*(?:Z|[-+]\d{1,2}:?(?:\d\d)?))?$",
+        r"^-?\d{4}-(\d{1,2})-(\d{1,2})(?:[Tt]|\s+)(\d{1,2}):(\d\d):(\d\d)(?:\.\d*)?(?:\s*(?:Z|[-+]\d{1,2}:?(?:\d\d)?))?$",
     )
 });
 static DATE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(\d{4})-(1[012]|0\d|\d)-([12]\d|3[01]|0\d|\d)$"));
@@ -35,8 +35,20 @@ pub(super) fn resolve(text: &str) -> Value {
     if starts_like_text(text) || text.contains('\n') {
         return word(text);
     }
-    if TIME.is_match(text) {
-        return Value::Time(text.to_owned());
+    if let Some(parts) = TIME.captures(text) {
+        let number = |group: usize| parts[group].parse::<u32>().unwrap_or(u32::MAX);
+        let (month, day, hour, minute, second) = (number(1), number(2), number(3), number(4), number(5));
+        // What `Time.utc` refuses stays text; it lets 31 February pass as 2 March.
+        let exists = (1..=12).contains(&month)
+            && (1..=31).contains(&day)
+            && minute < 60
+            && second <= 60
+            && (hour < 24 || (hour == 24 && minute == 0 && second == 0));
+        return if exists {
+            Value::Time(text.to_owned())
+        } else {
+            Value::Str(text.to_owned())
+        };
     }
     if let Some(parts) = DATE.captures(text) {
         return date(&parts[1], &parts[2], &parts[3]).unwrap_or_else(|| Value::Str(text.to_owned()));
@@ -48,10 +60,7 @@ pub(super) fn resolve(text: &str) -> Value {
         _ => {}
     }
     if let Some(name) = text.strip_prefix(':').filter(|name| !name.is_empty()) {
-        let unquoted = name
-            .strip_prefix(['"', '\''])
-            .map(|inner| inner.strip_suffix(['"', '\'']).unwrap_or(inner));
-        return Value::Symbol(unquoted.unwrap_or(name).to_owned());
+        return Value::Symbol(symbol(name).to_owned());
     }
     if let Some(parts) = BASE_60.captures(text) {
         return base_60(text, parts.get(1).is_some());
@@ -60,6 +69,16 @@ pub(super) fn resolve(text: &str) -> Value {
         return float(text);
     }
     integer(text).unwrap_or_else(|| Value::Str(text.to_owned()))
+}
+
+/// The name of a symbol: quoted up to the last quote of the same kind, what follows that is dropped; else as it stands.
+fn symbol(name: &str) -> &str {
+    let quote = name.chars().next().filter(|first| matches!(first, '"' | '\''));
+    let quoted = quote.and_then(|quote| {
+        let inner = &name[1..];
+        inner.rfind(quote).map(|end| &inner[..end])
+    });
+    quoted.map_or(name, |inner| inner.strip_prefix(':').unwrap_or(inner))
 }
 
 /// Whether Psych's quick test takes the scalar for a word: it starts with a letter or one of some signs, perhaps after

@@ -46,7 +46,15 @@ fn plain_scalars_mean_what_ruby_takes_them_for() {
         (":verbose", Value::Symbol("verbose".to_owned())),
         (":\"a b\"", Value::Symbol("a b".to_owned())),
         ("::1", Value::Symbol(":1".to_owned())),
+        (":'a'b", Value::Symbol("a".to_owned())),
+        (":'a", Value::Symbol("'a".to_owned())),
+        (":\"a'", Value::Symbol("\"a'".to_owned())),
         ("2024-01-01", Value::Time("2024-01-01".to_owned())),
+        ("2024-0-01 10:00:00", text("2024-0-01 10:00:00")),
+        (
+            "2024-02-31 10:00:00",
+            Value::Time("2024-02-31 10:00:00".to_owned()),
+        ),
         (
             "123456789012345678901234567890",
             Value::BigInt("123456789012345678901234567890".to_owned()),

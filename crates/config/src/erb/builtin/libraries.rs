@@ -1,14 +1,15 @@
-//! The libraries that configurations `require`: dotenv, URI and JSON.
+//! The libraries that configurations `require`: dotenv, URI, JSON and YAML.
 
 use std::path::Path;
 use std::rc::Rc;
 
 use indexmap::IndexMap;
 
-use super::super::interp::{Eval, Flow, Interp, raise};
+use super::super::interp::{Eval, Flow, Interp, raise, unsupported};
 use super::super::value::{Key, Object, Uri, Value};
 use super::system::{expand_path, read};
 use super::{Args, Found};
+use crate::yaml::tree::{self, Node};
 
 pub(super) fn dotenv(interp: &mut Interp<'_, '_>, name: &str, args: &Args<'_>) -> Found {
     let at = args.at;
@@ -204,4 +205,48 @@ pub(super) fn from_json(value: serde_json::Value, symbols: bool) -> Value {
                 .collect(),
         ),
     }
+}
+
+/// What `YAML.load` makes of a text; dates and numbers beyond 64 bits need Ruby itself.
+pub(super) fn from_yaml(text: &str, symbols: bool, at: usize) -> Eval {
+    let document = crate::yaml::read(text, 0, &|line, column| (line, column))
+        .map_err(|error| raise("Psych::SyntaxError", error.to_string(), at))?;
+    document
+        .root
+        .map_or(Ok(Value::Bool(false)), |root| from_node(root, symbols, at))
+}
+
+fn from_node(node: Node, symbols: bool, at: usize) -> Eval {
+    Ok(match node.value {
+        tree::Value::Null => Value::Nil,
+        tree::Value::Bool(value) => Value::Bool(value),
+        tree::Value::Int(value) => Value::Int(value),
+        tree::Value::Float(value) => Value::Float(value),
+        tree::Value::Str(text) => Value::str(text),
+        tree::Value::Symbol(name) => Value::Symbol(Rc::from(name)),
+        tree::Value::BigInt(_) | tree::Value::Time(_) => {
+            return Err(unsupported("dates and huge numbers in a YAML file", at));
+        }
+        tree::Value::Seq(list) => Value::array(
+            list.into_iter()
+                .map(|item| from_node(item, symbols, at))
+                .collect::<Result<_, _>>()?,
+        ),
+        tree::Value::Map(map) => {
+            let mut hash = IndexMap::new();
+            for (key, value) in map.into_entries() {
+                let key = match key.value {
+                    tree::Value::Null => Key::Nil,
+                    tree::Value::Bool(value) => Key::Bool(value),
+                    tree::Value::Int(value) => Key::Int(value),
+                    tree::Value::Symbol(name) => Key::Symbol(Rc::from(name)),
+                    tree::Value::Str(name) if symbols => Key::Symbol(Rc::from(name)),
+                    tree::Value::Str(name) => Key::Str(name),
+                    _ => return Err(unsupported("such a key in a YAML file", at)),
+                };
+                hash.insert(key, from_node(value, symbols, at)?);
+            }
+            Value::hash(hash)
+        }
+    })
 }

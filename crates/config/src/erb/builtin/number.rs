@@ -25,9 +25,13 @@ pub(super) fn method(interp: &mut Interp<'_, '_>, this: &Value, name: &str, args
     };
     let checked = |value: Option<i64>| value.ok_or_else(|| unsupported("integers beyond 64 bits", at));
     Ok(Some(match name {
+        "floor" | "ceil" | "round" | "truncate" if args.get(0).is_some() => {
+            return Err(unsupported(format!("Integer#{name} to a place"), args.at));
+        }
         "to_i" | "to_int" | "floor" | "ceil" | "round" | "truncate" | "seconds" | "second" | "to_r" => {
             Value::Int(whole)
         }
+        "eql?" => Value::Bool(matches!(args.get(0), Some(Value::Int(other)) if *other == whole)),
         #[allow(clippy::cast_precision_loss)]
         "to_f" => Value::Float(whole as f64),
         "to_s" => match args.get(0) {
@@ -132,6 +136,10 @@ fn float(value: f64, name: &str, args: &Args<'_>) -> Found {
             Some(Value::Int(digits)) if *digits > 0 => {
                 let scale = 10f64.powi(i32::try_from(*digits).unwrap_or(15).min(15));
                 Value::Float((value * scale).round() / scale)
+            }
+            Some(Value::Int(digits)) if *digits < 0 => {
+                let scale = 10f64.powi(i32::try_from(*digits).unwrap_or(-18).max(-18).saturating_neg());
+                whole((value / scale).round() * scale)
             }
             _ => whole(value.round()),
         },

@@ -116,6 +116,11 @@ fn resolve(interp: &Interp<'_, '_>, path: &str) -> PathBuf {
     interp.ctx.directory.join(path)
 }
 
+/// The option of the readers of JSON and YAML that makes keys symbols.
+fn symbol_names(args: &Args<'_>) -> bool {
+    args.option("symbolize_names").is_some_and(|value| value.truthy())
+}
+
 pub(super) fn read(interp: &mut Interp<'_, '_>, path: &str, at: usize) -> Result<String, Flow> {
     let file = resolve(interp, path);
     let trouble = |error: &std::io::Error| match error.kind() {
@@ -293,11 +298,20 @@ pub(super) fn module_method(
             Value::array(words.into_iter().map(Value::str).collect())
         }
         ("JSON", "parse") => {
-            let symbols = args.option("symbolize_names").is_some_and(|value| value.truthy());
+            let symbols = symbol_names(args);
             let parsed: serde_json::Value = serde_json::from_str(&args.text(0)?)
                 .map_err(|error| raise("JSON::ParserError", error.to_string(), at))?;
             libraries::from_json(parsed, symbols)
         }
+        ("YAML" | "Psych", "load" | "safe_load" | "unsafe_load") => {
+            let text = args.text(0)?;
+            libraries::from_yaml(&text, symbol_names(args), at)?
+        }
+        ("YAML" | "Psych", "load_file" | "safe_load_file" | "unsafe_load_file") => {
+            let text = read(interp, &args.text(0)?, at)?;
+            libraries::from_yaml(&text, symbol_names(args), at)?
+        }
+        ("YAML" | "Psych", _) => return Err(unsupported(format!("{module}.{name}"), at)),
         ("Regexp", _) => return string::regexp_module(name, args),
         ("Kamal::Utils", "docker_arch") => docker_arch(interp, at)?,
         ("Process", "pid") | ("Etc", _) | ("Socket", _) | ("Base64", _) => {

@@ -326,7 +326,7 @@ impl Parser<'_> {
 
     pub(super) fn case(&mut self, at: usize) -> Parsed {
         let subject = match self.peek() {
-            Tok::Newline => None,
+            Tok::Newline | Tok::Keyword("when") => None,
             _ => Some(Box::new(self.bracketed(Self::expression_statement)?)),
         };
         self.skip_newlines();
