@@ -71,6 +71,15 @@ pub trait Engine: Send + Sync {
     /// Removes a container with its anonymous volumes; kills it first if `force`. Says whether there was one.
     fn remove<'a>(&'a self, id: &'a str, force: bool) -> Answer<'a, bool>;
 
+    /// Removes a container and nothing else: volumes without a name stay too. Says whether there was one.
+    fn remove_keeping_volumes<'a>(&'a self, id: &'a str, force: bool) -> Answer<'a, bool>;
+
+    /// Removes a volume and what is in it. Says whether there was one. One in use is a conflict.
+    fn remove_volume<'a>(&'a self, name: &'a str) -> Answer<'a, bool>;
+
+    /// Everything the engine says about a container, in its own words (`GET /containers/{id}/json`).
+    fn description<'a>(&'a self, id: &'a str) -> Answer<'a, Option<serde_json::Value>>;
+
     /// Gives a container another name.
     fn rename<'a>(&'a self, id: &'a str, name: &'a str) -> Answer<'a, ()>;
 
@@ -232,6 +241,8 @@ pub struct ImageInfo {
     pub user: String,
     /// `80/tcp` and so on.
     pub exposed_ports: Vec<String>,
+    /// Paths that it declares as volumes.
+    pub volumes: Vec<String>,
     /// Whether the image brings a health check.
     pub has_healthcheck: bool,
 }

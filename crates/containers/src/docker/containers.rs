@@ -154,11 +154,19 @@ impl Docker {
     }
 
     pub(super) async fn remove_container(&self, id: &str, force: bool) -> Result<bool, EngineError> {
+        self.remove_with(id, force, true).await
+    }
+
+    pub(super) async fn remove_only_container(&self, id: &str, force: bool) -> Result<bool, EngineError> {
+        self.remove_with(id, force, false).await
+    }
+
+    async fn remove_with(&self, id: &str, force: bool, anonymous_volumes: bool) -> Result<bool, EngineError> {
         let doing = format!("removing container {id}");
         checked(&doing, id)?;
         let client = self.client(&doing).await?;
         let options = RemoveContainerOptions {
-            v: true,
+            v: anonymous_volumes,
             force,
             link: false,
         };

@@ -8,6 +8,7 @@ mod events;
 mod images;
 mod run;
 mod translate;
+mod volumes;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -191,6 +192,18 @@ impl Engine for Docker {
 
     fn remove<'a>(&'a self, id: &'a str, force: bool) -> Answer<'a, bool> {
         self.remove_container(id, force).boxed()
+    }
+
+    fn remove_keeping_volumes<'a>(&'a self, id: &'a str, force: bool) -> Answer<'a, bool> {
+        self.remove_only_container(id, force).boxed()
+    }
+
+    fn remove_volume<'a>(&'a self, name: &'a str) -> Answer<'a, bool> {
+        self.drop_volume(name).boxed()
+    }
+
+    fn description<'a>(&'a self, id: &'a str) -> Answer<'a, Option<serde_json::Value>> {
+        self.describe_container(id).boxed()
     }
 
     fn rename<'a>(&'a self, id: &'a str, name: &'a str) -> Answer<'a, ()> {

@@ -115,6 +115,7 @@ pub(super) fn image(image: ImageInspect) -> Option<ImageInfo> {
         env: config.env.unwrap_or_default(),
         user: config.user.unwrap_or_default(),
         exposed_ports: config.exposed_ports.unwrap_or_default(),
+        volumes: config.volumes.unwrap_or_default(),
         has_healthcheck,
     })
 }

@@ -3,4 +3,5 @@
 mod images;
 mod life;
 mod support;
+mod volumes;
 mod waiting;

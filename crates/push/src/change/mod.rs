@@ -3,6 +3,7 @@
 //! The signature covers the exact bytes of the payload, so the payload travels as those bytes (base64), never re-encoded.
 //! Unknown fields are refused: a field that this version does not know could change the meaning of what was signed.
 
+mod accessory;
 mod names;
 mod release;
 
@@ -14,9 +15,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use accessory::{Accessory, AccessoryAction, MountedDirectory, MountedFile};
 pub use names::{
-    AppName, BadName, Destination, Digest, EnvName, Fingerprint, HostId, Nonce, ReleaseNumber, Repository,
-    RoleName, Tag,
+    AccessoryName, AppName, BadName, ContainerName, Destination, Digest, EnvName, Fingerprint, HostId, Nonce,
+    ReleaseNumber, Repository, RoleName, Tag,
 };
 pub use release::{
     Buffering, Healthcheck, Image, Logging, Platform, ProxySpec, Release, ReleaseCommand, RemoteRegistry,
@@ -125,6 +127,13 @@ pub enum Verb {
         /// Whether to use the running container instead of a new one.
         reuse: bool,
     },
+    /// Something of one accessory of the app.
+    Accessory {
+        /// Which accessory.
+        name: AccessoryName,
+        /// What.
+        action: AccessoryAction,
+    },
     /// Enrol a key, or change the permissions of a known one.
     KeyAdd {
         /// OpenSSH public key line.
@@ -179,6 +188,7 @@ impl Verb {
             Verb::AppStop { .. } => "app-stop",
             Verb::AppStart => "app-start",
             Verb::AppExec { .. } => "app-exec",
+            Verb::Accessory { action, .. } => action.name(),
             Verb::KeyAdd { .. } => "key-add",
             Verb::KeyRemove { .. } => "key-remove",
         }
@@ -192,6 +202,7 @@ impl Verb {
             }
             Verb::AppRestart | Verb::AppStop { .. } | Verb::AppStart | Verb::AppExec { .. } => Power::Operate,
             Verb::AppRemove => Power::Deploy,
+            Verb::Accessory { action, .. } => action.power(),
             Verb::KeyAdd { .. } | Verb::KeyRemove { .. } => Power::Admin,
         }
     }
@@ -290,6 +301,9 @@ impl Change {
         }
         if self.expires_at <= self.issued_at {
             return fail("it expires before it was issued".to_owned());
+        }
+        if let Verb::Accessory { name, action } = &self.verb {
+            action.consistent(name).or_else(fail)?;
         }
         if let Verb::Deploy(release) = &self.verb {
             if self.app.as_ref() != Some(&release.service) || self.destination != release.destination {

@@ -128,6 +128,20 @@ name!(
 );
 
 name!(
+    /// An accessory's name in the configuration, such as `db`: the rule of [`Destination`].
+    AccessoryName,
+    "an accessory's name (letters, digits, -, _ and ., starting with a letter or digit, at most 128 characters)",
+    |value| word(value, b"-_.") && value.as_bytes()[0].is_ascii_alphanumeric()
+);
+
+name!(
+    /// A container's name, by Docker's rule `[a-zA-Z0-9][a-zA-Z0-9_.-]+`, at most 128 characters.
+    ContainerName,
+    "a container name (letters, digits, -, _ and ., starting with a letter or digit, 2 to 128 characters)",
+    |value| word(value, b"-_.") && value.len() > 1 && value.as_bytes()[0].is_ascii_alphanumeric()
+);
+
+name!(
     /// A version, by the rule of an image tag (OCI distribution 1.1): `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
     Tag,
     "a version or tag (letters, digits, _, - and ., at most 128 characters, not starting with - or .)",
