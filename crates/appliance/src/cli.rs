@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    app, audit, bootstrap, cloud_init, config, host, init, keys, proxy, push, rollback, sandbox, secrets,
-    status,
+    app, audit, bootstrap, cloud_init, config, details, docs, host, init, keys, listing, proxy, proxy_verbs,
+    prune, push, registry, rollback, sandbox, secrets, server, status, upgrade,
 };
 use crate::globals::Globals;
 use crate::{agent, receive, ui};
@@ -38,13 +38,34 @@ enum Command {
     /// Send the app's image and release to every server, and switch to it without dropping a request
     #[command(visible_alias = "deploy")]
     Push(push::PushArgs),
+    /// Set the servers' accessories up and deploy; servers that are no appliances yet are named, not changed
+    Setup(push::PushArgs),
+    /// The same as deploy
+    Redeploy(push::PushArgs),
     /// Run an earlier release again, with the image, configuration and secrets it had
     Rollback(rollback::RollbackArgs),
     /// Show what runs on each server, and how it fares
     Status(status::StatusArgs),
-    /// Maintenance mode, back to life, removal
+    /// Boot, stop, look into, run commands in, and remove the app
     #[command(subcommand)]
     App(app::AppCommand),
+    /// Show routes and containers of every server
+    Details(listing::ListArgs),
+    /// Remove stopped containers and images that no rollback needs
+    #[command(subcommand)]
+    Prune(prune::PruneCommand),
+    /// Take the app off its servers: routes, containers, releases; volumes are kept
+    Remove(app::RemoveArgs),
+    /// Run commands on the servers, and see how to set them up
+    #[command(subcommand)]
+    Server(server::ServerCommand),
+    /// Log in to the configured registry and out of it
+    #[command(subcommand)]
+    Registry(registry::RegistryCommand),
+    /// Print what the configuration's keys mean
+    Docs(docs::DocsArgs),
+    /// What to do in place of Kamal's upgrade
+    Upgrade(upgrade::UpgradeArgs),
     /// Show the resolved configuration
     Config(config::ConfigArgs),
     /// Fetch, extract and print secrets
@@ -91,7 +112,15 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Push(args) => block_on(push::run(&args, globals))?,
         Command::Rollback(args) => block_on(rollback::run(&args, globals))?,
         Command::Status(args) => block_on(status::run(&args, globals))?,
-        Command::App(command) => block_on(app::run(&command, globals))?,
+        Command::Setup(args) | Command::Redeploy(args) => block_on(push::run(&args, globals))?,
+        Command::App(command) => return block_on(app::run(&command, globals)).map(ExitCode::from),
+        Command::Details(args) => block_on(details::run(&args, globals))?,
+        Command::Prune(command) => block_on(prune::run(&command, globals))?,
+        Command::Remove(args) => block_on(app::remove(&args, globals))?,
+        Command::Server(command) => return block_on(server::run(&command, globals)).map(ExitCode::from),
+        Command::Registry(command) => registry::run(&command, globals)?,
+        Command::Docs(args) => docs::run(&args)?,
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Config(args) => return config::run(&args, globals),
         Command::Secrets(command) => return secrets::run(&command, globals),
         Command::Audit(args) => block_on(audit::run(&args, globals))?,
@@ -101,7 +130,10 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::CloudInit(args) => cloud_init::run(&args)?,
         Command::Firewall(command) => host::run(&command)?,
         Command::Agent(args) => agent::run(&args)?,
-        Command::Proxy(args) => proxy::run(&args)?,
+        Command::Proxy(args) => match &args.verb {
+            Some(verb) => block_on(proxy_verbs::run(verb, globals))?,
+            None => proxy::run(&args)?,
+        },
         Command::Receive(args) => block_on(receive::run(&args))?,
         Command::Completions { shell } => {
             let mut script = Vec::new();

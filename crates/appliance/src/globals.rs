@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// Kamal's global flags. `-h` names hosts, as in Kamal; help is `--help` or `appliance help`.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Globals {
     /// Say more
     #[arg(short, long, global = true, conflicts_with = "quiet")]

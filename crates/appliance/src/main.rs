@@ -7,6 +7,7 @@
 #![allow(unreachable_pub)]
 
 mod agent;
+mod aliases;
 mod cli;
 mod commands;
 mod developer;
@@ -26,7 +27,11 @@ use clap::Parser as _;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let arguments = match aliases::expand(arguments()) {
+        Ok(arguments) => arguments,
+        Err(error) => return failed(&error),
+    };
+    let cli = match cli::Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // clap prints help to standard output and mistakes to standard error, each in its own colours.
@@ -37,15 +42,24 @@ fn main() -> ExitCode {
     ui::set_verbosity(cli.globals.verbosity());
     match cli::dispatch(cli) {
         Ok(code) => code,
-        Err(error) => {
-            let (kind, hints) = failure::classify(&error);
-            ui::error(&chain(&error));
-            for hint in hints {
-                ui::hint(&hint);
-            }
-            ExitCode::from(kind.code())
-        }
+        Err(error) => failed(&error),
     }
+}
+
+/// The command line; what is no UTF-8 is refused by its flag later, with its place.
+fn arguments() -> Vec<String> {
+    std::env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect()
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    let (kind, hints) = failure::classify(error);
+    ui::error(&chain(error));
+    for hint in hints {
+        ui::hint(&hint);
+    }
+    ExitCode::from(kind.code())
 }
 
 /// The whole chain on one line: what failed, then why.

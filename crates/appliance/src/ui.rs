@@ -45,6 +45,33 @@ pub fn raw(bytes: &[u8]) {
     let _closed_pipe = out.write_all(bytes).and_then(|()| out.flush());
 }
 
+/// Bytes of an app's standard error as they are.
+pub fn raw_error(bytes: &[u8]) {
+    let mut out = std::io::stderr().lock();
+    let _closed_pipe = out.write_all(bytes).and_then(|()| out.flush());
+}
+
+/// Rows in columns as wide as their widest cell.
+pub fn table(heading: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let rows: Vec<Vec<String>> = std::iter::once(heading.iter().map(|cell| (*cell).to_owned()).collect())
+        .chain(rows)
+        .collect();
+    let widths: Vec<usize> = (0..heading.len())
+        .map(|column| {
+            let cells = rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        })
+        .collect();
+    for row in rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        line(cells.join("  ").trim_end());
+    }
+}
+
 /// A value as pretty JSON on standard output.
 pub fn json<T: serde::Serialize>(value: &T) {
     match serde_json::to_string_pretty(value) {

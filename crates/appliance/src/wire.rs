@@ -5,6 +5,12 @@
 //! | `GET /v1/host` | [`Host`] |
 //! | `GET /v1/status` | [`Status`] |
 //! | `GET /v1/apps/{app}` | [`App`]; `{app}` is `service` or `service@destination` |
+//! | `GET /v1/apps/{app}/containers` | list of [`ContainerRow`] |
+//! | `GET /v1/apps/{app}/images` | list of [`ImageRow`] |
+//! | `GET /v1/apps/{app}/logs?role=R&container=ID&since=S&lines=N&follow=1&timestamps=1` | [`appliance_push::session`] frames |
+//! | `GET /v1/proxy/services` | list of [`RouteRow`] |
+//! | `GET /v1/proxy/logs?since=S&lines=N&follow=1` | [`appliance_push::session`] frames |
+//! | `POST /v1/sessions/{id}?rows=R&columns=C` | [`appliance_push::session`] frames, in both bodies |
 //! | `GET /v1/ca` | the local CA's certificate, PEM |
 //! | `GET /v1/keys` | list of [`Key`] |
 //! | `GET /v1/audit?last=N` | records, newest last |
@@ -13,6 +19,10 @@
 //! | `POST /v1/changes` | signed [`appliance_push::change::Envelope`] → [`Event`]s, one JSON object a line, the last an [`Event::End`] |
 //!
 //! `/v2/…` is the OCI distribution API; writing there needs the token that an `upload` change is answered with.
+
+mod containers;
+
+pub use containers::{ContainerRow, ImageRow, RouteRow, TargetRow};
 
 use appliance_push::change::{Fingerprint, HostId, Platform, ReleaseNumber};
 use jiff::Timestamp;
@@ -200,6 +210,13 @@ pub enum End {
     Token {
         /// The bearer token.
         token: String,
+        /// Until when.
+        expires_at: Timestamp,
+    },
+    /// A command may be started now: `POST /v1/sessions/{session}`, once.
+    Session {
+        /// Its name, a secret.
+        session: String,
         /// Until when.
         expires_at: Timestamp,
     },

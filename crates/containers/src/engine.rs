@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::error::EngineError;
+use crate::session::{Session, SessionId, TerminalSize};
 use crate::spec::ContainerSpec;
 
 /// The network that Kamal's containers share.
@@ -110,6 +111,23 @@ pub trait Engine: Send + Sync {
         command: &'a ExecRequest,
         output: mpsc::Sender<LogLine>,
     ) -> Answer<'a, i64>;
+
+    /// Starts a created container (with `tuning.interactive` and `tuning.joined`) joined to the caller; `size` if it was made with a terminal.
+    fn start_session<'a>(&'a self, id: &'a str, size: Option<TerminalSize>) -> Answer<'a, Session>;
+
+    /// Runs a command in a running container joined to the caller; with a terminal if `size` is given.
+    fn exec_session<'a>(
+        &'a self,
+        id: &'a str,
+        command: &'a ExecRequest,
+        size: Option<TerminalSize>,
+    ) -> Answer<'a, Session>;
+
+    /// Tells the program that its terminal has another size.
+    fn resize<'a>(&'a self, id: &'a SessionId, size: TerminalSize) -> Answer<'a, ()>;
+
+    /// The exit code of a session whose output has ended.
+    fn session_exit<'a>(&'a self, id: &'a SessionId) -> Answer<'a, i64>;
 
     /// What happens to containers, for ever: reconnects with back-off when Docker goes away.
     ///

@@ -13,6 +13,7 @@ pub mod error;
 pub mod names;
 pub mod options;
 pub mod ready;
+pub mod session;
 pub mod spec;
 
 mod docker;

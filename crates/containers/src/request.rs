@@ -55,6 +55,9 @@ pub(crate) fn body(spec: &ContainerSpec) -> ContainerCreateBody {
         attach_stderr: Some(true),
         tty: tuning.tty.then_some(true),
         open_stdin: tuning.interactive.then_some(true),
+        attach_stdin: tuning.joined.then_some(true),
+        // The first attached input that ends is the program's end of input, as with `docker run --interactive`.
+        stdin_once: tuning.joined.then_some(true),
         exposed_ports: filled(exposed),
         env: filled(environment(&spec.env)),
         cmd: spec.cmd.clone(),

@@ -164,6 +164,9 @@ pub struct Tuning {
     pub tty: bool,
     /// Standard input is kept open.
     pub interactive: bool,
+    /// Whether somebody is joined to the standard input from the start, and the input ends with them.
+    #[serde(default)]
+    pub joined: bool,
     /// Every exposed port is published on a port that Docker picks.
     pub publish_all: bool,
     /// The image's health check is switched off.

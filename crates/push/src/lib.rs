@@ -14,6 +14,7 @@
 //! - [`registry`]: the OCI distribution API over the store.
 //! - [`image`]: an image on the developer's machine as OCI blobs.
 //! - [`upload`]: sends what the host lacks, several blobs at once, resuming after a cut.
+//! - [`session`]: frames that join a program on the host to a developer's terminal.
 //! - [`ssh`], [`transport`]: the byte stream to the agent, and HTTP/2 on it.
 //!
 //! The crate never prints and never reads the environment: paths, clocks and random bytes are passed in.
@@ -21,6 +22,7 @@
 pub mod change;
 pub mod image;
 pub mod registry;
+pub mod session;
 pub mod sign;
 pub mod ssh;
 pub mod store;

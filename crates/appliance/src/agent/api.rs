@@ -11,6 +11,8 @@ use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde::Serialize;
 
+use super::permit::Sight;
+use super::reads::{self, Read};
 use super::server::Peer;
 use super::{Agent, chain, change};
 use crate::wire::{AuditProof, Key};
@@ -26,9 +28,11 @@ const QUERY_LIMIT: usize = 1 << 20;
 /// Answers one request.
 pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
     // A key that was removed keeps its open connection, but learns nothing more over it.
-    if let Peer::Remote { fingerprint } = &peer
-        && !agent.gate.knows(fingerprint)
-    {
+    let Some(sight) = agent.sight(&peer) else {
+        let fingerprint = match &peer {
+            Peer::Remote { fingerprint } => fingerprint.as_str(),
+            Peer::Local { .. } => "this process",
+        };
         return problem(
             StatusCode::FORBIDDEN,
             "unknown-key",
@@ -36,7 +40,11 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -
                 "{fingerprint} is not enrolled on this host; ask an administrator: appliance keys add FILE.pub"
             ),
         );
-    }
+    };
+    let request = match reads::answer(&agent, &sight, request).await {
+        Read::Answer(answer) => return answer,
+        Read::Other(request) => request,
+    };
     let path = request.uri().path().to_owned();
     if path == "/v2" || path.starts_with("/v2/") {
         return agent.images.serve(request).await;
@@ -44,7 +52,11 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     match (request.method(), segments.as_slice()) {
         (&Method::GET, ["v1", "host"]) => json(&agent.host().await),
-        (&Method::GET, ["v1", "status"]) => json(&agent.status().await),
+        (&Method::GET, ["v1", "status"]) => {
+            let mut status = agent.status().await;
+            status.apps.retain(|app| sight.app(&app.app));
+            json(&status)
+        }
         (&Method::GET, ["v1", "apps", app]) => match agent.app(app).await {
             Ok(app) => json(&app),
             Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "state", &chain(&*error)),
@@ -57,8 +69,8 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -
                 &format!("no local CA was needed yet: {error}"),
             ),
         },
-        (&Method::GET, ["v1", "keys"]) => json(&keys(&agent)),
-        (&Method::GET, ["v1", "audit"]) => audit(agent, request.uri().query()).await,
+        (&Method::GET, ["v1", "keys"]) => json(&keys(&agent, &sight)),
+        (&Method::GET, ["v1", "audit"]) => audit(agent, sight, request.uri().query()).await,
         (&Method::GET, ["v1", "audit", "verify"]) => verify_audit(agent).await,
         (&Method::POST, ["v1", "images", "have"]) => have(agent, request).await,
         (&Method::POST, ["v1", "changes"]) => submit(agent, request).await,
@@ -140,16 +152,20 @@ async fn have(agent: Arc<Agent>, request: Request<Incoming>) -> Response<Body> {
     }
 }
 
-fn keys(agent: &Agent) -> Vec<Key> {
+/// Every key for those who may look at the host; others see their own.
+fn keys(agent: &Agent, sight: &Sight) -> Vec<Key> {
     let entry = |entry: &appliance_push::trust::KeyEntry| Key {
         fingerprint: entry.fingerprint.clone(),
         permissions: entry.permissions.iter().map(ToString::to_string).collect(),
         comment: entry.comment.clone(),
     };
-    agent.gate.keys().keys.iter().map(entry).collect()
+    match sight {
+        Sight::Of(own) if !sight.host() => vec![entry(own)],
+        _ => agent.gate.keys().keys.iter().map(entry).collect(),
+    }
 }
 
-async fn audit(agent: Arc<Agent>, query: Option<&str>) -> Response<Body> {
+async fn audit(agent: Arc<Agent>, sight: Sight, query: Option<&str>) -> Response<Body> {
     let last = query
         .and_then(|query| query.strip_prefix("last="))
         .and_then(|number| number.parse().ok())
@@ -157,7 +173,12 @@ async fn audit(agent: Arc<Agent>, query: Option<&str>) -> Response<Body> {
     let read =
         tokio::task::spawn_blocking(move || appliance_state::audit::read(agent.gate.audit_path())).await;
     match read {
-        Ok(Ok(records)) => json(&records[records.len().saturating_sub(last)..]),
+        Ok(Ok(mut records)) => {
+            if !sight.host() {
+                records.retain(|record| record.app.as_deref().is_some_and(|app| sight.app(app)));
+            }
+            json(&records[records.len().saturating_sub(last)..])
+        }
         Ok(Err(error)) => problem(StatusCode::INTERNAL_SERVER_ERROR, "audit", &chain(&error)),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "audit", &chain(&error)),
     }
@@ -191,7 +212,8 @@ fn bytes(kind: &'static str, content: Vec<u8>) -> Response<Body> {
     answer
 }
 
-fn json<T: Serialize + ?Sized>(value: &T) -> Response<Body> {
+/// A value as JSON.
+pub fn json<T: Serialize + ?Sized>(value: &T) -> Response<Body> {
     match serde_json::to_vec(value) {
         Ok(text) => bytes("application/json", text),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "encode", &error.to_string()),

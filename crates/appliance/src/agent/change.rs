@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::drive::{self, Audience};
 use super::gate::{GateError, app_id};
 use super::lease::Holder;
-use super::{Agent, chain};
+use super::{Agent, chain, exec, manage};
 use crate::wire::{End, Event};
 
 /// How long uploads may go on after the signature; a cut link resumes within it.
@@ -52,6 +52,10 @@ async fn handle(agent: &Arc<Agent>, envelope: Envelope, audience: &Audience) -> 
         End::Done { release, message } => (
             Outcome::Done,
             serde_json::json!({ "release": release, "message": message }),
+        ),
+        End::Session { expires_at, .. } => (
+            Outcome::Done,
+            serde_json::json!({ "expires_at": expires_at, "command": exec::command(&verified.change.verb) }),
         ),
         End::Token { expires_at, .. } => (Outcome::Done, serde_json::json!({ "expires_at": expires_at })),
         End::Refused { code, message, .. } => (
@@ -108,7 +112,7 @@ fn failed(error: anyhow::Error) -> End {
     internal(&*error)
 }
 
-fn done(message: impl Into<String>) -> End {
+pub(super) fn done(message: impl Into<String>) -> End {
     End::Done {
         release: None,
         message: message.into(),
@@ -128,6 +132,8 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience) -> En
             },
         )),
         (Verb::KeyAdd { .. } | Verb::KeyRemove { .. }, _) => keys(agent, verified),
+        // No lease: a console that stays open for a day must not keep anybody from deploying.
+        (Verb::AppExec(_) | Verb::HostExec { .. }, _) => exec::begin(agent, verified).await,
         (verb, Some(app)) => {
             let app = app_id(app, change.destination.as_ref());
             let holder = Holder {
@@ -167,6 +173,15 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience) -> En
                 Verb::AppRemove => remove(agent, &app).await,
                 Verb::AppStop { message } => stop(agent, &app, message.as_deref().unwrap_or_default()).await,
                 Verb::AppStart => start(agent, &app).await,
+                Verb::AppRestart => restart(agent, &app, audience).await,
+                Verb::AppContainers { action, roles } => {
+                    manage::containers(agent, &app, *action, roles).await
+                }
+                Verb::AppPrune {
+                    containers,
+                    images,
+                    retain,
+                } => manage::prune(agent, &app, *containers, *images, *retain).await,
                 other => Ok(End::Refused {
                     code: "not-here".to_owned(),
                     message: format!("this version of the agent does not carry out {}", other.name()),
@@ -461,7 +476,16 @@ async fn start(agent: &Arc<Agent>, app: &str) -> anyhow::Result<End> {
     Ok(done(format!("{app} is live")))
 }
 
-fn not_deployed(app: &str) -> End {
+/// The current release once more, in new containers and without downtime.
+async fn restart(agent: &Arc<Agent>, app: &str, audience: &Audience) -> anyhow::Result<End> {
+    let Some(current) = agent.apps.read(app)?.numbers.current else {
+        return Ok(not_deployed(app));
+    };
+    let accepted = agent.apps.release(app, current.release)?;
+    roll_out(agent, app, current.release, &accepted.release, false, audience).await
+}
+
+pub(super) fn not_deployed(app: &str) -> End {
     End::Refused {
         code: "no-app".to_owned(),
         message: format!("{app} does not run on this host"),
@@ -469,7 +493,7 @@ fn not_deployed(app: &str) -> End {
     }
 }
 
-fn services(
+pub(super) fn services(
     agent: &Agent,
     app: &str,
     deployment: &Deployment,

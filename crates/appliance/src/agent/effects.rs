@@ -508,7 +508,7 @@ impl Effects {
 
     /// Best effort: tidying up never fails a release that serves.
     async fn prune(&self) {
-        if let Err(error) = self.agent.prune(&self.app, self.plan.new.release).await {
+        if let Err(error) = self.agent.prune(&self.app, self.plan.new.release, None).await {
             let message = format!("tidying up is not complete: {}", super::chain(&*error));
             tracing::warn!(app = self.app, "{}: {message}", self.app);
             self.audience.tell(wire::Event::Warning { message }).await;

@@ -254,16 +254,6 @@ impl Gate {
         self.lock().keys.ring.clone()
     }
 
-    /// Whether this key is enrolled.
-    pub fn knows(&self, fingerprint: &str) -> bool {
-        self.lock()
-            .keys
-            .ring
-            .keys
-            .iter()
-            .any(|entry| entry.fingerprint.as_str() == fingerprint)
-    }
-
     /// Where the audit log is.
     pub fn audit_path(&self) -> &Path {
         &self.audit_path

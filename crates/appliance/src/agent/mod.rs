@@ -17,11 +17,16 @@ mod container;
 mod door;
 mod drive;
 mod effects;
+mod exec;
 pub mod gate;
 pub mod identity;
 mod images;
 mod keeper;
 pub mod lease;
+mod logs;
+mod manage;
+mod permit;
+mod reads;
 mod route;
 mod server;
 mod status;
@@ -82,6 +87,7 @@ pub struct Agent {
     leases: Leases,
     drives: Drives,
     images: Images,
+    sessions: exec::Sessions,
     docker: Arc<dyn Engine>,
     proxy: appliance_proxy::Client,
     state: PathBuf,
@@ -137,6 +143,7 @@ impl Agent {
             apps: Apps::new(store),
             leases: Leases::default(),
             drives: Drives::default(),
+            sessions: exec::Sessions::default(),
             docker,
             proxy: appliance_proxy::Client::new(&args.proxy),
             state: args.state.clone(),

@@ -112,11 +112,13 @@ impl Agent {
 
     /// Forgets what no rollback needs any more: stopped containers, releases, images, blobs.
     ///
+    /// `retain` takes the place of the release's own number.
+    ///
     /// # Errors
     /// The first thing that could not be removed; the rest was still tried.
-    pub async fn prune(&self, app: &str, current: ReleaseNumber) -> anyhow::Result<()> {
+    pub async fn prune(&self, app: &str, current: ReleaseNumber, retain: Option<u32>) -> anyhow::Result<()> {
         let release = self.apps.release(app, current)?;
-        let keep = usize::try_from(release.release.retain)
+        let keep = usize::try_from(retain.unwrap_or(release.release.retain))
             .unwrap_or(usize::MAX)
             .max(1);
         let state = self.apps.read(app)?;

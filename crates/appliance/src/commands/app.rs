@@ -1,91 +1,149 @@
-//! `appliance app`: maintenance, back to life, removal.
+//! `appliance app`: everything about a running app, with Kamal's spelling.
 
-use anyhow::Context as _;
-use appliance_push::change::{AppName, Destination, Expectation, Verb};
+use appliance_push::change::{ContainersAction, RoleName, Verb};
 
-use crate::developer::change::{Subject, conclude, submit};
-use crate::developer::project::Project;
-use crate::developer::reach::ReachArgs;
+use super::{boot, exec, listing, logs};
+use crate::developer::targets::{AppArgs, Targets};
 use crate::failure::{Kind, failure};
 use crate::globals::Globals;
 use crate::ui;
-use crate::wire::{self, End};
 
-/// Maintenance mode, back to life, removal
+/// Boot, stop, look into, run commands in, and remove the app
 #[derive(Debug, clap::Subcommand)]
 pub enum AppCommand {
+    /// Start the current release, or the one of --version, in new containers and without downtime
+    #[command(visible_alias = "restart")]
+    Boot(AppArgs),
+    /// Start the containers that were stopped, and route to them
+    Start(AppArgs),
+    /// Take the app's routes away and stop its containers
+    Stop(AppArgs),
+    /// Show containers, routes and health
+    Details(listing::ListArgs),
+    /// Show the app's containers on each server, stopped ones too
+    Containers(listing::ListArgs),
+    /// Show the app's images on each server
+    Images(listing::ListArgs),
+    /// Show the version that serves on each server
+    Version(listing::ListArgs),
+    /// Run a command in a new container, or in the running one with --reuse
+    Exec(exec::ExecArgs),
+    /// Show what the app wrote
+    Logs(logs::LogsArgs),
+    /// Show running containers of earlier releases
+    #[command(alias = "stale-containers", name = "stale_containers")]
+    StaleContainers {
+        #[command(flatten)]
+        args: listing::ListArgs,
+        /// Stop them
+        #[arg(short, long)]
+        stop: bool,
+    },
     /// Answer every request with 503 and a message
     Maintenance {
         #[command(flatten)]
-        reach: ReachArgs,
+        args: AppArgs,
         /// Shown on the page
         #[arg(long, default_value = "")]
         message: String,
+        /// Seconds that open requests may still take (they always may, up to the app's own drain timeout)
+        #[arg(long, value_name = "SECONDS", hide = true)]
+        drain_timeout: Option<u32>,
     },
     /// Let requests through again
-    Live {
-        #[command(flatten)]
-        reach: ReachArgs,
-    },
+    Live(AppArgs),
     /// Take the app off its servers: routes, containers, releases; volumes are kept
-    Remove {
-        #[command(flatten)]
-        reach: ReachArgs,
-        /// The app's name, to confirm
-        #[arg(long, value_name = "SERVICE")]
-        confirm: Option<String>,
-    },
+    Remove(RemoveArgs),
 }
 
-/// Carries it out on every host of the app.
+/// Take the app off its servers
+#[derive(Debug, clap::Args)]
+pub struct RemoveArgs {
+    #[command(flatten)]
+    args: AppArgs,
+    /// The app's name, to confirm
+    #[arg(long, value_name = "SERVICE")]
+    confirm: Option<String>,
+    /// Do not ask
+    #[arg(short = 'y', long, conflicts_with = "confirm")]
+    confirmed: bool,
+}
+
+/// Carries it out on every host of the app; the exit code is that of a command that was run.
 ///
 /// # Errors
 /// When a host cannot be reached or refuses.
-pub async fn run(command: &AppCommand, globals: &Globals) -> anyhow::Result<()> {
-    let project = Project::open(globals)?;
-    let (reach, verb) = match command {
-        AppCommand::Maintenance { reach, message } => (
-            reach,
-            Verb::AppStop {
-                message: Some(message.clone()),
-            },
-        ),
-        AppCommand::Live { reach } => (reach, Verb::AppStart),
-        AppCommand::Remove { reach, confirm } => {
-            let service = &project.loaded.config.service;
-            if confirm.as_deref() != Some(service) {
-                return Err(failure(
-                    Kind::Refused,
-                    format!(
-                        "this takes {service} and its releases off every server named in the configuration"
-                    ),
-                )
-                .hint(format!("appliance app remove --confirm {service}"))
-                .into());
-            }
-            (reach, Verb::AppRemove)
+pub async fn run(command: &AppCommand, globals: &Globals) -> anyhow::Result<u8> {
+    match command {
+        AppCommand::Boot(args) => boot::run(args, globals).await?,
+        AppCommand::Start(args) => containers(args, globals, ContainersAction::Start).await?,
+        AppCommand::Stop(args) => containers(args, globals, ContainersAction::Stop).await?,
+        AppCommand::Details(args) => listing::details(args, globals).await?,
+        AppCommand::Containers(args) => listing::containers(args, globals).await?,
+        AppCommand::Images(args) => listing::images(args, globals).await?,
+        AppCommand::Version(args) => listing::version(args, globals).await?,
+        AppCommand::Exec(args) => return exec::run(args, globals).await,
+        AppCommand::Logs(args) => logs::run(args, globals).await?,
+        AppCommand::StaleContainers { args, stop: true } => {
+            containers(&args.app, globals, ContainersAction::StopStale).await?;
         }
-    };
-    let settings = project.ssh();
-    for host in project.hosts(globals)? {
-        let link = reach.connect(&host, &settings).await?;
-        let info: wire::Host = link.get("/v1/host").await?;
-        let signer = reach.signer(&link, &settings).await?;
-        let subject = Subject {
-            host: info.id,
-            app: Some(AppName::parse(&project.loaded.config.service).context("service")?),
-            destination: project
-                .destination
-                .as_deref()
-                .map(Destination::parse)
-                .transpose()
-                .context("destination")?,
-            expects: Expectation::Any,
+        AppCommand::StaleContainers { args, stop: false } => listing::stale(args, globals).await?,
+        AppCommand::Maintenance { args, message, .. } => {
+            let verb = Verb::AppStop {
+                message: Some(message.clone()),
+            };
+            Targets::find(args, globals).await?.change_all(&verb).await?;
+        }
+        AppCommand::Live(args) => {
+            let targets = Targets::find(args, globals).await?;
+            targets.change_all(&Verb::AppStart).await?;
+        }
+        AppCommand::Remove(args) => remove(args, globals).await?,
+    }
+    Ok(0)
+}
+
+async fn containers(args: &AppArgs, globals: &Globals, action: ContainersAction) -> anyhow::Result<()> {
+    let targets = Targets::find(args, globals).await?;
+    for host in &targets.hosts {
+        // All roles are named by none, so that one that is not there any more is no obstacle.
+        let roles = if globals.roles.is_empty() {
+            Vec::new()
+        } else if host.roles.is_empty() {
+            continue;
+        } else {
+            host.roles
+                .iter()
+                .map(|role| RoleName::parse(role))
+                .collect::<Result<_, _>>()?
         };
-        let end = submit(&link, &signer, subject, verb.clone()).await?;
-        if let End::Done { message, .. } = conclude(&link, end)? {
-            ui::note(&format!("{host}: {message}"));
+        let verb = Verb::AppContainers { action, roles };
+        if let crate::wire::End::Done { message, .. } = targets.change(host, verb).await? {
+            ui::note(&format!("{}: {message}", host.name));
         }
     }
     Ok(())
+}
+
+/// Takes the app off its hosts.
+///
+/// # Errors
+/// When it was not confirmed, or a host cannot be reached or refuses.
+pub async fn remove(args: &RemoveArgs, globals: &Globals) -> anyhow::Result<()> {
+    let targets = Targets::find(&args.args, globals).await?;
+    let service = targets.app.split('@').next().unwrap_or(&targets.app);
+    if !args.confirmed && args.confirm.as_deref() != Some(service) {
+        let hosts: Vec<&str> = targets.hosts.iter().map(|host| host.name.as_str()).collect();
+        return Err(failure(
+            Kind::Refused,
+            format!(
+                "this takes {} and its releases off {}; volumes are kept",
+                targets.app,
+                hosts.join(", ")
+            ),
+        )
+        .hint(format!("appliance app remove --confirm {service}"))
+        .into());
+    }
+    targets.change_all(&Verb::AppRemove).await
 }

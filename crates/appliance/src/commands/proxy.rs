@@ -46,6 +46,9 @@ pub struct ProxyArgs {
     /// Seconds that open requests may go on after a stop signal
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain: u64,
+    /// Kamal's verbs
+    #[command(subcommand)]
+    pub verb: Option<super::proxy_verbs::ProxyVerb>,
 }
 
 /// Runs the proxy until a stop signal.

@@ -61,7 +61,11 @@ pub async fn run(args: &RollbackArgs, globals: &Globals) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn find(app: &wire::App, wanted: &str) -> anyhow::Result<ReleaseNumber> {
+/// The release that `wanted` names: `v42`, or the app's own version.
+///
+/// # Errors
+/// When there is none, with those that are there.
+pub fn find(app: &wire::App, wanted: &str) -> anyhow::Result<ReleaseNumber> {
     let by_number = wanted
         .strip_prefix('v')
         .and_then(|number| number.parse().ok())

@@ -58,11 +58,11 @@ fn show(event: Event) {
 /// An end other than success as an error with the documented exit code.
 ///
 /// # Errors
-/// For every end that is not [`End::Done`] or [`End::Token`].
+/// For every end that is not [`End::Done`], [`End::Token`] or [`End::Session`].
 pub fn conclude(link: &Link, end: End) -> anyhow::Result<End> {
     let name = link.name();
     match end {
-        End::Done { .. } | End::Token { .. } => Ok(end),
+        End::Done { .. } | End::Token { .. } | End::Session { .. } => Ok(end),
         End::Refused { code, message, next } => Err(failure(
             Kind::Refused,
             format!("{name} refused ({code}): {message}"),

@@ -96,6 +96,32 @@ impl Link {
         self.whole(path, answer).await
     }
 
+    /// The answer itself if it is a success; its body is not read then.
+    ///
+    /// # Errors
+    /// When the agent refuses.
+    pub async fn checked(
+        &self,
+        path: &str,
+        answer: Response<Incoming>,
+    ) -> anyhow::Result<Response<Incoming>> {
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let bytes = answer.into_body().collect().await?.to_bytes();
+        Err(self.problem(path, status, &bytes))
+    }
+
+    /// `GET path`, with a body that goes on.
+    ///
+    /// # Errors
+    /// When the connection breaks or the agent refuses.
+    pub async fn open_stream(&self, path: &str) -> anyhow::Result<Incoming> {
+        let answer = self.send(request(Method::GET, path, Bytes::new())).await?;
+        Ok(self.checked(path, answer).await?.into_body())
+    }
+
     async fn whole(&self, path: &str, answer: Response<Incoming>) -> anyhow::Result<Bytes> {
         let status = answer.status();
         let body = answer

@@ -7,3 +7,6 @@ pub mod link;
 pub mod project;
 pub mod reach;
 pub mod release;
+pub mod session;
+pub mod targets;
+pub mod terminal;

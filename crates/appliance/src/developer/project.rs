@@ -226,7 +226,7 @@ fn secret_failure(error: &SecretError) -> Failure {
 }
 
 /// `*` stands for any run of characters, as in Kamal's `-h` and `-r`.
-fn glob(pattern: &str, text: &str) -> bool {
+pub fn glob(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
         Some((head, rest)) => text.strip_prefix(head).is_some_and(|text| {

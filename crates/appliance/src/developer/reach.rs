@@ -20,7 +20,7 @@ pub struct ReachArgs {
     #[arg(long, value_name = "TARGET")]
     pub on: Vec<String>,
     /// Private key to log in and to sign with
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
     /// Remember the key of a host that is not in known_hosts yet; a changed key is still refused
     #[arg(long)]

@@ -7,6 +7,7 @@ mod containers;
 mod events;
 mod images;
 mod run;
+mod session;
 mod translate;
 mod volumes;
 
@@ -26,6 +27,7 @@ use crate::engine::{
     ImageInfo, LogLine, LogQuery, PullRequest,
 };
 use crate::error::EngineError;
+use crate::session::{Session, SessionId, TerminalSize};
 use crate::spec::ContainerSpec;
 
 /// The oldest API we use, that of Docker 20.10.
@@ -237,6 +239,27 @@ impl Engine for Docker {
         output: mpsc::Sender<LogLine>,
     ) -> Answer<'a, i64> {
         self.exec_in(id, command, output).boxed()
+    }
+
+    fn start_session<'a>(&'a self, id: &'a str, size: Option<TerminalSize>) -> Answer<'a, Session> {
+        self.start_session_in(id, size).boxed()
+    }
+
+    fn exec_session<'a>(
+        &'a self,
+        id: &'a str,
+        command: &'a ExecRequest,
+        size: Option<TerminalSize>,
+    ) -> Answer<'a, Session> {
+        self.exec_session_in(id, command, size).boxed()
+    }
+
+    fn resize<'a>(&'a self, id: &'a SessionId, size: TerminalSize) -> Answer<'a, ()> {
+        Docker::resize(self, id, size).boxed()
+    }
+
+    fn session_exit<'a>(&'a self, id: &'a SessionId) -> Answer<'a, i64> {
+        self.exit_of(id).boxed()
     }
 
     fn events(&self, labels: Vec<String>) -> BoxStream<'static, Event> {

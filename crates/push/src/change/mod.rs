@@ -4,6 +4,7 @@
 //! Unknown fields are refused: a field that this version does not know could change the meaning of what was signed.
 
 mod accessory;
+mod exec;
 mod names;
 mod release;
 
@@ -16,6 +17,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use accessory::{Accessory, AccessoryAction, MountedDirectory, MountedFile};
+pub use exec::{ContainersAction, Exec};
 pub use names::{
     AccessoryName, AppName, BadName, ContainerName, Destination, Digest, EnvName, Fingerprint, HostId, Nonce,
     ReleaseNumber, Repository, RoleName, Tag,
@@ -118,14 +120,30 @@ pub enum Verb {
     },
     /// Start what was stopped.
     AppStart,
-    /// Run a command in a container of the app.
-    AppExec {
-        /// Whose container.
-        role: RoleName,
-        /// Command words.
+    /// Run a command in a container of the app; answered with the name of a session, or done at once if detached.
+    AppExec(Exec),
+    /// Start or stop the containers of the current release, or stop those of earlier ones that still run.
+    AppContainers {
+        /// What to do.
+        action: ContainersAction,
+        /// Only these roles; all of them if empty.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        roles: Vec<RoleName>,
+    },
+    /// Remove what no rollback needs.
+    AppPrune {
+        /// Stopped containers.
+        containers: bool,
+        /// Images that no release at hand names.
+        images: bool,
+        /// Containers and releases to keep, from 1; the release's own number if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retain: Option<u32>,
+    },
+    /// Run a command on the host itself, outside of any container; answered with the name of a session.
+    HostExec {
+        /// Program and arguments; no shell sees them.
         command: Vec<String>,
-        /// Whether to use the running container instead of a new one.
-        reuse: bool,
     },
     /// Something of one accessory of the app.
     Accessory {
@@ -187,8 +205,15 @@ impl Verb {
             Verb::AppRestart => "app-restart",
             Verb::AppStop { .. } => "app-stop",
             Verb::AppStart => "app-start",
-            Verb::AppExec { .. } => "app-exec",
             Verb::Accessory { action, .. } => action.name(),
+            Verb::AppExec(_) => "app-exec",
+            Verb::AppContainers { action, .. } => match action {
+                ContainersAction::Start => "containers-start",
+                ContainersAction::Stop => "containers-stop",
+                ContainersAction::StopStale => "containers-stop-stale",
+            },
+            Verb::AppPrune { .. } => "app-prune",
+            Verb::HostExec { .. } => "host-exec",
             Verb::KeyAdd { .. } => "key-add",
             Verb::KeyRemove { .. } => "key-remove",
         }
@@ -200,16 +225,23 @@ impl Verb {
             Verb::Upload { .. } | Verb::Tunnel { .. } | Verb::Deploy(_) | Verb::Rollback { .. } => {
                 Power::Deploy
             }
-            Verb::AppRestart | Verb::AppStop { .. } | Verb::AppStart | Verb::AppExec { .. } => Power::Operate,
-            Verb::AppRemove => Power::Deploy,
             Verb::Accessory { action, .. } => action.power(),
-            Verb::KeyAdd { .. } | Verb::KeyRemove { .. } => Power::Admin,
+            Verb::AppRestart
+            | Verb::AppStop { .. }
+            | Verb::AppStart
+            | Verb::AppExec(_)
+            | Verb::AppContainers { .. } => Power::Operate,
+            Verb::AppRemove | Verb::AppPrune { .. } => Power::Deploy,
+            Verb::KeyAdd { .. } | Verb::KeyRemove { .. } | Verb::HostExec { .. } => Power::Admin,
         }
     }
 
     /// Whether the verb acts on one app, which the change must then name.
     pub fn needs_app(&self) -> bool {
-        !matches!(self, Verb::KeyAdd { .. } | Verb::KeyRemove { .. })
+        !matches!(
+            self,
+            Verb::KeyAdd { .. } | Verb::KeyRemove { .. } | Verb::HostExec { .. }
+        )
     }
 }
 
@@ -302,8 +334,14 @@ impl Change {
         if self.expires_at <= self.issued_at {
             return fail("it expires before it was issued".to_owned());
         }
-        if let Verb::Accessory { name, action } = &self.verb {
-            action.consistent(name).or_else(fail)?;
+        match &self.verb {
+            Verb::Accessory { name, action } => action.consistent(name).or_else(fail)?,
+            Verb::AppExec(exec) => exec.consistent().or_else(fail)?,
+            Verb::HostExec { command } if command.is_empty() => {
+                return fail("there is no command to run".to_owned());
+            }
+            Verb::AppPrune { retain: Some(0), .. } => return fail("at least one release is kept".to_owned()),
+            _ => {}
         }
         if let Verb::Deploy(release) = &self.verb {
             if self.app.as_ref() != Some(&release.service) || self.destination != release.destination {

@@ -1,0 +1,140 @@
+//! Containers started and stopped on request, and what no rollback needs removed.
+
+use std::sync::Arc;
+
+use appliance_containers::engine::State;
+use appliance_proxy::names::ServiceName;
+use appliance_push::change::{ContainersAction, RoleName};
+
+use super::change::{done, not_deployed};
+use super::{Agent, container, effects, exec};
+use crate::wire::End;
+
+/// Starts or stops containers of an app.
+///
+/// # Errors
+/// When Docker or the proxy do not answer or refuse.
+pub async fn containers(
+    agent: &Arc<Agent>,
+    app: &str,
+    action: ContainersAction,
+    roles: &[RoleName],
+) -> anyhow::Result<End> {
+    let state = agent.apps.read(app)?;
+    let Some(current) = &state.numbers.current else {
+        return Ok(not_deployed(app));
+    };
+    if action == ContainersAction::StopStale {
+        return stop_stale(agent, app, &current.rollout.0.to_string(), roles).await;
+    }
+    let accepted = agent.apps.release(app, current.release)?;
+    let secrets = agent.open_secrets(&accepted)?;
+    let mut names = Vec::new();
+    for role in &accepted.release.roles {
+        if !wanted(roles, role.name.as_str()) {
+            continue;
+        }
+        let Some(instance) = current.instance(role.name.as_str()) else {
+            continue;
+        };
+        let Some(found) = agent.find(app, &instance).await? else {
+            anyhow::bail!(
+                "the container of the role {} is gone; `appliance app boot` makes a new one",
+                role.name
+            );
+        };
+        if action == ContainersAction::Start {
+            agent.docker.start(&found.id.0).await?;
+            if role.proxy.is_some()
+                && let Some(found) = agent.find(app, &instance).await?
+            {
+                agent
+                    .put_route(&accepted, role, effects::address(&found)?, &secrets)
+                    .await?;
+            }
+        } else {
+            // The route first, so that nobody is sent to a container that stops.
+            if let Some(proxy) = &role.proxy {
+                agent
+                    .proxy
+                    .remove_service(&ServiceName::parse(&proxy.service_name)?)
+                    .await?;
+            }
+            agent.docker.stop(&found.id.0, None).await?;
+        }
+        names.push(found.name);
+    }
+    if names.is_empty() {
+        anyhow::bail!("{app} has none of these roles on this host");
+    }
+    let what = if action == ContainersAction::Start {
+        "started"
+    } else {
+        "stopped"
+    };
+    Ok(done(format!("{what} {}", names.join(", "))))
+}
+
+fn wanted(roles: &[RoleName], role: &str) -> bool {
+    roles.is_empty() || roles.iter().any(|name| name.as_str() == role)
+}
+
+async fn stop_stale(agent: &Arc<Agent>, app: &str, rollout: &str, roles: &[RoleName]) -> anyhow::Result<End> {
+    let mut stopped = Vec::new();
+    for found in agent.containers(app).await? {
+        let Some(role) = found.labels.get(container::ROLE) else {
+            continue;
+        };
+        let stale = found
+            .labels
+            .get(container::ROLLOUT)
+            .is_none_or(|of| of != rollout);
+        if stale && wanted(roles, role) && matches!(found.state, State::Running | State::Restarting) {
+            agent.docker.stop(&found.id.0, None).await?;
+            stopped.push(found.name);
+        }
+    }
+    Ok(done(if stopped.is_empty() {
+        "no stale container runs".to_owned()
+    } else {
+        format!("stopped {}", stopped.join(", "))
+    }))
+}
+
+/// Removes stopped containers beyond `retain`, left-over one-off containers, and images that nothing needs.
+///
+/// # Errors
+/// When Docker, the ledgers or the store fail.
+pub async fn prune(
+    agent: &Arc<Agent>,
+    app: &str,
+    containers: bool,
+    images: bool,
+    retain: Option<u32>,
+) -> anyhow::Result<End> {
+    let state = agent.apps.read(app)?;
+    let Some(current) = &state.numbers.current else {
+        return Ok(not_deployed(app));
+    };
+    let mut said = Vec::new();
+    if containers {
+        let before = agent.containers(app).await?;
+        for found in &before {
+            let over = matches!(found.state, State::Exited | State::Dead | State::Created);
+            if over && found.labels.contains_key(exec::EXEC) {
+                agent.docker.remove(&found.id.0, false).await?;
+            }
+        }
+        agent.prune(app, current.release, retain).await?;
+        let after = agent.containers(app).await?.len();
+        said.push(format!(
+            "{} containers removed, {after} kept",
+            before.len().saturating_sub(after)
+        ));
+    }
+    if images {
+        agent.images.collect(&agent.apps).await?;
+        said.push("images that no release needs are removed".to_owned());
+    }
+    Ok(done(format!("{app}: {}", said.join("; "))))
+}

@@ -1,0 +1,42 @@
+//! `appliance app boot`: a release in new containers, without downtime.
+
+use appliance_push::change::{Expectation, Verb};
+
+use crate::developer::targets::{AppArgs, Targets};
+use crate::globals::Globals;
+use crate::wire::{self, End};
+use crate::{commands::rollback, ui};
+
+/// Starts the current release again, or that of `--version`.
+///
+/// # Errors
+/// When a host cannot be reached, has no such release, or it does not become healthy.
+pub async fn run(args: &AppArgs, globals: &Globals) -> anyhow::Result<()> {
+    let targets = Targets::find(args, globals).await?;
+    for host in &targets.hosts {
+        let app: wire::App = host.link.get(&format!("/v1/apps/{}", targets.app)).await?;
+        let current = app.current.as_ref();
+        let other = globals
+            .version
+            .as_ref()
+            .filter(|wanted| current.is_none_or(|current| current.version != **wanted));
+        let verb = match other {
+            Some(wanted) => Verb::Rollback {
+                to: Some(rollback::find(&app, wanted)?),
+            },
+            None => Verb::AppRestart,
+        };
+        let mut subject = targets.subject(host)?;
+        subject.expects = Expectation::Release(current.map(|current| current.number));
+        let step = ui::step(&format!("{}: boot", host.name));
+        match targets.change_as(host, subject, verb).await {
+            Ok(End::Done { message, .. }) => step.done(&message),
+            Ok(_) => step.done(""),
+            Err(error) => {
+                step.failed();
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! What is there: containers, images, versions, routes.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::developer::targets::{AppArgs, Target, Targets};
+use crate::globals::Globals;
+use crate::ui;
+use crate::wire::{App, ContainerRow, ImageRow, RouteRow};
+
+/// Which app, and how to print
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub app: AppArgs,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Asks every host and prints a table for each, or one JSON object.
+async fn each<T: DeserializeOwned + Serialize>(
+    args: &ListArgs,
+    globals: &Globals,
+    what: &str,
+    heading: &str,
+    show: impl Fn(&Target, Vec<T>),
+) -> anyhow::Result<()> {
+    let targets = Targets::find(&args.app, globals).await?;
+    let mut all = serde_json::Map::new();
+    for host in &targets.hosts {
+        let path = match what.strip_prefix('/') {
+            Some(whole) => format!("/v1/{whole}"),
+            None => format!("/v1/apps/{}/{what}", targets.app),
+        };
+        let rows: Vec<T> = host.link.get(&path).await?;
+        if args.json {
+            all.insert(host.name.clone(), serde_json::to_value(rows)?);
+            continue;
+        }
+        ui::line(&format!("{heading} Host: {}", host.name));
+        show(host, rows);
+        ui::line("");
+    }
+    if args.json {
+        ui::json(&all);
+    }
+    Ok(())
+}
+
+fn print_containers(rows: &[ContainerRow]) {
+    let cells = rows.iter().map(|row| {
+        vec![
+            row.id.clone(),
+            row.name.clone(),
+            row.role.clone().unwrap_or_else(|| "-".to_owned()),
+            row.version.clone().unwrap_or_else(|| "-".to_owned()),
+            row.status.clone(),
+            if row.current { "current" } else { "" }.to_owned(),
+        ]
+    });
+    ui::table(&["CONTAINER", "NAME", "ROLE", "VERSION", "STATUS", ""], cells);
+}
+
+/// Running containers of the app with their routes.
+///
+/// # Errors
+/// When a host cannot be asked.
+pub async fn details(args: &ListArgs, globals: &Globals) -> anyhow::Result<()> {
+    each::<ContainerRow>(args, globals, "containers", "App", |_, mut rows| {
+        rows.retain(|row| row.state == "running" || row.current);
+        print_containers(&rows);
+    })
+    .await
+}
+
+/// All containers of the app.
+///
+/// # Errors
+/// When a host cannot be asked.
+pub async fn containers(args: &ListArgs, globals: &Globals) -> anyhow::Result<()> {
+    each::<ContainerRow>(args, globals, "containers", "App", |_, rows| {
+        print_containers(&rows)
+    })
+    .await
+}
+
+/// Running containers that are not of the current release.
+///
+/// # Errors
+/// When a host cannot be asked.
+pub async fn stale(args: &ListArgs, globals: &Globals) -> anyhow::Result<()> {
+    each::<ContainerRow>(args, globals, "containers", "App", |_, mut rows| {
+        rows.retain(|row| row.state == "running" && !row.current && row.role.is_some());
+        if rows.is_empty() {
+            ui::line("no stale container runs");
+        } else {
+            print_containers(&rows);
+        }
+    })
+    .await
+}
+
+/// Images of the app.
+///
+/// # Errors
+/// When a host cannot be asked.
+pub async fn images(args: &ListArgs, globals: &Globals) -> anyhow::Result<()> {
+    each::<ImageRow>(args, globals, "images", "App", |_, rows| {
+        let cells = rows.iter().map(|row| {
+            vec![
+                row.names.first().cloned().unwrap_or_else(|| "-".to_owned()),
+                row.id.clone(),
+                row.created.clone().unwrap_or_else(|| "-".to_owned()),
+                ui::bytes(row.size),
+                if row.current { "current" } else { "" }.to_owned(),
+            ]
+        });
+        ui::table(&["IMAGE", "ID", "CREATED", "SIZE", ""], cells);
+    })
+    .await
+}
+
+/// Routes of the proxy.
+///
+/// # Errors
+/// When a host cannot be asked.
+pub async fn routes(args: &ListArgs, globals: &Globals) -> anyhow::Result<()> {
+    each::<RouteRow>(args, globals, "/proxy/services", "Proxy", |_, rows| {
+        let cells = rows.iter().map(|row| {
+            let targets: Vec<String> = row
+                .targets
+                .iter()
+                .map(|target| {
+                    format!(
+                        "{}{}",
+                        target.address,
+                        if target.healthy { "" } else { " (unhealthy)" }
+                    )
+                })
+                .collect();
+            vec![
+                row.service.clone(),
+                if row.hosts.is_empty() {
+                    "*".to_owned()
+                } else {
+                    row.hosts.join(",")
+                },
+                row.paths.join(","),
+                targets.join(","),
+                row.state.clone(),
+                if row.tls { "yes" } else { "no" }.to_owned(),
+            ]
+        });
+        ui::table(&["SERVICE", "HOST", "PATH", "TARGET", "STATE", "TLS"], cells);
+        for row in &rows {
+            for problem in &row.problems {
+                ui::line(&format!("problem {}: {problem}", row.service));
+            }
+        }
+    })
+    .await
+}
+
+/// The version that serves.
+///
+/// # Errors
+/// When a host cannot be asked.
+pub async fn version(args: &ListArgs, globals: &Globals) -> anyhow::Result<()> {
+    let targets = Targets::find(&args.app, globals).await?;
+    let mut all = serde_json::Map::new();
+    for host in &targets.hosts {
+        let app: App = host.link.get(&format!("/v1/apps/{}", targets.app)).await?;
+        let version = app.current.map(|release| release.version);
+        if args.json {
+            all.insert(host.name.clone(), serde_json::to_value(version)?);
+        } else {
+            ui::line(&format!("App Host: {}", host.name));
+            ui::line(version.as_deref().unwrap_or("nothing serves"));
+            ui::line("");
+        }
+    }
+    if args.json {
+        ui::json(&all);
+    }
+    Ok(())
+}
