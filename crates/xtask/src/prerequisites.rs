@@ -19,6 +19,8 @@ const PACKAGES: &[(&str, &str)] = &[
     // Statically linked, for images of one file.
     ("busybox", "busybox-static"),
     ("skopeo", "skopeo"),
+    // For templates beyond the native subset of ERB.
+    ("ruby", "ruby"),
 ];
 
 /// Where Docker listens.

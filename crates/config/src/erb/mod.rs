@@ -236,14 +236,23 @@ pub fn render(text: &str, file: &Path, ctx: &mut Context<'_>) -> Result<Rendered
     };
     match result {
         Ok((out, marks)) => Ok(rendered(out, marks)),
-        Err(ErbError::Unsupported { line, column, what }) => {
+        // What our parser takes for bad Ruby may be good Ruby: where there is one, Ruby decides.
+        Err(ours @ (ErbError::Unsupported { .. } | ErbError::Syntax { .. })) => {
             // Ruby starts from what the file found, not from what our attempt left.
             ctx.env = before;
             let Some(ruby) = crate::runner::find_on_path("ruby", &ctx.env) else {
-                return Err(ErbError::Unsupported { line, column, what });
+                return Err(ours);
             };
-            let out = ruby::render(text, file, &ruby, ctx)?;
-            Ok(rendered(out, Vec::new()))
+            match ruby::render(text, file, &ruby, ctx) {
+                Ok(out) => Ok(rendered(out, Vec::new())),
+                // Both agree, and our place is the better one.
+                Err(ErbError::Raised { class, .. })
+                    if class == "SyntaxError" && matches!(ours, ErbError::Syntax { .. }) =>
+                {
+                    Err(ours)
+                }
+                Err(theirs) => Err(theirs),
+            }
         }
         Err(other) => Err(other),
     }
