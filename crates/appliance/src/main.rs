@@ -27,6 +27,7 @@ use clap::Parser as _;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    appliance_config::yaml::silence_caught_panics();
     let arguments = match aliases::expand(arguments()) {
         Ok(arguments) => arguments,
         Err(error) => return failed(&error),

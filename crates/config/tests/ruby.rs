@@ -29,7 +29,9 @@ fn render_all(templates: &[&str]) -> Option<Vec<Result<String, ErbError>>> {
     let mut context = Context {
         env,
         directory: directory.path().to_owned(),
-        runner: &ProcessRunner { forward_stderr: false },
+        runner: &ProcessRunner {
+            forward_stderr: false,
+        },
         now: jiff::Zoned::default(),
     };
     let rendered = templates

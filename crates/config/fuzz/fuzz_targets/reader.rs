@@ -6,7 +6,7 @@
 
 use appliance_config::yaml::read;
 
-libfuzzer_sys::fuzz_target!(|text: &str| {
+libfuzzer_sys::fuzz_target!(init: appliance_config::yaml::silence_caught_panics(), |text: &str| {
     if let Ok(document) = read(text, 0, &|line, column| (line, column))
         && let Some(root) = document.root
     {

@@ -18,7 +18,7 @@ impl Runner for Nothing {
     }
 }
 
-libfuzzer_sys::fuzz_target!(|text: &str| {
+libfuzzer_sys::fuzz_target!(init: appliance_config::yaml::silence_caught_panics(), |text: &str| {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let config = directory.path().join("config");
     std::fs::create_dir(&config).expect("an empty directory");

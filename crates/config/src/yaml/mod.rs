@@ -4,7 +4,7 @@ mod reader;
 mod scalar;
 pub mod tree;
 
-pub use reader::{Document, YamlError, read};
+pub use reader::{Document, YamlError, read, silence_caught_panics};
 
 #[cfg(test)]
 mod tests;

@@ -177,3 +177,10 @@ fn a_block_scalar_may_end_the_file_without_a_line_break() {
         assert_eq!(root.get("a").expect("a").value, text(meaning), "{written:?}");
     }
 }
+
+#[test]
+fn what_makes_the_library_panic_is_an_error_with_its_place() {
+    let error = load("a: 1\nb: [x, !foo, y]\n").expect_err("refused");
+    assert_eq!((error.place.line, error.place.column), (2, 6), "{error}");
+    assert!(error.hint.is_some());
+}
