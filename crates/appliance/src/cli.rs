@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    app, audit, bootstrap, cloud_init, config, details, docs, host, init, keys, listing, proxy, proxy_verbs,
-    prune, push, registry, rollback, sandbox, secrets, server, status, upgrade,
+    app, audit, bootstrap, certificates, cloud_init, config, details, docs, host, init, keys, listing, proxy,
+    proxy_verbs, prune, push, registry, rollback, sandbox, secrets, server, status, upgrade,
 };
 use crate::globals::Globals;
 use crate::{agent, receive, ui};
@@ -76,6 +76,9 @@ enum Command {
     /// List, enroll and remove the keys a host obeys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// List, renew and revoke the certificates that a host had from a certificate authority
+    #[command(subcommand)]
+    Certificates(certificates::CertificatesCommand),
     /// A throw-away server in a local container
     #[command(subcommand)]
     Sandbox(sandbox::SandboxCommand),
@@ -124,6 +127,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(args) => return config::run(&args, globals),
         Command::Secrets(command) => return secrets::run(&command, globals),
         Command::Audit(args) => block_on(audit::run(&args, globals))?,
+        Command::Certificates(command) => block_on(certificates::run(&command, globals))?,
         Command::Keys(command) => block_on(keys::run(&command, globals))?,
         Command::Sandbox(command) => block_on(sandbox::run(&command))?,
         Command::Bootstrap(args) => return bootstrap::run(&args),

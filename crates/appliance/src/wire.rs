@@ -13,6 +13,7 @@
 //! | `POST /v1/sessions/{id}?rows=R&columns=C` | [`appliance_push::session`] frames, in both bodies |
 //! | `GET /v1/ca` | the local CA's certificate, PEM |
 //! | `GET /v1/keys` | list of [`Key`] |
+//! | `GET /v1/certificates` | list of [`Certificate`] |
 //! | `GET /v1/audit?last=N` | records, newest last |
 //! | `GET /v1/audit/verify` | [`AuditProof`] |
 //! | `POST /v1/images/have` | [`appliance_push::store::HaveQuery`] → [`appliance_push::store::HaveAnswer`] |
@@ -148,6 +149,25 @@ pub struct Key {
     pub permissions: Vec<String>,
     /// Whose it is.
     pub comment: String,
+}
+
+/// A certificate that the host had from a certificate authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The host name.
+    pub name: String,
+    /// The proxy's service that shows it; absent when no app uses the name any more.
+    pub service: Option<String>,
+    /// Directory of the authority; absent while there is no certificate.
+    pub authority: Option<String>,
+    /// Valid from.
+    pub not_before: Option<Timestamp>,
+    /// Valid until.
+    pub not_after: Option<Timestamp>,
+    /// When it is renewed.
+    pub renewal: Option<Timestamp>,
+    /// Why the last order failed, if it did.
+    pub failure: Option<String>,
 }
 
 /// The outcome of checking the audit chain.

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::checked;
+use crate::edge::{Acme, Edge};
 use crate::extension::Credentials;
 use crate::problem::{Problem, Problems};
 use crate::source::Sources;
@@ -47,6 +48,10 @@ pub struct Host {
     pub hardening: Hardening,
     /// Swap: `auto` (none if there is any, or with 4 GiB of memory), `off`, or a size.
     pub swap: Swap,
+    /// Certificates for apps with `ssl: true`.
+    pub acme: Acme,
+    /// What the proxy holds every visitor to.
+    pub proxy: Edge,
     /// IANA name of the host's time zone; left as it is by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[A-Za-z]+(/[A-Za-z0-9_+-]+)*$"))]

@@ -10,6 +10,7 @@
 //! Only [`erb`] and [`secrets`] run commands, and only through [`runner::Runner`].
 
 mod checked;
+pub mod edge;
 pub mod erb;
 pub mod extension;
 pub mod host;

@@ -158,10 +158,13 @@ fn service(service: &Service, say: &mut dyn FnMut(String)) {
         say(format!("canonical_host {canonical} is not among hosts"));
     }
     if let Some(tls) = &service.tls
-        && tls.certificate == Certificate::LocalCa
+        && matches!(
+            tls.certificate,
+            Certificate::LocalCa | Certificate::PerHost { .. }
+        )
         && service.hosts.is_empty()
     {
-        say("tls with the local CA needs hosts to sign for".into());
+        say("tls with a certificate that is made here needs hosts to make it for".into());
     }
     for (name, value) in &service.response_headers {
         if name.parse::<http::HeaderName>().is_err() || value.parse::<http::HeaderValue>().is_err() {
@@ -213,7 +216,7 @@ mod tests {
         service b: health_check.interval_ms is 1, must be 50 to 3600000
         service b: h with path / already belongs to service a
         service b is listed twice
-        service c: tls with the local CA needs hosts to sign for
+        service c: tls with a certificate that is made here needs hosts to make it for
         service c: response_headers: "a b" is not a valid header field
         "#);
     }

@@ -87,7 +87,12 @@ async fn https(worker: &Rc<Worker>, stream: TcpStream, peer: Rc<Peer>) {
         return;
     };
     worker.shared.handshakes.fetch_add(1, Ordering::Relaxed);
-    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+    let protocol = stream.get_ref().1.alpn_protocol();
+    if protocol == Some(crate::challenges::ACME_TLS) {
+        // The handshake was the answer (RFC 8737 §3).
+        return;
+    }
+    if protocol == Some(b"h2") {
         Box::pin(http2(worker, stream, peer)).await;
     } else {
         Box::pin(h1::serve(worker, stream, peer)).await;

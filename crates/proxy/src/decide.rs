@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Response, StatusCode};
 
 use crate::options::Scheme;
 use crate::snapshot::Gate;
@@ -36,6 +37,11 @@ pub(crate) enum Decision<'t> {
         status: StatusCode,
         location: String,
     },
+    /// The proxy answers with this.
+    Own {
+        route: Option<&'t Arc<Route>>,
+        response: Response<Bytes>,
+    },
     /// The proxy answers by itself; an empty message stands for the status's own words.
     Answer {
         route: Option<&'t Arc<Route>>,
@@ -47,6 +53,12 @@ pub(crate) enum Decision<'t> {
 /// Decides.
 pub(crate) fn decide<'t>(table: &'t Table, ask: &Ask<'_>) -> Decision<'t> {
     let path = ask.target.split('?').next().unwrap_or_default();
+    if let Some(response) = table.challenges.answer(path) {
+        return Decision::Own {
+            route: None,
+            response,
+        };
+    }
     let Some(found) = table.find(ask.host, path) else {
         return Decision::Answer {
             route: None,

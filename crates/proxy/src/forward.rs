@@ -227,6 +227,7 @@ pub(crate) async fn handle(
                 status,
                 message,
             } => (route, own(pages::page(status, message))),
+            Decision::Own { route, response } => (route, own(response)),
             Decision::Forward { route, strip } => {
                 let words = (route.service.log.requests && worker.shared.access_log.is_on())
                     .then(|| Words::of(&host, &request));

@@ -14,12 +14,13 @@
 //! | `h1`, `link`, `buffer`, `clock`, `wakers` | the HTTP/1.1 engine and what it stands on |
 //! | `forward`, `pool` | HTTP/2 clients, by hyper |
 //! | `manager`, `store`, [`control`] | changes: checked, written down, made live |
-//! | `tls`, [`local_ca`] | certificates by host |
+//! | `tls`, [`local_ca`], `challenges` | certificates by host, answers to certificate authorities |
 //! | `run`, `worker` | threads and listeners |
 
 mod access_log;
 mod assign;
 mod buffer;
+mod challenges;
 mod check;
 mod clock;
 mod connection;
@@ -50,6 +51,7 @@ mod upstream;
 mod wakers;
 mod worker;
 
+pub use challenges::Challenge;
 pub use control::Client;
 pub use options::Options;
 pub use run::{Proxy, RunError, run};

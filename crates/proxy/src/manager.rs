@@ -8,6 +8,7 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use crate::challenges::Challenge;
 use crate::check;
 use crate::control::{Applied, CertificatePem, Drained, Refusal, RefusalCode, ServiceStats, ServiceStatus};
 use crate::health;
@@ -158,30 +159,37 @@ impl Manager {
         let before = self.shared.table.load_full();
         let workers = self.shared.workers;
         let https_port = snapshot.settings.public_https_port.or(self.shared.https_port);
-        let table = Arc::new(Table::build(&snapshot, certificates, https_port, |service| {
-            let old = before.routes.get(&service.name);
-            let one = |address: &UpstreamAddress| {
-                old.and_then(|old| old.every_upstream().find(|upstream| upstream.address == *address))
-                    .cloned()
-                    .unwrap_or_else(|| Arc::new(Upstream::new(address.clone(), workers)))
-            };
-            let live = |addresses: &[UpstreamAddress]| addresses.iter().map(one).collect();
-            let counters = match old {
-                Some(old) => Arc::clone(&old.counters),
-                None => (0..workers).map(|_| Counters::default()).collect(),
-            };
-            Live {
-                upstreams: live(&service.upstreams),
-                canary: live(
-                    service
-                        .canary
-                        .as_ref()
-                        .map_or(&[][..], |canary| &canary.upstreams),
-                ),
-                readers: live(&service.read_upstreams),
-                counters,
-            }
-        }));
+        let challenges = Arc::clone(&self.shared.challenges);
+        let table = Arc::new(Table::build(
+            &snapshot,
+            certificates,
+            challenges,
+            https_port,
+            |service| {
+                let old = before.routes.get(&service.name);
+                let one = |address: &UpstreamAddress| {
+                    old.and_then(|old| old.every_upstream().find(|upstream| upstream.address == *address))
+                        .cloned()
+                        .unwrap_or_else(|| Arc::new(Upstream::new(address.clone(), workers)))
+                };
+                let live = |addresses: &[UpstreamAddress]| addresses.iter().map(one).collect();
+                let counters = match old {
+                    Some(old) => Arc::clone(&old.counters),
+                    None => (0..workers).map(|_| Counters::default()).collect(),
+                };
+                Live {
+                    upstreams: live(&service.upstreams),
+                    canary: live(
+                        service
+                            .canary
+                            .as_ref()
+                            .map_or(&[][..], |canary| &canary.upstreams),
+                    ),
+                    readers: live(&service.read_upstreams),
+                    counters,
+                }
+            },
+        ));
         self.shared.table.store(Arc::clone(&table));
         let live: BTreeSet<u64> = table
             .routes
@@ -248,6 +256,13 @@ impl Manager {
                 },
                 Certificate::Files { chain, key } => read_files(chain, key).map_err(|error| words(&error)),
                 Certificate::LocalCa => self.local_leaf(state, &service.hosts),
+                Certificate::PerHost { local_ca } => {
+                    let missing = self.per_host(state, &service.hosts, local_ca, &mut certificates);
+                    if !missing.is_empty() {
+                        problems.insert(service.name.clone(), missing);
+                    }
+                    continue;
+                }
             };
             match key {
                 Ok(key) if service.hosts.is_empty() => certificates.set_fallback(&key),
@@ -260,6 +275,29 @@ impl Manager {
         }
         state.certificate_problems = problems;
         Ok(certificates)
+    }
+
+    /// Adds each host's own certificate; tells of the hosts without one, which costs only those.
+    fn per_host(
+        &self,
+        state: &mut State,
+        hosts: &[HostPattern],
+        local_ca: &[HostPattern],
+        certificates: &mut Certificates,
+    ) -> String {
+        let mut missing = Vec::new();
+        for host in hosts {
+            let key = match state.certificates.get(&CertificateName::of_host(host)) {
+                Some(key) => Ok(Arc::clone(key)),
+                None if local_ca.contains(host) => self.local_leaf(state, std::slice::from_ref(host)),
+                None => Err(format!("there is no certificate for {host} yet")),
+            };
+            match key {
+                Ok(key) => certificates.add(std::slice::from_ref(host), &key),
+                Err(why) => missing.push(why),
+            }
+        }
+        missing.join("; ")
     }
 
     fn local_leaf(&self, state: &mut State, hosts: &[HostPattern]) -> Result<Arc<CertifiedKey>, String> {
@@ -395,16 +433,30 @@ impl Manager {
         Ok(state.applied(None, true))
     }
 
+    /// See [`crate::Client::put_challenge`].
+    pub(crate) fn put_challenge(&self, challenge: &Challenge) -> Result<(), Refusal> {
+        let put = self.shared.challenges.put(challenge, std::time::Instant::now());
+        put.or_else(|why| refuse(RefusalCode::Invalid, why))
+    }
+
+    /// See [`crate::Client::remove_challenge`].
+    pub(crate) fn remove_challenge(&self, challenge: &Challenge) {
+        self.shared.challenges.remove(challenge);
+    }
+
     /// See [`crate::Client::remove_certificate`].
     pub(crate) async fn remove_certificate(&self, name: &CertificateName) -> Result<Applied, Refusal> {
         self.thawed().await;
         let mut state = self.state.lock().await;
-        let wanted = Certificate::Named(name.clone());
-        let user = state
-            .snapshot
-            .services
-            .iter()
-            .find(|service| service.tls.as_ref().is_some_and(|tls| tls.certificate == wanted));
+        let shows = |service: &&Service| match service.tls.as_ref().map(|tls| &tls.certificate) {
+            Some(Certificate::Named(shown)) => shown == name,
+            Some(Certificate::PerHost { .. }) => {
+                let mut hosts = service.hosts.iter();
+                hosts.any(|host| CertificateName::of_host(host) == *name)
+            }
+            _ => false,
+        };
+        let user = state.snapshot.services.iter().find(shows);
         if let Some(user) = user {
             return Err(Refusal {
                 code: RefusalCode::InUse,

@@ -118,6 +118,15 @@ text_name! {
     PathPrefix, parse_path_prefix
 }
 
+impl CertificateName {
+    /// The name under which a host's own certificate is handed over: `host.` and the host, with `_.` for `*.`.
+    pub fn of_host(host: &HostPattern) -> Self {
+        let plain = host.as_str().trim_start_matches('[').trim_end_matches(']');
+        // Brackets and colons of an IPv6 address are no letters of a certificate's name.
+        Self(format!("host.{}", plain.replace('*', "_").replace(':', "-")).into())
+    }
+}
+
 impl HostPattern {
     /// The part after `*.` of a wildcard.
     pub fn wildcard_suffix(&self) -> Option<&str> {

@@ -1,5 +1,6 @@
 //! What all threads see.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Instant;
 
@@ -8,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::access_log::AccessLog;
+use crate::challenges::Challenges;
 use crate::table::Table;
 
 /// Shared by the workers and by the control thread.
@@ -43,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) abort: CancellationToken,
     /// Where requests are logged.
     pub(crate) access_log: AccessLog,
+    /// Answers to certificate authorities.
+    pub(crate) challenges: Arc<Challenges>,
     /// Start of the process.
     pub(crate) started: Instant,
 }
@@ -70,6 +74,7 @@ impl Shared {
             stopping: CancellationToken::new(),
             abort: CancellationToken::new(),
             access_log,
+            challenges: Arc::default(),
             started,
         }
     }

@@ -235,6 +235,13 @@ pub struct Tls {
 pub enum Certificate {
     /// Signed by the local CA in the proxy's state directory, which is created when absent: for development.
     LocalCa,
+    /// Each host shows its own certificate, handed over as [`CertificateName::of_host`]; a host without one costs only
+    /// itself.
+    PerHost {
+        /// Hosts that show one of the local CA while they have none of their own.
+        #[serde(default)]
+        local_ca: Vec<HostPattern>,
+    },
     /// Handed over earlier under this name by `put_certificate`.
     Named(CertificateName),
     /// PEM files that the proxy can read; read again when they change.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::assign::Lane;
+use crate::challenges::Challenges;
 use crate::names::{HostPattern, ServiceName};
 use crate::snapshot::{Service, Settings, Snapshot};
 use crate::stats::Counters;
@@ -22,6 +23,8 @@ pub(crate) struct Table {
     pub(crate) settings: Settings,
     pub(crate) trusted: crate::headers::Networks,
     pub(crate) certificates: Certificates,
+    /// Shared with every other table.
+    pub(crate) challenges: Arc<Challenges>,
     exact: HashMap<Box<str>, Prefixes>,
     wildcard: HashMap<Box<str>, Prefixes>,
     any: Prefixes,
@@ -75,6 +78,7 @@ impl Table {
     pub(crate) fn build(
         snapshot: &Snapshot,
         certificates: Certificates,
+        challenges: Arc<Challenges>,
         https_port: Option<u16>,
         mut live: impl FnMut(&Service) -> Live,
     ) -> Self {
@@ -83,6 +87,7 @@ impl Table {
             settings: snapshot.settings.clone(),
             trusted: crate::headers::Networks::parse(&snapshot.settings.trusted_proxies).unwrap_or_default(),
             certificates,
+            challenges,
             ..Self::default()
         };
         for service in &snapshot.services {

@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::challenges::ACME_TLS;
 use crate::control::CertificatePem;
 use crate::names::HostPattern;
 use crate::shared::Shared;
@@ -46,6 +47,25 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 
 /// Reads a chain and its key, and checks that they belong together.
 pub(crate) fn load(pem: &CertificatePem) -> Result<Arc<CertifiedKey>, CertificateError> {
+    let (chain, key) = read(pem)?;
+    CertifiedKey::from_der(chain, key, &provider())
+        .map(Arc::new)
+        .map_err(CertificateError::Mismatch)
+}
+
+/// The same for an answer of tls-alpn-01, whose critical extension no ordinary reader of certificates accepts.
+pub(crate) fn load_answer(pem: &CertificatePem) -> Result<Arc<CertifiedKey>, CertificateError> {
+    let (chain, key) = read(pem)?;
+    let key = provider()
+        .key_provider
+        .load_private_key(key)
+        .map_err(CertificateError::Mismatch)?;
+    Ok(Arc::new(CertifiedKey::new(chain, key)))
+}
+
+type Read = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn read(pem: &CertificatePem) -> Result<Read, CertificateError> {
     let chain = CertificateDer::pem_slice_iter(pem.chain.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| CertificateError::Chain(Some(error)))?;
@@ -53,9 +73,7 @@ pub(crate) fn load(pem: &CertificatePem) -> Result<Arc<CertifiedKey>, Certificat
         return Err(CertificateError::Chain(None));
     }
     let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).map_err(CertificateError::Key)?;
-    CertifiedKey::from_der(chain, key, &provider())
-        .map(Arc::new)
-        .map_err(CertificateError::Mismatch)
+    Ok((chain, key))
 }
 
 /// Which certificate is shown for which server name.
@@ -102,12 +120,22 @@ impl Certificates {
     }
 }
 
+/// Whether a certificate authority looks for its answer: it offers `acme-tls/1` and nothing else (RFC 8737 §3).
+fn is_challenge(hello: &ClientHello<'_>) -> bool {
+    hello.alpn().is_some_and(|mut offered| {
+        offered.next().is_some_and(|first| first == ACME_TLS) && offered.next().is_none()
+    })
+}
+
 /// Looks certificates up in the live table, so that a switch needs no new listener.
 #[derive(Debug)]
 struct Resolver(Arc<Shared>);
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if is_challenge(&hello) {
+            return self.0.challenges.certificate(hello.server_name());
+        }
         self.0.table.load().certificates.get(hello.server_name())
     }
 }
@@ -118,7 +146,7 @@ pub(crate) fn server_config(shared: &Arc<Shared>) -> Result<ServerConfig, rustls
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Resolver(Arc::clone(shared))));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), ACME_TLS.to_vec()];
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;

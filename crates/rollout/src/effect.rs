@@ -35,6 +35,8 @@ pub enum Effect {
     },
     /// Decrypt the secrets of the release into memory. `Create` after a restart has to do the same for itself.
     UnsealSecrets,
+    /// Have a certificate for every host of the release, before the first visitor comes.
+    Certify,
     /// Give the old and the new container of this role the union of their assets.
     BridgeAssets {
         /// The role.
@@ -110,6 +112,7 @@ impl Effect {
             Effect::Verify
                 | Effect::Pull { .. }
                 | Effect::UnsealSecrets
+                | Effect::Certify
                 | Effect::AwaitReady { .. }
                 | Effect::Drain { .. }
                 | Effect::Watch { .. }
@@ -123,7 +126,7 @@ impl Effect {
         let margin = SignedDuration::from_secs(30);
         match self {
             Effect::Pull { .. } | Effect::Prune => SignedDuration::from_secs(1800),
-            Effect::BridgeAssets { .. } => SignedDuration::from_secs(600),
+            Effect::BridgeAssets { .. } | Effect::Certify => SignedDuration::from_secs(600),
             Effect::RunReleaseCommand => timing.command + margin,
             Effect::AwaitReady { until, .. } | Effect::Drain { until, .. } | Effect::Watch { until } => {
                 now.duration_until(*until).max(SignedDuration::ZERO) + margin
@@ -146,6 +149,7 @@ impl fmt::Display for Effect {
             Effect::Verify => write!(f, "check the release"),
             Effect::Pull { image } => write!(f, "fetch the image {image}"),
             Effect::UnsealSecrets => write!(f, "unseal the secrets"),
+            Effect::Certify => write!(f, "have the certificates"),
             Effect::BridgeAssets { role } => write!(f, "bridge the assets of {role}"),
             Effect::RunReleaseCommand => write!(f, "run the release command"),
             Effect::Create { instance } => write!(f, "create {instance}"),

@@ -70,6 +70,12 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -
             ),
         },
         (&Method::GET, ["v1", "keys"]) => json(&keys(&agent, &sight)),
+        (&Method::GET, ["v1", "certificates"]) => {
+            let specs = agent.served(&|app| sight.app(app));
+            let mut found = agent.certificates.list(&specs.iter().collect::<Vec<_>>());
+            found.retain(|certificate| sight.host() || certificate.service.is_some());
+            json(&found)
+        }
         (&Method::GET, ["v1", "audit"]) => audit(agent, sight, request.uri().query()).await,
         (&Method::GET, ["v1", "audit", "verify"]) => verify_audit(agent).await,
         (&Method::POST, ["v1", "images", "have"]) => have(agent, request).await,

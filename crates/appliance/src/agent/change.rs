@@ -134,6 +134,9 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience) -> En
         (Verb::KeyAdd { .. } | Verb::KeyRemove { .. }, _) => keys(agent, verified),
         // No lease: a console that stays open for a day must not keep anybody from deploying.
         (Verb::AppExec(_) | Verb::HostExec { .. }, _) => exec::begin(agent, verified).await,
+        (verb @ (Verb::CertificateRenew { .. } | Verb::CertificateRevoke { .. }), _) => {
+            Ok(super::certificates::change(agent, verb).await)
+        }
         (verb, Some(app)) => {
             let app = app_id(app, change.destination.as_ref());
             let holder = Holder {

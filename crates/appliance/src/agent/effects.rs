@@ -45,6 +45,9 @@ pub enum EffectError {
     /// The proxy.
     #[error(transparent)]
     Proxy(#[from] appliance_proxy::control::ControlError),
+    /// The certificates.
+    #[error(transparent)]
+    Certificates(#[from] super::certificates::CertificatesError),
     /// The release names something that the proxy cannot serve.
     #[error("the release cannot be routed")]
     Route(#[source] appliance_proxy::names::NameError),
@@ -129,6 +132,7 @@ impl Effects {
             Effect::Verify => self.verify(),
             Effect::Pull { .. } => self.pull().await,
             Effect::UnsealSecrets => self.secrets(self.plan.new.release).map(drop),
+            Effect::Certify => self.certify().await,
             Effect::BridgeAssets { .. } => Ok(()),
             Effect::RunReleaseCommand => self.release_command().await,
             Effect::Create { instance } => self.create(instance).await,
@@ -205,6 +209,13 @@ impl Effects {
         let secrets = self.secrets(self.plan.new.release)?;
         self.agent.images.fetch(&accepted.release.image, &secrets).await?;
         Ok(())
+    }
+
+    async fn certify(&self) -> Result<(), EffectError> {
+        let accepted = self.accepted(self.plan.new.release)?;
+        let roles = accepted.release.roles.iter();
+        let specs: Vec<_> = roles.filter_map(|role| role.proxy.as_ref()).collect();
+        Ok(self.agent.certificates.ensure(&specs).await?)
     }
 
     async fn container(&self, instance: &Instance) -> Result<ContainerInfo, EffectError> {

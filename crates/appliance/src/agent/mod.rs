@@ -7,11 +7,12 @@
 //!   Docker events ─► keeper ─► routes kept true, dead containers reported to the drive
 //! ```
 //!
-//! Long-lived tasks: the server (one per connection), one drive per app at most, the keeper.
+//! Long-lived tasks: the server (one per connection), one drive per app at most, the keeper, the renewal of certificates.
 //! The agent may be killed at any instant: what it was doing is on disk, and `recover` goes on with it.
 
 mod api;
 mod apps;
+mod certificates;
 mod change;
 mod container;
 mod door;
@@ -45,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 pub use server::preamble;
 
 use self::apps::Apps;
+use self::certificates::Certificates;
 use self::drive::Drives;
 use self::gate::Gate;
 use self::identity::Identity;
@@ -90,6 +92,7 @@ pub struct Agent {
     sessions: exec::Sessions,
     docker: Arc<dyn Engine>,
     proxy: appliance_proxy::Client,
+    certificates: Certificates,
     state: PathBuf,
     started: Timestamp,
 }
@@ -117,13 +120,14 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
     tracing::info!("the agent of {} listens on {}", agent.host, args.socket.display());
     let stop = CancellationToken::new();
     let keeper = tokio::spawn(keeper::keep(Arc::clone(&agent), stop.clone()));
+    let certificates = tokio::spawn(certificates::keep(Arc::clone(&agent), stop.clone()));
     let server = tokio::spawn(server::serve(listener, Arc::clone(&agent), stop.clone()));
     notify_ready();
     let watchdog = tokio::spawn(watchdog(stop.clone()));
     stop_signal().await?;
     tracing::info!("stopping; rollouts in progress go on at the next start");
     stop.cancel();
-    let _ended = tokio::join!(server, keeper, watchdog);
+    let _ended = tokio::join!(server, keeper, certificates, watchdog);
     Ok(())
 }
 
@@ -146,6 +150,11 @@ impl Agent {
             sessions: exec::Sessions::default(),
             docker,
             proxy: appliance_proxy::Client::new(&args.proxy),
+            certificates: Certificates::open(
+                &args.config,
+                &args.state,
+                appliance_proxy::Client::new(&args.proxy),
+            ),
             state: args.state.clone(),
             started,
         })

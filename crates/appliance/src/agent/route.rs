@@ -9,11 +9,15 @@ use appliance_proxy::names::{
 use appliance_proxy::snapshot::{Certificate, HealthCheck, Service, Tls};
 use appliance_push::change::{self, ProxySpec};
 
-/// The service of one proxied role, served by containers at `upstreams`.
+/// The service of one proxied role, served by containers at `upstreams`; the hosts in `local_ca` show the host's own CA.
 ///
 /// # Errors
 /// When a host, path or name of the release is not one the proxy can serve.
-pub fn service(spec: &ProxySpec, upstreams: &[IpAddr]) -> Result<Service, NameError> {
+pub fn service(
+    spec: &ProxySpec,
+    upstreams: &[IpAddr],
+    local_ca: Vec<HostPattern>,
+) -> Result<Service, NameError> {
     let name = ServiceName::parse(&spec.service_name)?;
     let hosts = spec
         .hosts
@@ -34,7 +38,7 @@ pub fn service(spec: &ProxySpec, upstreams: &[IpAddr]) -> Result<Service, NameEr
         change::Tls::Off => None,
         change::Tls::Auto => Some(Tls {
             redirect: spec.ssl_redirect,
-            certificate: Certificate::LocalCa,
+            certificate: Certificate::PerHost { local_ca },
         }),
         change::Tls::Secrets { .. } => Some(Tls {
             redirect: spec.ssl_redirect,

@@ -60,6 +60,7 @@ impl Agent {
                 None
             }
         };
+        problems.extend(self.certificates.problems(Timestamp::now()));
         let mut apps = Vec::new();
         match self.apps.ids() {
             Ok(ids) => {

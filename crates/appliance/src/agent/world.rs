@@ -69,7 +69,8 @@ impl Agent {
             let name = route::certificate_name(spec).map_err(EffectError::Route)?;
             self.proxy.put_certificate(&name, &pem).await?;
         }
-        let mut service = route::service(spec, &[address]).map_err(EffectError::Route)?;
+        let mut service = route::service(spec, &[address], self.certificates.local_hosts(spec))
+            .map_err(EffectError::Route)?;
         // A stopped app stays stopped over a rollout, as in Kamal (Kamal's `app maintenance`).
         let app = app_id(&accepted.release.service, accepted.release.destination.as_ref());
         if let Some(message) = self.apps.read(&app)?.stopped {

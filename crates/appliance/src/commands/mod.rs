@@ -4,6 +4,7 @@ pub mod app;
 pub mod audit;
 pub mod boot;
 pub mod bootstrap;
+pub mod certificates;
 pub mod cloud_init;
 pub mod config;
 pub mod details;

@@ -124,11 +124,18 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
 
 /// Where the local CA signs, visitors' browsers will complain; whoever pushes should not learn it from them.
 async fn tell_trust(link: &Link, config: &appliance_config::Resolved) {
+    let issued: Vec<wire::Certificate> = link.get("/v1/certificates").await.unwrap_or_default();
+    let is_issued = |host: &String| {
+        issued
+            .iter()
+            .any(|one| one.name == *host && one.not_after.is_some())
+    };
     let local_ca = config
         .roles
         .iter()
         .filter_map(|role| role.proxy.as_ref())
-        .any(|proxy| proxy.ssl && proxy.custom_certificate.is_none());
+        .filter(|proxy| proxy.ssl && proxy.custom_certificate.is_none())
+        .any(|proxy| !proxy.hosts.iter().all(is_issued));
     if local_ca && link.get_bytes("/v1/ca").await.is_ok() {
         ui::note("the certificate is signed by the host's own CA, which browsers do not trust by themselves");
     }

@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 use super::{
     Applied, CertificatePem, Drain, Drained, Probe, Probed, Refusal, ServiceStats, ServiceStatus, Status,
 };
+use crate::challenges::Challenge;
 use crate::names::{CertificateName, ServiceName, UpstreamAddress};
 use crate::snapshot::{Gate, HealthCheck, Service, Snapshot};
 
@@ -228,6 +229,24 @@ impl Client {
     /// Refused while a service names it.
     pub async fn remove_certificate(&self, name: &CertificateName) -> Result<Applied, ControlError> {
         self.call::<(), _>(Method::DELETE, &format!("/v1/certificates/{name}"), None, PROMPT)
+            .await
+    }
+
+    /// Gives an answer to a certificate authority, for at most an hour.
+    ///
+    /// # Errors
+    /// Refused when it is no answer that can be given.
+    pub async fn put_challenge(&self, challenge: &Challenge) -> Result<(), ControlError> {
+        self.call(Method::PUT, "/v1/challenge", Some(challenge), PROMPT)
+            .await
+    }
+
+    /// Withdraws an answer. Fine when it is not given.
+    ///
+    /// # Errors
+    /// When the proxy cannot be asked.
+    pub async fn remove_challenge(&self, challenge: &Challenge) -> Result<(), ControlError> {
+        self.call(Method::DELETE, "/v1/challenge", Some(challenge), PROMPT)
             .await
     }
 

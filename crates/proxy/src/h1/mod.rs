@@ -297,6 +297,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                 status,
                 message,
             } => return own(route, pages::page(status, message)),
+            Decision::Own { route, response } => return own(route, response),
         };
         let upgrade = head.options.upgrade && head.upgrade.is_some() && head.minor == 1 && no_body;
         let view = rewrite::View {

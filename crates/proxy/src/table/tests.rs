@@ -19,7 +19,13 @@ fn table(services: Vec<Service>) -> Table {
         services,
         ..Snapshot::default()
     };
-    Table::build(&snapshot, Certificates::default(), None, |_| Live::default())
+    Table::build(
+        &snapshot,
+        Certificates::default(),
+        Default::default(),
+        None,
+        |_| Live::default(),
+    )
 }
 
 fn found(table: &Table, host: &str, path: &str) -> Option<(String, usize)> {
@@ -103,10 +109,16 @@ fn the_least_busy_healthy_upstream_is_picked() {
         services: vec![service("s", &["h"], &["/"])],
         ..Snapshot::default()
     };
-    let table = Table::build(&snapshot, Certificates::default(), None, |_| Live {
-        upstreams: upstreams.clone(),
-        ..Live::default()
-    });
+    let table = Table::build(
+        &snapshot,
+        Certificates::default(),
+        Default::default(),
+        None,
+        |_| Live {
+            upstreams: upstreams.clone(),
+            ..Live::default()
+        },
+    );
     let route = table.find("h", "/").unwrap().route;
     let _busy = upstreams[0].enter(0).unwrap();
     upstreams[1].set_health(false, None);

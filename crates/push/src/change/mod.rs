@@ -162,6 +162,18 @@ pub enum Verb {
         #[serde(default)]
         comment: String,
     },
+    /// Have a new certificate for a host name now.
+    CertificateRenew {
+        /// The host name.
+        name: String,
+    },
+    /// Revoke a host name's certificate; a name that is served gets a new one first.
+    CertificateRevoke {
+        /// The host name.
+        name: String,
+        /// Whether its key may be known to others.
+        compromised: bool,
+    },
     /// Forget a key.
     KeyRemove {
         /// Which one.
@@ -216,6 +228,8 @@ impl Verb {
             Verb::HostExec { .. } => "host-exec",
             Verb::KeyAdd { .. } => "key-add",
             Verb::KeyRemove { .. } => "key-remove",
+            Verb::CertificateRenew { .. } => "certificate-renew",
+            Verb::CertificateRevoke { .. } => "certificate-revoke",
         }
     }
 
@@ -232,7 +246,11 @@ impl Verb {
             | Verb::AppExec(_)
             | Verb::AppContainers { .. } => Power::Operate,
             Verb::AppRemove | Verb::AppPrune { .. } => Power::Deploy,
-            Verb::KeyAdd { .. } | Verb::KeyRemove { .. } | Verb::HostExec { .. } => Power::Admin,
+            Verb::KeyAdd { .. }
+            | Verb::HostExec { .. }
+            | Verb::KeyRemove { .. }
+            | Verb::CertificateRenew { .. }
+            | Verb::CertificateRevoke { .. } => Power::Admin,
         }
     }
 
@@ -240,7 +258,11 @@ impl Verb {
     pub fn needs_app(&self) -> bool {
         !matches!(
             self,
-            Verb::KeyAdd { .. } | Verb::KeyRemove { .. } | Verb::HostExec { .. }
+            Verb::KeyAdd { .. }
+                | Verb::HostExec { .. }
+                | Verb::KeyRemove { .. }
+                | Verb::CertificateRenew { .. }
+                | Verb::CertificateRevoke { .. }
         )
     }
 }

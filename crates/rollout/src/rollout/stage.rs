@@ -134,7 +134,7 @@ impl Stage {
                 let pulls = images
                     .into_iter()
                     .map(|image| Effect::Pull { image: image.clone() });
-                pulls.chain([Effect::UnsealSecrets]).collect()
+                pulls.chain([Effect::UnsealSecrets, Effect::Certify]).collect()
             }
             Stage::Bridge => {
                 let bridged = plan.new.roles.iter().filter(|role| role.assets);

@@ -135,6 +135,7 @@ impl World {
             Effect::Verify
             | Effect::Pull { .. }
             | Effect::UnsealSecrets
+            | Effect::Certify
             | Effect::BridgeAssets { .. }
             | Effect::Drain { .. } => {}
         }

@@ -1,0 +1,459 @@
+//! Certificates of many names: had before they are needed, renewed early, never given up while they are valid.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt as _;
+use futures_util::stream::{self, StreamExt as _};
+use instant_acme::{Account, RevocationReason, RevocationRequest};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::account;
+use crate::error::AcmeError;
+use crate::front::Front;
+use crate::http::Patience;
+use crate::name::Name;
+use crate::order::{self, Ordering};
+use crate::schedule::{self, Failures, Window};
+use crate::settings::Settings;
+use crate::store::{Held, Record, Store};
+
+/// Orders at the same time.
+const AT_ONCE: usize = 4;
+/// Longest time until [`Certificates::tend`] wants to be called again.
+const LONGEST_REST: SignedDuration = SignedDuration::from_hours(6);
+
+/// Certificates, their store and their authority.
+pub struct Certificates {
+    store: Store,
+    front: Arc<dyn Front>,
+    /// One order for a name at a time.
+    names: Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>,
+    /// The account in use, with the settings it belongs to.
+    account: tokio::sync::Mutex<Option<(Settings, Account)>>,
+    patience: Patience,
+}
+
+/// What a pass of [`Certificates::tend`] did.
+#[derive(Debug)]
+pub struct Tended {
+    /// Names with a new certificate.
+    pub renewed: Vec<Name>,
+    /// Names whose renewal failed; the former certificate is shown on.
+    pub failed: Vec<(Name, AcmeError)>,
+    /// When to come again.
+    pub next: Timestamp,
+}
+
+impl Certificates {
+    /// The certificates in `store`, shown by `front`.
+    pub fn new(store: Store, front: Arc<dyn Front>) -> Self {
+        Self {
+            store,
+            front,
+            names: Mutex::default(),
+            account: tokio::sync::Mutex::default(),
+            patience: Patience::default(),
+        }
+    }
+
+    /// Every record there is.
+    pub fn list(&self) -> Vec<Record> {
+        self.store.all()
+    }
+
+    /// Makes sure that each name has a certificate that is shown; names that have one cost nothing.
+    ///
+    /// A certificate in hand is never given up for a failure: only a name without a valid one can fail here.
+    ///
+    /// # Errors
+    /// The names that cannot be served, each with its reason.
+    pub async fn ensure(
+        &self,
+        settings: &Settings,
+        names: &[Name],
+        now: Timestamp,
+        luck: impl Fn() -> f64 + Sync,
+    ) -> Result<(), Vec<(Name, AcmeError)>> {
+        let luck = &luck;
+        let orders = names.iter().cloned().map(|name| {
+            async move {
+                let outcome = self.ensure_one(settings, &name, now, luck()).await;
+                outcome.err().map(|error| (name, error))
+            }
+            .boxed()
+        });
+        let outcomes: Vec<_> = stream::iter(orders).buffer_unordered(AT_ONCE).collect().await;
+        let failures: Vec<_> = outcomes.into_iter().flatten().collect();
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(failures)
+        }
+    }
+
+    async fn ensure_one(
+        &self,
+        settings: &Settings,
+        name: &Name,
+        now: Timestamp,
+        luck: f64,
+    ) -> Result<(), AcmeError> {
+        let turn = self.turn(name);
+        let _turn = turn.lock().await;
+        let mut record = self.record(name)?;
+        let alive = record
+            .held
+            .as_ref()
+            .is_some_and(|held| held.validity.not_after > now + schedule::HARDLY_ALIVE);
+        if alive
+            && record
+                .held
+                .as_ref()
+                .is_some_and(|held| held.directory == settings.directory)
+        {
+            return self.install(&record).await;
+        }
+        // A person waits for this order: only what the authority asked for holds it up, not our own back-off.
+        let outcome = match record.failures.wait_until {
+            Some(until) if until > now => Err(AcmeError::RateLimited {
+                name: name.clone(),
+                until,
+                why: record.failures.why.clone(),
+            }),
+            _ => self.order(settings, &mut record, luck).await,
+        };
+        match outcome {
+            Err(error) if alive => {
+                tracing::warn!("{error}; the certificate of another authority is shown on");
+                self.install(&record).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Renews what is due among `names`, asks for the authority's advice, and tells when to come again.
+    pub async fn tend(
+        &self,
+        settings: &Settings,
+        names: &[Name],
+        now: Timestamp,
+        luck: impl Fn() -> f64 + Sync,
+    ) -> Tended {
+        let luck = &luck;
+        let passes = names.iter().cloned().map(|name| {
+            async move {
+                let outcome = self.tend_one(settings, &name, now, luck()).await;
+                (name, outcome)
+            }
+            .boxed()
+        });
+        let passes: Vec<_> = stream::iter(passes).buffer_unordered(AT_ONCE).collect().await;
+        let mut tended = Tended {
+            renewed: Vec::new(),
+            failed: Vec::new(),
+            next: now + LONGEST_REST,
+        };
+        for (name, pass) in passes {
+            match pass {
+                Ok((true, next)) => {
+                    tended.renewed.push(name);
+                    tended.next = tended.next.min(next);
+                }
+                Ok((false, next)) => tended.next = tended.next.min(next),
+                Err(error) => {
+                    let next = self
+                        .record(&name)
+                        .map_or(now + SignedDuration::from_mins(5), |record| {
+                            next(&record, settings)
+                        });
+                    tended.next = tended.next.min(next);
+                    tended.failed.push((name, error));
+                }
+            }
+        }
+        // However bad things are, a pass a minute is enough.
+        tended.next = tended.next.max(now + SignedDuration::from_mins(1));
+        tended
+    }
+
+    async fn tend_one(
+        &self,
+        settings: &Settings,
+        name: &Name,
+        now: Timestamp,
+        luck: f64,
+    ) -> Result<(bool, Timestamp), AcmeError> {
+        let turn = self.turn(name);
+        let _turn = turn.lock().await;
+        let mut record = self.record(name)?;
+        if next(&record, settings) > now {
+            self.advise(settings, &mut record, now).await;
+            self.install(&record).await?;
+        }
+        let at = next(&record, settings);
+        if at > now {
+            return Ok((false, at));
+        }
+        self.order(settings, &mut record, luck).await?;
+        Ok((true, next(&record, settings)))
+    }
+
+    /// Renews one name now.
+    ///
+    /// # Errors
+    /// Why it cannot be had; the former certificate stays.
+    pub async fn renew(&self, settings: &Settings, name: &Name, luck: f64) -> Result<(), AcmeError> {
+        let turn = self.turn(name);
+        let _turn = turn.lock().await;
+        let mut record = self.record(name)?;
+        self.order(settings, &mut record, luck).await
+    }
+
+    /// Revokes a name's certificate. With `replace` a new one with a new key is shown first, so that nobody notices.
+    ///
+    /// # Errors
+    /// When there is none, or the new one cannot be had (then nothing was revoked), or the authority refuses.
+    pub async fn revoke(
+        &self,
+        settings: &Settings,
+        name: &Name,
+        compromised: bool,
+        replace: bool,
+        luck: f64,
+    ) -> Result<(), AcmeError> {
+        let turn = self.turn(name);
+        let _turn = turn.lock().await;
+        let mut record = self.record(name)?;
+        let Some(old) = record.held.clone() else {
+            return Err(AcmeError::Unknown(name.clone()));
+        };
+        let leaf = order::leaf(&old.chain).ok_or_else(|| AcmeError::Certificate {
+            name: name.clone(),
+            why: "the stored chain is not PEM".to_owned(),
+        })?;
+        if replace {
+            self.order(settings, &mut record, luck).await?;
+        }
+        let reason = if compromised {
+            RevocationReason::KeyCompromise
+        } else if replace {
+            RevocationReason::Superseded
+        } else {
+            RevocationReason::CessationOfOperation
+        };
+        // Whoever issued it revokes it, whatever the settings say now.
+        let issuer = Settings {
+            directory: old.directory.clone(),
+            ..settings.clone()
+        };
+        let mut attempt = 0;
+        loop {
+            let account = self.account(&issuer).await?;
+            let request = RevocationRequest {
+                certificate: &leaf,
+                reason: Some(reason.clone()),
+            };
+            let error = match account.revoke(&request).await {
+                Ok(()) => break,
+                Err(source) => AcmeError::Authority {
+                    directory: issuer.directory.clone(),
+                    doing: "revoke the certificate",
+                    source: Box::new(source),
+                },
+            };
+            attempt += 1;
+            match error.problem() {
+                Some("alreadyRevoked") => break,
+                Some("badNonce") if attempt < 6 => {}
+                _ => return Err(error),
+            }
+        }
+        if !replace {
+            self.store.remove(name)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets names that nobody serves any more, once their certificates have run out.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn forget(&self, in_use: &[Name], now: Timestamp) -> Result<Vec<Name>, AcmeError> {
+        let mut gone = Vec::new();
+        for record in self.store.all() {
+            let alive = record
+                .held
+                .as_ref()
+                .is_some_and(|held| held.validity.not_after > now);
+            if !alive && !in_use.contains(&record.name) {
+                self.store.remove(&record.name)?;
+                gone.push(record.name);
+            }
+        }
+        Ok(gone)
+    }
+
+    fn turn(&self, name: &Name) -> Arc<tokio::sync::Mutex<()>> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(names.entry(name.clone()).or_default())
+    }
+
+    fn record(&self, name: &Name) -> Result<Record, AcmeError> {
+        Ok(self
+            .store
+            .read(name)?
+            .unwrap_or_else(|| Record::new(name.clone())))
+    }
+
+    /// The account of these settings; reading a directory is not repeated for each order.
+    async fn account(&self, settings: &Settings) -> Result<Account, AcmeError> {
+        let mut current = self.account.lock().await;
+        match &*current {
+            Some((of, account)) if of == settings => Ok(account.clone()),
+            _ => {
+                let mut attempt = 0;
+                let account = loop {
+                    attempt += 1;
+                    match account::open(&self.store, settings, &self.patience).await {
+                        Err(error) if error.problem() == Some("badNonce") && attempt < 6 => {}
+                        outcome => break outcome?,
+                    }
+                };
+                *current = Some((settings.clone(), account.clone()));
+                Ok(account)
+            }
+        }
+    }
+
+    /// Orders, keeps and shows a certificate; a failure is written down with its time.
+    async fn order(&self, settings: &Settings, record: &mut Record, luck: f64) -> Result<(), AcmeError> {
+        let outcome = match self.try_order(settings, record, luck).await {
+            // The account was removed over there: a new one does as well.
+            Err(error) if matches!(error.problem(), Some("accountDoesNotExist" | "unauthorized")) => {
+                tracing::warn!("{error}; making a new account");
+                *self.account.lock().await = None;
+                self.store.discard_account(&settings.directory)?;
+                self.try_order(settings, record, luck).await
+            }
+            outcome => outcome,
+        };
+        match outcome {
+            Ok(held) => {
+                record.held = Some(held);
+                record.failures = Failures::default();
+                // Written down before it is shown: whoever dies in between shows it at the next start.
+                self.store.write(record)?;
+                self.install(record).await
+            }
+            Err(error) => {
+                // A directory that has moved its parts is read again.
+                *self.account.lock().await = None;
+                record.failures = Failures {
+                    count: record.failures.count.saturating_add(1),
+                    last: Some(Timestamp::now()),
+                    wait_until: error.wait_until(),
+                    why: words(&error),
+                };
+                self.store.write(record)?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_order(&self, settings: &Settings, record: &Record, luck: f64) -> Result<Held, AcmeError> {
+        let account = self.account(settings).await?;
+        let former = record
+            .held
+            .as_ref()
+            .filter(|held| held.directory == settings.directory)
+            .map(|held| held.chain.as_str());
+        let ordering = Ordering {
+            account: &account,
+            settings,
+            front: &*self.front,
+            patience: &self.patience,
+            name: &record.name,
+            replaces: former,
+        };
+        let issued = ordering.issue().await?;
+        Ok(Held {
+            chain: issued.chain,
+            key: issued.key,
+            validity: issued.validity,
+            directory: settings.directory.clone(),
+            luck,
+            advice: None,
+            ask_advice_at: None,
+        })
+    }
+
+    async fn install(&self, record: &Record) -> Result<(), AcmeError> {
+        let Some(held) = &record.held else {
+            return Ok(());
+        };
+        self.front
+            .install(&record.name, &held.chain, &held.key)
+            .await
+            .map_err(|source| AcmeError::Install {
+                name: record.name.clone(),
+                source,
+            })
+    }
+
+    /// Asks when the authority would like the certificate to be renewed, if it is time to ask; failures are no matter.
+    async fn advise(&self, settings: &Settings, record: &mut Record, now: Timestamp) {
+        let Some(held) = &mut record.held else { return };
+        if held.ask_advice_at.is_some_and(|at| at > now) || held.directory != settings.directory {
+            return;
+        }
+        let Some(identifier) = order::identifier(&held.chain) else {
+            return;
+        };
+        let Ok(account) = self.account(settings).await else {
+            return;
+        };
+        held.ask_advice_at = Some(now + schedule::ADVICE_EVERY);
+        match account.renewal_info(&identifier).await {
+            Ok((info, again)) => {
+                let instant = |time: i64| Timestamp::from_second(time).ok();
+                held.advice = instant(info.suggested_window.start.unix_timestamp())
+                    .zip(instant(info.suggested_window.end.unix_timestamp()))
+                    .map(|(start, end)| Window { start, end });
+                let again = SignedDuration::try_from(again).unwrap_or(schedule::ADVICE_EVERY);
+                let again = again.clamp(SignedDuration::from_mins(10), SignedDuration::from_hours(24));
+                held.ask_advice_at = Some(now + again);
+            }
+            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "no renewal information"),
+        }
+        if let Err(error) = self.store.write(record) {
+            tracing::warn!("{}", words(&error));
+        }
+    }
+}
+
+/// When a record is to be looked at again: for its renewal, or for advice.
+fn next(record: &Record, settings: &Settings) -> Timestamp {
+    match &record.held {
+        None => schedule::next_try(Timestamp::MIN, &record.failures, None),
+        Some(held) => {
+            let due = if held.directory == settings.directory {
+                schedule::due(held.validity, held.advice, held.luck)
+            } else {
+                Timestamp::MIN
+            };
+            schedule::next_try(due, &record.failures, Some(held.validity.not_after))
+        }
+    }
+}
+
+/// An error with its causes on one line.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

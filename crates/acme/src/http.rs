@@ -1,0 +1,143 @@
+//! The HTTP client: every request has an end, and `Retry-After` is remembered.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
+use jiff::{SignedDuration, Timestamp};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use crate::error::AcmeError;
+use crate::settings::Settings;
+
+/// Longest time for one request; an authority that is slow must not hold a rollout up for ever.
+const REQUEST: Duration = Duration::from_secs(30);
+
+/// When the authority asked to be left alone, if it did.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Patience(Arc<Mutex<Option<Timestamp>>>);
+
+impl Patience {
+    fn set(&self, until: Timestamp) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    /// What was asked for since the last look.
+    pub(crate) fn take(&self) -> Option<Timestamp> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A client of one authority.
+pub(crate) struct Http {
+    client: Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>,
+    patience: Patience,
+}
+
+impl Http {
+    /// A client that trusts what the settings say.
+    pub(crate) fn new(settings: &Settings, patience: Patience) -> Result<Self, AcmeError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let connector = match &settings.ca_file {
+            Some(path) => {
+                let unusable =
+                    |why: String| AcmeError::Settings(format!("ca_file {}: {why}", path.display()));
+                let mut roots = rustls::RootCertStore::empty();
+                let read =
+                    CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))?;
+                for certificate in read {
+                    let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
+                    roots
+                        .add(certificate)
+                        .map_err(|error| unusable(error.to_string()))?;
+                }
+                if roots.is_empty() {
+                    return Err(unusable("it holds no certificate".to_owned()));
+                }
+                let config = rustls::ClientConfig::builder_with_provider(provider)
+                    .with_safe_default_protocol_versions()
+                    .map_err(|error| AcmeError::Settings(error.to_string()))?
+                    .with_root_certificates(roots)
+                    .with_no_client_auth();
+                HttpsConnectorBuilder::new().with_tls_config(config)
+            }
+            None => HttpsConnectorBuilder::new()
+                .with_provider_and_platform_verifier(provider)
+                .map_err(|error| AcmeError::Settings(format!("the system's trusted roots: {error}")))?,
+        };
+        let connector = connector.https_only().enable_http1().build();
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(Duration::from_secs(10))
+            .pool_timer(hyper_util::rt::TokioTimer::new())
+            .build(connector);
+        Ok(Self { client, patience })
+    }
+}
+
+impl HttpClient for Http {
+    fn request(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
+        let answer = self.client.request(request);
+        let patience = self.patience.clone();
+        Box::pin(async move {
+            let answer = tokio::time::timeout(REQUEST, answer)
+                .await
+                .map_err(|_| Error::Other(format!("no answer within {} s", REQUEST.as_secs()).into()))?
+                .map_err(|error| Error::Other(Box::new(error)))?;
+            if matches!(
+                answer.status(),
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+            ) && let Some(value) = answer.headers().get(header::RETRY_AFTER)
+                && let Some(until) = retry_after(value.as_bytes(), Timestamp::now())
+            {
+                patience.set(until);
+            }
+            Ok(BytesResponse::from(answer))
+        })
+    }
+}
+
+/// `Retry-After` (RFC 9110 §10.2.3): seconds, or a date; at most 30 days are believed.
+fn retry_after(value: &[u8], now: Timestamp) -> Option<Timestamp> {
+    let text = std::str::from_utf8(value).ok()?.trim();
+    let most = now.checked_add(SignedDuration::from_hours(30 * 24)).ok()?;
+    let until = match text.parse::<u32>() {
+        Ok(seconds) => now
+            .checked_add(SignedDuration::from_secs(i64::from(seconds)))
+            .ok()?,
+        Err(_) => jiff::fmt::rfc2822::parse(text).ok()?.timestamp(),
+    };
+    Some(until.clamp(now, most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_in_both_forms_and_bounded() {
+        let now: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
+        let read = |value: &str| retry_after(value.as_bytes(), now).map(|until| until.to_string());
+        assert_eq!(read("90").as_deref(), Some("2026-03-01T00:01:30Z"));
+        assert_eq!(
+            read("Sun, 01 Mar 2026 02:00:00 GMT").as_deref(),
+            Some("2026-03-01T02:00:00Z")
+        );
+        assert_eq!(read("4294967295").as_deref(), Some("2026-03-31T00:00:00Z"));
+        assert_eq!(
+            read("Sun, 01 Mar 2020 02:00:00 GMT").as_deref(),
+            Some("2026-03-01T00:00:00Z")
+        );
+        assert_eq!(read("soon"), None);
+    }
+}

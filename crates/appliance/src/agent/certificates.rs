@@ -1,0 +1,452 @@
+//! Certificates for hosts of apps with `ssl: true`: the agent owns accounts, keys and the schedule, the proxy shows them.
+//!
+//! ```text
+//!  push ─► Fetch stage ─► ensure (refuses the release with the authority's words)
+//!  keep ─► tend: at the start, when the schedule says so, when an app or host.yml changed
+//!  appliance certificates renew|revoke ─► signed change
+//! ```
+//!
+//! `host.yml` is read anew for each pass, so that a correction needs no restart.
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use appliance_acme::settings::{Challenge, DnsCommand, ExternalAccount};
+use appliance_acme::store::Store;
+use appliance_acme::{AcmeError, Answer, Front, FrontError, Name, Settings};
+use appliance_config::edge::{Acme, AcmeChallenge};
+use appliance_config::host;
+use appliance_proxy::control::CertificatePem;
+use appliance_proxy::names::{CertificateName, HostPattern};
+use appliance_push::change::{ProxySpec, Tls, Verb};
+use appliance_state::Outcome;
+use base64::Engine as _;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{Agent, chain, random};
+use crate::wire;
+
+/// A certificate with less life than this while its renewal fails is a problem that people should know of.
+const SOON: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
+
+/// Why hosts have no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificatesError {
+    /// `host.yml` cannot be used.
+    #[error("{path} cannot be used, so no certificate is asked for: {why}")]
+    Host {
+        /// Its path.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The authority refused, or could not be asked.
+    #[error("{0}")]
+    Refused(String),
+    /// The certificate could not be had, kept, shown or revoked.
+    #[error(transparent)]
+    Acme(#[from] AcmeError),
+    /// Not a name of a certificate that is managed here.
+    #[error("{0}")]
+    Name(String),
+}
+
+/// The host's certificates.
+pub struct Certificates {
+    inner: appliance_acme::Certificates,
+    host_yml: PathBuf,
+    /// Told when something changed that a pass should look at.
+    wake: Notify,
+}
+
+impl Certificates {
+    /// Opens the store beneath `state`; nothing is asked of anybody yet.
+    pub fn open(config: &Path, state: &Path, proxy: appliance_proxy::Client) -> Self {
+        let store = Store::new(state.join("certificates"));
+        Self {
+            inner: appliance_acme::Certificates::new(store, Arc::new(Proxy(proxy))),
+            host_yml: config.join("host.yml"),
+            wake: Notify::new(),
+        }
+    }
+
+    /// The `acme:` section as it stands in the file now.
+    ///
+    /// # Errors
+    /// When the file is there and wrong.
+    fn section(&self) -> Result<Acme, CertificatesError> {
+        let failed = |why: String| CertificatesError::Host {
+            path: self.host_yml.display().to_string(),
+            why,
+        };
+        match fs_err::read_to_string(&self.host_yml) {
+            Ok(text) => host::read(&self.host_yml.display().to_string(), &text)
+                .map(|host| host.acme)
+                .map_err(|problems| failed(problems.to_string())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Acme::default()),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+
+    /// Makes sure that the public hosts of `specs` have certificates, before any of them gets traffic.
+    ///
+    /// # Errors
+    /// The hosts that cannot be served, with the authority's words and the next command.
+    pub async fn ensure(&self, specs: &[&ProxySpec]) -> Result<(), CertificatesError> {
+        let section = self.section()?;
+        let names = managed(&section, specs)?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let settings = settings(&section)?;
+        let outcome = self.inner.ensure(&settings, &names, Timestamp::now(), luck).await;
+        self.wake.notify_one();
+        let Err(failures) = outcome else { return Ok(()) };
+        let reasons: Vec<String> = failures.iter().map(|(_, error)| chain(error)).collect();
+        let next = match &failures[0].1 {
+            AcmeError::Unproved { .. } => {
+                "see that the name's DNS entry points here and that ports 80 and 443 are reachable, then push again"
+            }
+            AcmeError::RateLimited { .. } => "push again then",
+            AcmeError::Dns { .. } => "see acme/dns in /etc/appliance/host.yml on the host, then push again",
+            _ => {
+                "see acme in /etc/appliance/host.yml on the host, and that it reaches the authority; then push again"
+            }
+        };
+        Err(CertificatesError::Refused(format!(
+            "{}; next: {next}",
+            reasons.join("; ")
+        )))
+    }
+
+    /// Which hosts of a service may show the local CA's certificate.
+    pub fn local_hosts(&self, spec: &ProxySpec) -> Vec<HostPattern> {
+        // A host.yml that is broken now stops new certificates, never a route.
+        let section = self.section().unwrap_or_default();
+        let managed = managed(&section, &[spec]).unwrap_or_default();
+        let hosts = spec
+            .hosts
+            .iter()
+            .filter(|host| Name::parse(host).map_or(true, |name| !managed.contains(&name)));
+        hosts.filter_map(|host| HostPattern::parse(host).ok()).collect()
+    }
+
+    /// One pass over every name: renewals, advice, what the proxy lost. Tells when to come again.
+    async fn pass(
+        &self,
+        names: &[&ProxySpec],
+    ) -> Result<appliance_acme::certificates::Tended, CertificatesError> {
+        let section = self.section()?;
+        let names = managed(&section, names)?;
+        let tended = self
+            .inner
+            .tend(&settings(&section)?, &names, Timestamp::now(), luck)
+            .await;
+        self.inner.forget(&names, Timestamp::now())?;
+        Ok(tended)
+    }
+
+    /// Every certificate, for people.
+    pub fn list(&self, specs: &[&ProxySpec]) -> Vec<wire::Certificate> {
+        let used = |name: &Name| {
+            let mut services = specs.iter().filter(|spec| {
+                spec.tls == Tls::Auto
+                    && spec
+                        .hosts
+                        .iter()
+                        .any(|host| Name::parse(host).as_ref() == Ok(name))
+            });
+            services.next().map(|spec| spec.service_name.clone())
+        };
+        let records = self.inner.list().into_iter();
+        records
+            .map(|record| wire::Certificate {
+                service: used(&record.name),
+                name: record.name.to_string(),
+                authority: record.held.as_ref().map(|held| held.directory.clone()),
+                not_before: record.held.as_ref().map(|held| held.validity.not_before),
+                not_after: record.held.as_ref().map(|held| held.validity.not_after),
+                renewal: record
+                    .held
+                    .as_ref()
+                    .map(|held| appliance_acme::schedule::due(held.validity, held.advice, held.luck)),
+                failure: (record.failures.count > 0).then(|| record.failures.why.clone()),
+            })
+            .collect()
+    }
+
+    /// What `appliance status` should warn of: renewals that fail while the end comes near.
+    pub fn problems(&self, now: Timestamp) -> Vec<String> {
+        let records = self.inner.list().into_iter();
+        records
+            .filter(|record| record.failures.count > 0)
+            .filter_map(|record| {
+                let end = record.held.as_ref()?.validity.not_after;
+                (end < now + SOON).then(|| {
+                    format!(
+                        "the certificate of {} ends at {end} and cannot be renewed: {}; next: appliance certificates renew {}",
+                        record.name, record.failures.why, record.name
+                    )
+                })
+            })
+            .collect()
+    }
+
+    /// Renews now.
+    ///
+    /// # Errors
+    /// Why not; the former certificate is shown on.
+    pub async fn renew(&self, name: &str) -> Result<(), CertificatesError> {
+        let name = parse(name)?;
+        let settings = settings(&self.section()?)?;
+        Ok(self.inner.renew(&settings, &name, luck()).await?)
+    }
+
+    /// Revokes; a name that is served gets a new certificate first.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn revoke(
+        &self,
+        name: &str,
+        compromised: bool,
+        specs: &[&ProxySpec],
+    ) -> Result<(), CertificatesError> {
+        let name = parse(name)?;
+        let section = self.section()?;
+        let served = managed(&section, specs)?.contains(&name);
+        let settings = settings(&section)?;
+        Ok(self
+            .inner
+            .revoke(&settings, &name, compromised, served, luck())
+            .await?)
+    }
+}
+
+fn parse(name: &str) -> Result<Name, CertificatesError> {
+    Name::parse(name).map_err(|error| CertificatesError::Name(error.to_string()))
+}
+
+/// The names of these services that the authority is asked for.
+fn managed(section: &Acme, specs: &[&ProxySpec]) -> Result<Vec<Name>, CertificatesError> {
+    let mut names = Vec::new();
+    if !section.enabled {
+        return Ok(names);
+    }
+    for host in specs
+        .iter()
+        .filter(|spec| spec.tls == Tls::Auto)
+        .flat_map(|spec| &spec.hosts)
+    {
+        let name = parse(host)?;
+        let local = match &section.directory {
+            // An authority that was named may well issue for `.internal`, but none does for the host itself.
+            Some(_) => {
+                name.address().is_some() || name.host() == "localhost" || name.host().ends_with(".localhost")
+            }
+            None => name.is_private(),
+        };
+        if !local && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// The section in the words of the ACME client.
+fn settings(section: &Acme) -> Result<Settings, CertificatesError> {
+    let external_account = match &section.external_account {
+        None => None,
+        Some(account) => {
+            let failed = |why: String| {
+                AcmeError::Settings(format!("external_account/key_file {}: {why}", account.key_file))
+            };
+            let text =
+                fs_err::read_to_string(&account.key_file).map_err(|error| failed(error.to_string()))?;
+            let key = base64::engine::general_purpose::URL_SAFE_NO_PAD
+                .decode(text.trim().trim_end_matches('='))
+                .map_err(|error| failed(format!("it is not base64url: {error}")))?;
+            Some(ExternalAccount {
+                key_id: account.key_id.clone(),
+                key,
+            })
+        }
+    };
+    let defaults = Settings::default();
+    Ok(Settings {
+        directory: section.directory.clone().unwrap_or(defaults.directory),
+        email: section.email.clone(),
+        ca_file: section.ca_file.as_ref().map(PathBuf::from),
+        external_account,
+        challenge: match section.challenge {
+            AcmeChallenge::Auto => Challenge::Auto,
+            AcmeChallenge::Http01 => Challenge::Http01,
+            AcmeChallenge::TlsAlpn01 => Challenge::TlsAlpn01,
+            AcmeChallenge::Dns01 => Challenge::Dns01,
+        },
+        dns: section.dns.as_ref().map(|dns| DnsCommand {
+            command: dns.command.words(),
+            timeout: Duration::from_secs(dns.timeout.0),
+            propagation: Duration::from_secs(dns.propagation.0),
+        }),
+        profile: section.profile.clone(),
+    })
+}
+
+/// A number from 0 to 1.
+fn luck() -> f64 {
+    f64::from(u32::from_le_bytes(random())) / f64::from(u32::MAX)
+}
+
+/// The proxy as the ACME client sees it.
+struct Proxy(appliance_proxy::Client);
+
+fn challenge(answer: &Answer) -> appliance_proxy::Challenge {
+    match answer.clone() {
+        Answer::Http { token, authorization } => appliance_proxy::Challenge::Http { token, authorization },
+        Answer::TlsAlpn { name, chain, key } => appliance_proxy::Challenge::TlsAlpn {
+            host: name.into(),
+            chain,
+            key,
+        },
+    }
+}
+
+impl Front for Proxy {
+    fn present<'a>(&'a self, answer: &'a Answer) -> BoxFuture<'a, Result<(), FrontError>> {
+        Box::pin(async move { Ok(self.0.put_challenge(&challenge(answer)).await?) })
+    }
+
+    fn withdraw<'a>(&'a self, answer: &'a Answer) -> BoxFuture<'a, Result<(), FrontError>> {
+        Box::pin(async move { Ok(self.0.remove_challenge(&challenge(answer)).await?) })
+    }
+
+    fn install<'a>(
+        &'a self,
+        name: &'a Name,
+        chain: &'a str,
+        key: &'a str,
+    ) -> BoxFuture<'a, Result<(), FrontError>> {
+        Box::pin(async move {
+            let pem = CertificatePem {
+                chain: chain.to_owned(),
+                key: key.to_owned(),
+            };
+            // An IPv6 address stands in brackets where hosts are named.
+            let host = match name.address() {
+                Some(std::net::IpAddr::V6(address)) => format!("[{address}]"),
+                _ => name.to_string(),
+            };
+            let name = CertificateName::of_host(&HostPattern::parse(&host)?);
+            self.0.put_certificate(&name, &pem).await?;
+            Ok(())
+        })
+    }
+}
+
+/// Renews what is due until `stop`.
+pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
+    loop {
+        let specs = agent.served(&|_| true);
+        let specs: Vec<&ProxySpec> = specs.iter().collect();
+        let rest = match agent.certificates.pass(&specs).await {
+            Ok(tended) => {
+                report(&agent, &tended);
+                Duration::try_from(tended.next.duration_since(Timestamp::now())).unwrap_or_default()
+            }
+            Err(error) => {
+                tracing::error!("{}", chain(&error));
+                Duration::from_secs(600)
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = agent.certificates.wake.notified() => {}
+            () = tokio::time::sleep(rest.max(Duration::from_secs(1))) => {}
+        }
+    }
+}
+
+/// Renewals are changes that nobody signed, so they are recorded by themselves.
+fn report(agent: &Agent, tended: &appliance_acme::certificates::Tended) {
+    let renewed = tended.renewed.iter().map(|name| (name, None));
+    let failed = tended
+        .failed
+        .iter()
+        .map(|(name, error)| (name, Some(chain(error))));
+    for (name, failure) in renewed.chain(failed) {
+        let outcome = if failure.is_none() {
+            Outcome::Done
+        } else {
+            Outcome::Failed
+        };
+        match &failure {
+            None => tracing::info!("{name} has a new certificate"),
+            Some(why) => tracing::error!("{name}: {why}; what is there is shown on"),
+        }
+        let detail = serde_json::json!({ "name": name.as_str(), "why": failure });
+        let recorded = agent
+            .gate
+            .record("certificate", name.as_str(), outcome, detail, Timestamp::now());
+        if let Err(error) = recorded {
+            tracing::error!("cannot record the renewal: {}", chain(&error));
+        }
+    }
+}
+
+/// Carries a signed change of a certificate out.
+pub async fn change(agent: &Agent, verb: &Verb) -> wire::End {
+    let outcome = match verb {
+        Verb::CertificateRenew { name } => {
+            let renewed = agent.certificates.renew(name).await;
+            renewed.map(|()| format!("{name} has a new certificate"))
+        }
+        Verb::CertificateRevoke { name, compromised } => {
+            let specs = agent.served(&|_| true);
+            let specs: Vec<_> = specs.iter().collect();
+            let revoked = agent.certificates.revoke(name, *compromised, &specs).await;
+            revoked.map(|()| format!("the certificate of {name} is revoked"))
+        }
+        _ => Err(CertificatesError::Name(
+            "this is no change of a certificate".to_owned(),
+        )),
+    };
+    match outcome {
+        Ok(message) => wire::End::Done {
+            release: None,
+            message,
+        },
+        Err(error) => wire::End::Refused {
+            code: "certificate".to_owned(),
+            message: chain(&error),
+            next: "appliance certificates list".to_owned(),
+        },
+    }
+}
+
+impl Agent {
+    /// How the proxy serves each proxied role that is current, of the apps that `wanted` names.
+    pub fn served(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<ProxySpec> {
+        let mut specs = Vec::new();
+        for app in self.apps.ids().unwrap_or_default() {
+            if !wanted(&app) {
+                continue;
+            }
+            let Ok(state) = self.apps.read(&app) else { continue };
+            let Some(current) = state.numbers.current else {
+                continue;
+            };
+            if let Ok(accepted) = self.apps.release(&app, current.release) {
+                specs.extend(accepted.release.roles.into_iter().filter_map(|role| role.proxy));
+            }
+        }
+        specs
+    }
+}
