@@ -9,6 +9,9 @@ use std::sync::LazyLock;
 use indexmap::IndexMap;
 use regex::Regex;
 
+/// Most bytes of all values of a file together, once variables are put in: lines that double each other end here.
+const MOST_BYTES: usize = 16 << 20;
+
 /// One assignment; lines that match nothing are skipped, as dotenv skips them.
 static LINE: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(
@@ -75,6 +78,7 @@ pub fn parse<E>(
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let mut values: IndexMap<String, String> = IndexMap::new();
     let (mut line, mut counted) = (1, 0);
+    let mut room = MOST_BYTES;
     for found in LINE.captures_iter(&text) {
         let Some(key) = found.name("key") else { continue };
         line += text[counted..key.start()].matches('\n').count();
@@ -106,8 +110,10 @@ pub fn parse<E>(
             values: &values,
             name,
             line,
+            room,
         };
-        let value = file.value(value, run).map_err(Trouble::Command)?;
+        let value = file.value(value, run)?;
+        room = room.saturating_sub(value.len());
         values.insert(name.to_owned(), value);
     }
     Ok(values)
@@ -119,6 +125,8 @@ struct File<'a> {
     values: &'a IndexMap<String, String>,
     name: &'a str,
     line: usize,
+    /// How long the value may become.
+    room: usize,
 }
 
 impl File<'_> {
@@ -126,7 +134,7 @@ impl File<'_> {
         &mut self,
         raw: &str,
         run: &mut dyn FnMut(&Command<'_>) -> Result<String, E>,
-    ) -> Result<String, E> {
+    ) -> Result<String, Trouble<E>> {
         let value = raw.trim_matches([' ', '\t', '\n', '\r', '\u{b}', '\u{c}', '\0']);
         let quoted = |quote: char| {
             value
@@ -161,7 +169,7 @@ impl File<'_> {
         &mut self,
         value: &str,
         run: &mut dyn FnMut(&Command<'_>) -> Result<String, E>,
-    ) -> Result<String, E> {
+    ) -> Result<String, Trouble<E>> {
         let mut out = String::new();
         // Text since the last command: variables are put in when it ends.
         let mut pending = String::new();
@@ -181,27 +189,28 @@ impl File<'_> {
                 pending.push_str(&value[dollar..=close]);
             } else {
                 pending.push_str(before);
-                out.push_str(&self.variables(&pending));
+                out.push_str(&self.variables(&pending)?);
                 pending.clear();
-                let text = self.variables(written);
+                let text = self.variables(written)?;
                 let printed = run(&Command {
                     name: self.name,
                     line: self.line,
                     written,
                     text: &text,
-                })?;
+                })
+                .map_err(Trouble::Command)?;
                 out.push_str(chomp(&printed));
             }
             start = close + 1;
             search = start;
         }
         pending.push_str(&value[start..]);
-        out.push_str(&self.variables(&pending));
+        out.push_str(&self.variables(&pending)?);
         Ok(out)
     }
 
     /// Replaces `$NAME` and `${NAME}`, each brace optional; `\$` is a dollar.
-    fn variables(&self, text: &str) -> String {
+    fn variables<E>(&self, text: &str) -> Result<String, Trouble<E>> {
         let mut out = String::new();
         let mut rest = text;
         while let Some(dollar) = rest.find('$') {
@@ -231,10 +240,20 @@ impl File<'_> {
                     out.push_str(self.look_up(name));
                 }
             }
+            if out.len() > self.room {
+                return Err(Trouble::Format {
+                    line: self.line,
+                    what: format!(
+                        "with its variables put in, {} makes the file's values longer than {} MiB",
+                        self.name,
+                        MOST_BYTES >> 20
+                    ),
+                });
+            }
             rest = following;
         }
         out.push_str(rest);
-        out
+        Ok(out)
     }
 
     fn look_up(&self, name: &str) -> &str {

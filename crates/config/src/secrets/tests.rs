@@ -263,3 +263,16 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn lines_that_double_each_other_are_refused_before_memory_runs_out() {
+    use std::fmt::Write as _;
+    let mut file = "A0=0123456789\n".to_owned();
+    for number in 1..60 {
+        let before = number - 1;
+        writeln!(file, "A{number}=$A{before}$A{before}").expect("a String takes it");
+    }
+    let error = load_with(&file, None, &Echo::default()).expect_err("refused");
+    assert!(error.to_string().contains("longer than 16 MiB"), "{error}");
+    assert!(error.to_string().starts_with(".kamal/secrets:2"), "{error}");
+}
