@@ -62,6 +62,11 @@ impl Clock {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// The same as a header value.
+    pub(crate) fn date_value(&self) -> http::HeaderValue {
+        http::HeaderValue::from_bytes(&self.date()).expect("a formatted date is a header value")
+    }
+
     /// The time as in a `Date` field (RFC 9110 §5.6.7); formatted once a second.
     pub(crate) fn date(&self) -> [u8; 29] {
         let now = SystemTime::now();

@@ -1,25 +1,21 @@
 //! One client connection: TLS, choice of protocol, and its end.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::HeaderValue;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::forward;
 use crate::h1;
+use crate::http2;
 use crate::options::Scheme;
+use crate::proxy_header;
 use crate::worker::{Accepted, Worker};
 
-/// Longest time for a TLS handshake.
+/// Longest time for a TLS handshake, and for a PROXY header before it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Who is at the other end.
@@ -31,28 +27,17 @@ pub(crate) struct Peer {
     pub(crate) local_port: u16,
 }
 
-/// Runs hyper's tasks on this worker.
-#[derive(Debug, Clone, Copy)]
-struct Here;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for Here {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
-    }
-}
-
 /// Serves a connection until it ends.
 pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let Accepted {
         stream,
         peer,
         scheme,
-        local_port,
+        mut local_port,
+        expects_header,
         slot: _slot,
     } = accepted;
-    let stream = match TcpStream::from_std(stream) {
+    let mut stream = match TcpStream::from_std(stream) {
         Ok(stream) => stream,
         Err(error) => {
             tracing::warn!(
@@ -62,7 +47,26 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             return;
         }
     };
-    let address = peer.ip().to_canonical();
+    let mut address = peer.ip();
+    if expects_header {
+        let header = tokio::select! {
+            header = tokio::time::timeout(HANDSHAKE, proxy_header::take(&mut stream)) => header,
+            () = worker.shared.abort.cancelled() => return,
+        };
+        match header {
+            Ok(Ok(header)) => {
+                if let Some((from, to)) = header.addresses {
+                    (address, local_port) = (from.ip(), to.port());
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "no PROXY header");
+                return;
+            }
+            Err(_) => return,
+        }
+    }
+    let address = address.to_canonical();
     let peer = Rc::new(Peer {
         address,
         text: HeaderValue::from_str(&address.to_string()).expect("an IP address is a header value"),
@@ -93,47 +97,8 @@ async fn https(worker: &Rc<Worker>, stream: TcpStream, peer: Rc<Peer>) {
         return;
     }
     if protocol == Some(b"h2") {
-        Box::pin(http2(worker, stream, peer)).await;
+        Box::pin(http2::serve(worker, stream, peer)).await;
     } else {
         Box::pin(h1::serve(worker, stream, peer)).await;
-    }
-}
-
-async fn http2<S>(worker: &Rc<Worker>, stream: S, peer: Rc<Peer>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let settings = worker.shared.table.load().settings.clone();
-    let service = service_fn(|request| {
-        let (worker, peer) = (Rc::clone(worker), Rc::clone(&peer));
-        async move { Ok::<_, Infallible>(forward::handle(worker, peer, request).await) }
-    });
-    let connection = hyper::server::conn::http2::Builder::new(Here)
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(128)
-        .max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX))
-        .keep_alive_interval(settings.idle_timeout)
-        .keep_alive_timeout(Duration::from_secs(20))
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-    let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
-        () = worker.shared.stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                outcome = connection.as_mut() => outcome,
-                () = worker.shared.abort.cancelled() => return,
-            }
-        }
-    };
-    ended(outcome);
-}
-
-fn ended(outcome: Result<(), hyper::Error>) {
-    if let Err(error) = outcome {
-        tracing::debug!(
-            error = &error as &dyn std::error::Error,
-            "client connection ended"
-        );
     }
 }

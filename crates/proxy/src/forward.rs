@@ -5,85 +5,45 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::access_log::Entry;
 use crate::assign::{self, Assignment, Lane};
 use crate::clock::Clock;
 use crate::connection::Peer;
 use crate::decide::{Ask, Decision, decide};
+use crate::h1;
 use crate::headers::{self, ClientView};
+use crate::http2::{self, Interim, Upload};
+use crate::link::Link;
 use crate::pages;
-use crate::pool::{self, Link};
+use crate::snapshot::UpstreamProtocol;
 use crate::table::{Route, Table};
-use crate::upstream::InFlight;
+use crate::upstream::Upstream;
 use crate::worker::Worker;
 
-/// The body of a request on its way to an upstream, held to the service's limit.
+/// How a request went wrong at an upstream before the response's head.
 #[derive(Debug)]
-pub(crate) struct Upload {
-    /// Absent when the request has no body.
-    inner: Option<Incoming>,
-    left: u64,
+pub(crate) enum Broken {
+    /// The upstream closed a connection that had rested, or never looked at the request: it may be sent once more.
+    Stale,
+    /// The client is to get this status.
+    Status(StatusCode),
 }
 
-/// The request body grew beyond the limit.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum UploadError {
-    /// The client sent more than the service accepts.
-    #[error("the request body is larger than the service accepts")]
-    TooLarge,
-    /// The client broke off.
-    #[error("the client broke off its request")]
-    Client(#[source] hyper::Error),
-}
-
-impl Body for Upload {
-    type Data = Bytes;
-    type Error = UploadError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        let Some(inner) = &mut self.inner else {
-            return Poll::Ready(None);
-        };
-        let frame = std::task::ready!(Pin::new(inner).poll_frame(cx));
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => {
-                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-                match self.left.checked_sub(length) {
-                    Some(left) => {
-                        self.left = left;
-                        Some(Ok(frame))
-                    }
-                    None => Some(Err(UploadError::TooLarge)),
-                }
-            }
-            Some(Err(error)) => Some(Err(UploadError::Client(error))),
-            None => None,
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or(SizeHint::with_exact(0), Body::size_hint)
-    }
+/// The longest waits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// For the response's head, once the request was sent.
+    pub(crate) response: Duration,
+    /// For the client to send more, or to take more.
+    pub(crate) stall: Duration,
 }
 
 /// The body of a response on its way to the client.
@@ -96,20 +56,12 @@ pub(crate) enum Reply {
 }
 
 /// A response body that is being relayed; gives the connection back when it is complete.
-pub(crate) struct Relay {
-    inner: Incoming,
-    worker: Rc<Worker>,
-    link: Option<SendRequest<Upload>>,
-    in_flight: InFlight,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-impl std::fmt::Debug for Relay {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Relay")
-            .field("in_flight", &self.in_flight)
-            .finish_non_exhaustive()
-    }
+#[derive(Debug)]
+pub(crate) enum Relay {
+    /// From an upstream that speaks HTTP/1.1.
+    Http1(Box<h1::Relay>),
+    /// From one that speaks HTTP/2.
+    H2c(Box<http2::upstream::Relay>),
 }
 
 /// Why a response broke off in the middle.
@@ -117,24 +69,30 @@ impl std::fmt::Debug for Relay {
 pub(crate) enum RelayError {
     /// The upstream broke off.
     #[error("the upstream broke off its response")]
-    Upstream(#[source] hyper::Error),
+    Upstream(#[source] io::Error),
+    /// The upstream's chunks break the rules.
+    #[error("the upstream's response is malformed")]
+    Malformed,
     /// The drain timeout came.
     #[error("the upstream was drained and the time for it is over")]
     Cut,
 }
 
 impl Relay {
-    fn complete(&mut self) {
-        if let Some(sender) = self.link.take() {
-            self.worker.pool.put(self.in_flight.upstream(), sender);
+    fn upstream(&self) -> &Arc<Upstream> {
+        match self {
+            Self::Http1(relay) => relay.upstream(),
+            Self::H2c(relay) => relay.upstream(),
         }
     }
 }
 
-impl Drop for Relay {
-    fn drop(&mut self) {
-        if self.inner.is_end_stream() {
-            self.complete();
+impl http2::Working for Reply {
+    fn poll_work(&mut self, cx: &mut Context<'_>) {
+        match self {
+            Self::Own(_) => {}
+            Self::Relayed(Relay::Http1(relay)) => relay.poll_work(cx),
+            Self::Relayed(Relay::H2c(relay)) => relay.poll_work(cx),
         }
     }
 }
@@ -149,29 +107,24 @@ impl Body for Reply {
     ) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         match &mut *self {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Relayed(relay) => match Pin::new(&mut relay.inner).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
-                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(RelayError::Upstream(error)))),
-                Poll::Ready(None) => {
-                    relay.complete();
-                    Poll::Ready(None)
-                }
-                Poll::Pending => relay.cut.as_mut().poll(cx).map(|()| Some(Err(RelayError::Cut))),
-            },
+            Self::Relayed(Relay::Http1(relay)) => Pin::new(relay).poll_frame(cx),
+            Self::Relayed(Relay::H2c(relay)) => Pin::new(relay).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(bytes) => bytes.is_none(),
-            Self::Relayed(relay) => relay.inner.is_end_stream(),
+            Self::Relayed(Relay::Http1(relay)) => relay.is_end_stream(),
+            Self::Relayed(Relay::H2c(relay)) => relay.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Relayed(relay) => relay.inner.size_hint(),
+            Self::Relayed(Relay::Http1(relay)) => relay.size_hint(),
+            Self::Relayed(Relay::H2c(relay)) => relay.size_hint(),
         }
     }
 }
@@ -186,16 +139,21 @@ fn failure(status: StatusCode) -> Response<Reply> {
 
 /// Answers one request.
 pub(crate) async fn handle(
-    worker: Rc<Worker>,
-    peer: Rc<Peer>,
-    request: Request<Incoming>,
+    worker: &Rc<Worker>,
+    peer: &Peer,
+    mut request: Request<Upload>,
+    interim: Interim<'_>,
 ) -> Response<Reply> {
     let begun = Instant::now();
     let Some(host) = host_of(&request) else {
         return failure(StatusCode::BAD_REQUEST);
     };
-    if request.method() == Method::CONNECT {
+    let websocket = is_websocket(&request);
+    if request.method() == Method::CONNECT && !websocket {
         return failure(StatusCode::NOT_IMPLEMENTED);
+    }
+    if request.headers().len() > worker.shared.table.load().settings.max_header_count {
+        return failure(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
     let mut until = None;
     loop {
@@ -203,7 +161,7 @@ pub(crate) async fn handle(
         let table = worker.shared.table.load_full();
         let target = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
         let ask = Ask {
-            is_read: matches!(*request.method(), Method::GET | Method::HEAD),
+            is_read: websocket || matches!(*request.method(), Method::GET | Method::HEAD),
             host: &host,
             target,
             scheme: peer.scheme,
@@ -231,19 +189,28 @@ pub(crate) async fn handle(
             Decision::Forward { route, strip } => {
                 let words = (route.service.log.requests && worker.shared.access_log.is_on())
                     .then(|| Words::of(&host, &request));
+                request
+                    .body_mut()
+                    .limit(route.service.limits.max_request_body.unwrap_or(u64::MAX));
                 let response =
-                    route_request(&worker, &peer, &table, route, strip, &host, request, begun).await;
+                    route_request(worker, peer, &table, route, strip, &host, request, begun, interim).await;
                 if let Some(words) = words {
-                    words.log(&worker, &peer, route, &response, begun);
+                    words.log(worker, peer, route, &response, begun);
                 }
-                return finish(&worker, Some(route), response, begun);
+                return finish(worker, Some(route), response, begun);
             }
         };
         if *request.method() == Method::HEAD {
             *response.body_mut() = Reply::Own(None);
         }
-        return finish(&worker, route, response, begun);
+        return finish(worker, route, response, begun);
     }
+}
+
+/// Whether the request asks for a WebSocket (extended CONNECT, RFC 8441).
+fn is_websocket(request: &Request<Upload>) -> bool {
+    let protocol = request.extensions().get::<h2::ext::Protocol>();
+    request.method() == Method::CONNECT && protocol.is_some_and(|protocol| protocol.as_str() == "websocket")
 }
 
 /// The words of a request that are logged.
@@ -256,7 +223,7 @@ struct Words {
 }
 
 impl Words {
-    fn of(host: &str, request: &Request<Incoming>) -> Self {
+    fn of(host: &str, request: &Request<Upload>) -> Self {
         let agent = request.headers().get(header::USER_AGENT);
         Self {
             host: host.to_owned(),
@@ -275,7 +242,7 @@ impl Words {
     fn log(&self, worker: &Worker, peer: &Peer, route: &Route, response: &Response<Reply>, begun: Instant) {
         let id = response.headers().get(&headers::X_REQUEST_ID);
         let upstream = match response.body() {
-            Reply::Relayed(relay) => relay.in_flight.upstream().address.to_string(),
+            Reply::Relayed(relay) => relay.upstream().address.to_string(),
             Reply::Own(_) => String::new(),
         };
         let entry = Entry {
@@ -317,7 +284,7 @@ fn finish(
 }
 
 /// The host as the client wrote it; `None` when it is missing or given twice.
-fn host_of(request: &Request<Incoming>) -> Option<String> {
+fn host_of(request: &Request<Upload>) -> Option<String> {
     if let Some(authority) = request.uri().authority() {
         return Some(authority.as_str().to_owned());
     }
@@ -337,38 +304,41 @@ async fn route_request(
     route: &Arc<Route>,
     strip: usize,
     host: &str,
-    mut request: Request<Incoming>,
+    mut request: Request<Upload>,
     begun: Instant,
+    interim: Interim<'_>,
 ) -> Response<Reply> {
-    let limit = route.service.limits.max_request_body.unwrap_or(u64::MAX);
     let id = match request.headers().get(&headers::X_REQUEST_ID) {
         Some(id) if crate::request_id::acceptable(id.as_bytes()) => id.clone(),
         _ => worker.ids.next_value(),
     };
-    let upgrade = (headers::connection_lists(request.headers(), "upgrade")
-        && request.version() == Version::HTTP_11)
-        .then(|| request.headers().get(header::UPGRADE).cloned())
-        .flatten();
-    let client_upgrade = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    let websocket = is_websocket(&request);
     let now = Clock::millis();
     let assignment = if assign::is_needed(&route.service) {
-        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let is_read = websocket || matches!(*request.method(), Method::GET | Method::HEAD);
         let new_id = worker.ids.next();
-        assign::assign(&route.service, request.headers(), is_read, false, &new_id, now)
+        assign::assign(
+            &route.service,
+            request.headers(),
+            is_read,
+            websocket,
+            &new_id,
+            now,
+        )
     } else {
         Assignment::default()
     };
-    prepare(&mut request, table, route, peer, host, strip, &id, upgrade);
-    let mut response = send(
-        worker,
-        route,
-        assignment.lane,
-        request,
-        limit,
-        begun,
-        client_upgrade,
-    )
-    .await;
+    let h2c = route.service.upstream_protocol == UpstreamProtocol::H2c;
+    let key = (websocket && !h2c).then(|| websocket_key(&worker.ids));
+    prepare(&mut request, table, route, peer, host, strip, &id, key);
+    let patience = Patience {
+        response: route.service.response_timeout,
+        stall: table.settings.idle_timeout,
+    };
+    let mut response = send(worker, route, assignment.lane, request, begun, patience, interim).await;
+    if websocket {
+        accept(&mut response);
+    }
     let declined = response
         .headers()
         .get("x-writer-affinity")
@@ -388,14 +358,14 @@ async fn route_request(
 /// Rewrites the request for the upstream.
 #[allow(clippy::too_many_arguments)]
 fn prepare(
-    request: &mut Request<Incoming>,
+    request: &mut Request<Upload>,
     table: &Table,
     route: &Route,
     peer: &Peer,
     host: &str,
     strip: usize,
     id: &HeaderValue,
-    upgrade: Option<HeaderValue>,
+    websocket: Option<HeaderValue>,
 ) {
     let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
     let (kept, prefix) = (&path[strip..], &path[..strip]);
@@ -406,7 +376,10 @@ fn prepare(
     };
     let prefix = HeaderValue::from_str(prefix).ok().filter(|_| strip > 0);
     *request.uri_mut() = target.unwrap_or_else(|_| Uri::from_static("/"));
-    *request.version_mut() = Version::HTTP_11;
+    let wants_trailers = request
+        .headers()
+        .get(header::TE)
+        .is_some_and(|te| te == "trailers");
     let client = ClientView {
         peer_text: &peer.text,
         scheme: peer.scheme,
@@ -431,13 +404,40 @@ fn prepare(
             fields.insert(headers::X_REQUEST_START, value);
         }
     }
-    if let Some(upgrade) = upgrade {
+    if wants_trailers {
+        fields.insert(header::TE, HeaderValue::from_static("trailers"));
+        fields.insert(header::CONNECTION, HeaderValue::from_static("TE"));
+    }
+    if let Some(key) = websocket {
+        // The handshake of HTTP/1.1, which the extended CONNECT stands for (RFC 8441 §5).
         fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        fields.insert(header::UPGRADE, upgrade);
+        fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        fields.insert(header::SEC_WEBSOCKET_KEY, key);
+        *request.method_mut() = Method::GET;
     }
 }
 
-fn is_idempotent(method: &Method) -> bool {
+/// A nonce for the handshake of HTTP/1.1, which HTTP/2 has no need of (RFC 6455 §4.1).
+fn websocket_key(ids: &crate::request_id::Ids) -> HeaderValue {
+    let key = base64::engine::general_purpose::STANDARD.encode(&ids.next()[16..]);
+    HeaderValue::try_from(key).expect("base64 is a header value")
+}
+
+/// The answer to an extended CONNECT: 200 where HTTP/1.1 says 101.
+fn accept(response: &mut Response<Reply>) {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        *response.status_mut() = StatusCode::OK;
+        let fields = response.headers_mut();
+        fields.remove(header::SEC_WEBSOCKET_ACCEPT);
+        fields.remove(header::CONTENT_LENGTH);
+    } else if response.status().is_success() && matches!(response.body(), Reply::Relayed(Relay::Http1(_))) {
+        // The upstream answered the handshake like any request: the client must not take that for a WebSocket.
+        *response = failure(StatusCode::BAD_GATEWAY);
+    }
+}
+
+/// Whether a method may be repeated (RFC 9110 §9.2.2).
+pub(crate) fn is_idempotent(method: &Method) -> bool {
     matches!(
         *method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
@@ -445,19 +445,17 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 /// Sends the request to an upstream and waits for the head of its response.
+#[allow(clippy::too_many_arguments)]
 async fn send(
     worker: &Rc<Worker>,
     route: &Arc<Route>,
     lane: Lane,
-    request: Request<Incoming>,
-    limit: u64,
+    mut request: Request<Upload>,
     begun: Instant,
-    client_upgrade: Option<hyper::upgrade::OnUpgrade>,
+    patience: Patience,
+    interim: Interim<'_>,
 ) -> Response<Reply> {
-    let mut request = request.map(|inner| Upload {
-        inner: (!inner.is_end_stream()).then_some(inner),
-        left: limit,
-    });
+    let upgrade = request.headers().contains_key(header::UPGRADE);
     let mut tried: Vec<u64> = Vec::new();
     let mut route = Arc::clone(route);
     let mut repeated = false;
@@ -477,147 +475,88 @@ async fn send(
             }
             continue;
         };
-        let upstream = Arc::clone(upstream);
         let counters = upstream.counters(worker.index);
-        let taken = if repeated {
-            None
-        } else {
-            worker.pool.take(&upstream)
+        let opened = match route.service.upstream_protocol {
+            UpstreamProtocol::Http1 => link(worker, upstream, repeated).await.map(Opened::Http1),
+            UpstreamProtocol::H2c => stream(worker, upstream, repeated).await.map(Opened::H2c),
         };
-        let Link { mut sender, reused } = match taken {
-            Some(link) => link,
-            None => match pool::connect(&upstream.address).await {
-                Ok(link) => link,
-                Err(error) => {
-                    // Nothing was sent, so any method may go to another upstream.
-                    tracing::warn!(
-                        service = %route.service.name, upstream = %upstream.address,
-                        error = &error as &dyn std::error::Error, "cannot connect to the upstream"
-                    );
-                    counters.failed();
-                    tried.push(upstream.id);
-                    continue;
-                }
-            },
-        };
-        let spare = (reused && is_idempotent(request.method()) && request.body().inner.is_none())
-            .then(|| head_again(&request));
-        let waited = tokio::select! {
-            outcome = sender.try_send_request(request) => Some(outcome),
-            () = tokio::time::sleep(route.service.response_timeout) => None,
-            () = upstream.cut.cancelled() => None,
-        };
-        let Some(outcome) = waited else {
-            counters.failed();
-            return failure(StatusCode::GATEWAY_TIMEOUT);
+        let outcome = match opened {
+            Ok(Opened::Http1((link, reused))) => {
+                let taken = h1::Taken {
+                    link,
+                    reused,
+                    in_flight,
+                };
+                h1::fetch(worker, taken, &mut request, upgrade, patience, interim)
+                    .await
+                    .map(|response| response.map(|relay| Reply::Relayed(Relay::Http1(Box::new(relay)))))
+            }
+            Ok(Opened::H2c(lease)) => {
+                let counted = (Arc::clone(upstream), Some(in_flight));
+                http2::upstream::fetch(worker, lease, counted, &mut request, patience, interim)
+                    .await
+                    .map(|response| response.map(|relay| Reply::Relayed(Relay::H2c(Box::new(relay)))))
+            }
+            Err(error) => {
+                // Nothing was sent, so any method may go to another upstream.
+                tracing::warn!(
+                    service = %route.service.name, upstream = %upstream.address,
+                    error = &error as &dyn std::error::Error, "cannot connect to the upstream"
+                );
+                counters.failed();
+                tried.push(upstream.id);
+                continue;
+            }
         };
         match outcome {
             Ok(response) => {
                 counters.answered(response.status().as_u16(), begun.elapsed());
-                return relay(worker, response, sender, in_flight, client_upgrade);
+                return response;
             }
-            Err(mut error) => {
-                let unsent = error.take_message();
-                let error = error.into_error();
-                request = match (unsent, spare) {
-                    (Some(unsent), _) if reused => unsent,
-                    (None, Some(again)) if error.is_incomplete_message() || error.is_closed() => again,
-                    _ => {
-                        tracing::warn!(
-                            service = %route.service.name, upstream = %upstream.address,
-                            error = &error as &dyn std::error::Error, "the upstream did not answer"
-                        );
-                        counters.failed();
-                        return failure(status_of(&error));
-                    }
+            Err(Broken::Stale) if !repeated => repeated = true,
+            Err(broken) => {
+                let status = match broken {
+                    Broken::Status(status) => status,
+                    Broken::Stale => StatusCode::BAD_GATEWAY,
                 };
-                repeated = true;
+                if status.is_server_error() {
+                    tracing::warn!(
+                        service = %route.service.name, upstream = %upstream.address,
+                        status = status.as_u16(), "the upstream did not answer as it should"
+                    );
+                    counters.failed();
+                }
+                return failure(status);
             }
         }
     }
 }
 
-/// The same request once more; it has no body.
-fn head_again(request: &Request<Upload>) -> Request<Upload> {
-    let mut again = Request::new(Upload { inner: None, left: 0 });
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.headers_mut() = request.headers().clone();
-    again
+/// A connection to an upstream.
+enum Opened {
+    Http1((Link, bool)),
+    H2c(http2::upstream::Lease),
 }
 
-/// Whose fault an exchange's end was: the client's body, or the upstream.
-fn status_of(error: &hyper::Error) -> StatusCode {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        match error.downcast_ref() {
-            Some(UploadError::TooLarge) => return StatusCode::PAYLOAD_TOO_LARGE,
-            Some(UploadError::Client(_)) => return StatusCode::BAD_REQUEST,
-            None => cause = error.source(),
-        }
+/// A connection for one request at a time, and whether it carried one before.
+async fn link(worker: &Worker, upstream: &Upstream, fresh: bool) -> io::Result<(Link, bool)> {
+    let resting = (!fresh)
+        .then(|| worker.links.take(upstream, tokio::time::Instant::now()))
+        .flatten();
+    match resting {
+        Some(link) => Ok((link, true)),
+        None => Ok((Link::connect(&upstream.address).await?, false)),
     }
-    StatusCode::BAD_GATEWAY
 }
 
-/// Turns the upstream's response into the client's.
-fn relay(
-    worker: &Rc<Worker>,
-    mut response: Response<Incoming>,
-    sender: SendRequest<Upload>,
-    in_flight: InFlight,
-    client_upgrade: Option<hyper::upgrade::OnUpgrade>,
-) -> Response<Reply> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let (Some(client), Some(protocol)) =
-            (client_upgrade, response.headers().get(header::UPGRADE).cloned())
-        else {
-            return failure(StatusCode::BAD_GATEWAY);
-        };
-        let upstream = hyper::upgrade::on(&mut response);
-        tokio::task::spawn_local(tunnel(
-            worker.shared.abort.clone(),
-            client,
-            upstream,
-            in_flight.into_tunnel(),
-        ));
-        let (mut head, _) = response.into_parts();
-        headers::strip_hop_by_hop(&mut head.headers);
-        head.headers
-            .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        head.headers.insert(header::UPGRADE, protocol);
-        return Response::from_parts(head, Reply::Own(None));
-    }
-    headers::strip_hop_by_hop(response.headers_mut());
-    *response.version_mut() = Version::HTTP_11;
-    let cut = Box::pin(in_flight.upstream().cut.clone().cancelled_owned());
-    response.map(|inner| {
-        Reply::Relayed(Relay {
-            inner,
-            worker: Rc::clone(worker),
-            link: Some(sender),
-            in_flight,
-            cut,
-        })
-    })
-}
-
-/// Copies bytes both ways until one side ends, the drain timeout cuts, or the process ends.
-async fn tunnel(
-    abort: CancellationToken,
-    client: hyper::upgrade::OnUpgrade,
-    upstream: hyper::upgrade::OnUpgrade,
-    in_flight: InFlight,
-) {
-    let copy = async {
-        let (client, upstream) = tokio::try_join!(client, upstream).map_err(io::Error::other)?;
-        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-        tokio::io::copy_bidirectional(&mut client, &mut upstream).await
-    };
-    tokio::select! {
-        outcome = copy => if let Err(error) = outcome {
-            tracing::debug!(error = &error as &dyn std::error::Error, "a tunnel ended");
-        },
-        () = in_flight.upstream().cut.cancelled() => {}
-        () = abort.cancelled() => {}
+/// A stream of a connection that many requests share.
+pub(crate) async fn stream(
+    worker: &Worker,
+    upstream: &Arc<Upstream>,
+    fresh: bool,
+) -> io::Result<http2::upstream::Lease> {
+    match worker.streams.take(upstream).filter(|_| !fresh) {
+        Some(lease) => Ok(lease),
+        None => worker.streams.connect(upstream).await,
     }
 }

@@ -19,12 +19,11 @@ pub(crate) const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-for
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const X_REQUEST_START: HeaderName = HeaderName::from_static("x-request-start");
 
-const HOP_BY_HOP: [HeaderName; 7] = [
+const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::TE,
-    header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
@@ -86,16 +85,6 @@ impl crate::assign::Shown for HeaderMap {
         let mut fields = self.get_all(header::COOKIE).iter();
         fields.find_map(|field| crate::assign::cookie_in(field.as_bytes(), name))
     }
-}
-
-/// Whether `Connection` lists `token`.
-pub(crate) fn connection_lists(headers: &HeaderMap, token: &str) -> bool {
-    headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|listed| listed.trim().eq_ignore_ascii_case(token))
 }
 
 /// Removes what concerns only one connection.

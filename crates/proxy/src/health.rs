@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, header};
+use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,11 +18,12 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::control::{ProbeFailure, ProbedUpstream};
 use crate::names::UpstreamAddress;
-use crate::snapshot::HealthCheck;
+use crate::snapshot::{HealthCheck, UpstreamProtocol};
 use crate::upstream::Upstream;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const FAILURES: u32 = 3;
+const AGENT: &str = "appliance-proxy health check";
 
 /// Asks once.
 ///
@@ -59,6 +60,9 @@ async fn exchange<S>(stream: S, check: &HealthCheck, authority: &str) -> Result<
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    if check.protocol == Some(UpstreamProtocol::H2c) {
+        return exchange_h2c(stream, check, authority).await;
+    }
     let broken = |error: hyper::Error| ProbeFailure::Protocol { error: chain(&error) };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
@@ -72,10 +76,7 @@ where
     if let Ok(host) = HeaderValue::from_str(host) {
         headers.insert(header::HOST, host);
     }
-    headers.insert(
-        header::USER_AGENT,
-        HeaderValue::from_static("appliance-proxy health check"),
-    );
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(AGENT));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     let answer = sender.send_request(request);
     tokio::pin!(connection);
@@ -88,6 +89,11 @@ where
             _ = &mut connection, if open => open = false,
         }
     };
+    judge(&response)
+}
+
+/// Any 2xx is healthy.
+fn judge<B>(response: &Response<B>) -> Result<(), ProbeFailure> {
     let status = response.status();
     if status.is_success() {
         return Ok(());
@@ -97,6 +103,71 @@ where
         status: status.as_u16(),
         location: location.and_then(|to| to.to_str().ok()).map(str::to_owned),
     })
+}
+
+/// Where gRPC servers answer for their health
+/// (https://github.com/grpc/grpc/blob/master/doc/health-checking.md).
+const GRPC_HEALTH: &str = "/grpc.health.v1.Health/Check";
+
+async fn exchange_h2c<S>(stream: S, check: &HealthCheck, authority: &str) -> Result<(), ProbeFailure>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let broken = |error: h2::Error| ProbeFailure::Protocol { error: chain(&error) };
+    let unfit = |what: String| ProbeFailure::Protocol { error: what };
+    let (mut sender, connection) = h2::client::handshake(stream).await.map_err(broken)?;
+    let grpc = check.path == GRPC_HEALTH;
+    let host = check.host.as_deref().unwrap_or(authority);
+    let mut request = Request::builder()
+        .method(if grpc { Method::POST } else { Method::GET })
+        .uri(format!("http://{host}{}", check.path))
+        .header(header::USER_AGENT, AGENT);
+    if grpc {
+        request = request
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(header::TE, "trailers");
+    }
+    let request = request
+        .body(())
+        .map_err(|_| unfit(format!("{:?} is not a path", check.path)))?;
+    let asking = async {
+        let (answer, mut send) = sender.send_request(request, !grpc).map_err(broken)?;
+        if grpc {
+            // An empty message, not compressed: the health of the whole server.
+            send.send_data(Bytes::from_static(&[0; 5]), true)
+                .map_err(broken)?;
+        }
+        let response = answer.await.map_err(broken)?;
+        if !grpc {
+            return judge(&response);
+        }
+        let (head, mut body) = response.into_parts();
+        let mut message = Vec::new();
+        while let Some(data) = body.data().await {
+            message.extend_from_slice(&data.map_err(broken)?);
+            if message.len() > 64 {
+                break;
+            }
+        }
+        let trailers = body.trailers().await.map_err(broken)?.unwrap_or(head.headers);
+        match trailers.get("grpc-status").map(HeaderValue::as_bytes) {
+            // Field 1, ServingStatus, with the value 1: SERVING.
+            Some(b"0") if message.get(5..) == Some(&[8, 1]) => Ok(()),
+            Some(b"0") => Err(unfit("the gRPC server says that it is not serving".into())),
+            status => Err(unfit(format!(
+                "the gRPC health service answered with status {}",
+                status.map_or("none".into(), String::from_utf8_lossy)
+            ))),
+        }
+    };
+    tokio::select! {
+        biased;
+        outcome = asking => outcome,
+        ended = connection => Err(match ended {
+            Err(error) => broken(error),
+            Ok(()) => unfit("the connection ended before an answer".into()),
+        }),
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

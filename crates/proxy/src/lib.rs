@@ -12,7 +12,8 @@
 //! | `upstream`, `health` | one upstream: in flight, drained, asked |
 //! | `connection`, `decide`, `headers`, `pages` | the path of a request: protocol, decision, fields, own answers |
 //! | `h1`, `link`, `buffer`, `clock`, `wakers` | the HTTP/1.1 engine and what it stands on |
-//! | `forward`, `pool` | HTTP/2 clients, by hyper |
+//! | `proxy_header`, `rewound` | what may stand before a connection's first request |
+//! | `http2`, `forward` | HTTP/2: clients, and upstreams that speak h2c |
 //! | `manager`, `store`, [`control`] | changes: checked, written down, made live |
 //! | `tls`, [`local_ca`], `challenges` | certificates by host, answers to certificate authorities |
 //! | `run`, `worker` | threads and listeners |
@@ -31,6 +32,7 @@ mod forward;
 mod h1;
 mod headers;
 mod health;
+mod http2;
 mod link;
 pub mod local_ca;
 mod manager;
@@ -38,8 +40,9 @@ mod metrics;
 pub mod names;
 pub mod options;
 mod pages;
-mod pool;
+pub mod proxy_header;
 mod request_id;
+mod rewound;
 mod run;
 mod shared;
 pub mod snapshot;

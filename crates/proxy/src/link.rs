@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
@@ -26,6 +26,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 pub(crate) enum Link {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// To a task of this worker that speaks HTTP/2 with the upstream.
+    Bridge(DuplexStream),
 }
 
 impl Link {
@@ -55,6 +57,7 @@ impl Link {
         let read = match self {
             Self::Tcp(stream) => stream.try_read(&mut byte),
             Self::Unix(stream) => stream.try_read(&mut byte),
+            Self::Bridge(_) => return false,
         };
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -65,6 +68,7 @@ impl AsyncRead for Link {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, to),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, to),
+            Self::Bridge(stream) => Pin::new(stream).poll_read(cx, to),
         }
     }
 }
@@ -74,6 +78,7 @@ impl AsyncWrite for Link {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, from),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, from),
+            Self::Bridge(stream) => Pin::new(stream).poll_write(cx, from),
         }
     }
 
@@ -85,6 +90,7 @@ impl AsyncWrite for Link {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Bridge(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

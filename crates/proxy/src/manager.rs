@@ -216,7 +216,7 @@ impl Manager {
         state.watchers.retain(|name, _| table.routes.contains_key(name));
         for (name, route) in &table.routes {
             let same = before.routes.get(name).is_some_and(|old| {
-                old.service.health_check == route.service.health_check
+                old.service.settled_health_check() == route.service.settled_health_check()
                     && old
                         .every_upstream()
                         .map(|old| old.id)
@@ -228,7 +228,7 @@ impl Manager {
                     .into_iter()
                     .flat_map(|set| set.iter().map(move |upstream| (set, upstream)))
                 {
-                    let (siblings, check) = (set.clone(), route.service.health_check.clone());
+                    let (siblings, check) = (set.clone(), route.service.settled_health_check());
                     watchers.spawn(health::watch(Arc::clone(upstream), siblings, check));
                 }
                 state.watchers.insert(name.clone(), watchers);

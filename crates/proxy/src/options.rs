@@ -91,6 +91,9 @@ pub struct Listener {
     pub scheme: Scheme,
     /// Where it comes from.
     pub socket: ListenerSocket,
+    /// Whether every connection begins with a header of the PROXY protocol (version 1 or 2), whatever
+    /// [`crate::snapshot::Settings::proxy_protocol_ports`] says.
+    pub proxy_protocol: bool,
 }
 
 /// Where a listening socket comes from.

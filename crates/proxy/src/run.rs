@@ -78,7 +78,7 @@ pub struct Proxy {
 
 /// What is listening, before anything is accepted.
 struct Listening {
-    sockets: Vec<(Scheme, u16, TcpListener)>,
+    sockets: Vec<(Scheme, u16, bool, TcpListener)>,
     control: Option<PathBuf>,
     metrics: Option<TcpListener>,
 }
@@ -103,14 +103,14 @@ impl Proxy {
                 listener.scheme,
                 socket.try_clone().map_err(system("copy a listener"))?,
             ));
-            sockets.push((listener.scheme, address.port(), socket));
+            sockets.push((listener.scheme, address.port(), listener.proxy_protocol, socket));
         }
         let metrics = options.metrics.map(|address| open(ListenerSocket::Bind(address)));
         let (metrics, metrics_address) = metrics.transpose()?.unzip();
         let access_log =
             AccessLog::start(options.access_log).map_err(system("start the access log's thread"))?;
         let https = sockets.iter().find(|(scheme, ..)| *scheme == Scheme::Https);
-        let https_port = https.map(|(_, port, _)| *port);
+        let https_port = https.map(|(_, port, ..)| *port);
         let mut shared = Shared::new(workers, https_port, access_log, Instant::now());
         shared.predecessor = options.predecessor;
         let shared = Arc::new(shared);
@@ -331,13 +331,14 @@ async fn oversee(
     }
     let workers = Arc::new(workers);
     let acceptors = tokio_util::task::TaskTracker::new();
-    for (scheme, port, socket) in listening.sockets {
+    for (scheme, port, header, socket) in listening.sockets {
         match tokio::net::TcpListener::from_std(socket) {
             Ok(socket) => {
                 acceptors.spawn(accept(
                     socket,
                     scheme,
                     port,
+                    header,
                     Arc::clone(&workers),
                     Arc::clone(&shared),
                 ));
@@ -388,6 +389,7 @@ async fn accept(
     socket: tokio::net::TcpListener,
     scheme: Scheme,
     local_port: u16,
+    header: bool,
     workers: Arc<Vec<Handle>>,
     shared: Arc<Shared>,
 ) {
@@ -411,11 +413,13 @@ async fn accept(
                     .iter()
                     .min_by_key(|worker| worker.load())
                     .expect("there is at least one worker");
+                let ports = &shared.table.load().settings.proxy_protocol_ports;
                 let accepted = Accepted {
                     stream,
                     peer,
                     scheme,
                     local_port,
+                    expects_header: header || ports.contains(&local_port),
                     slot: worker.slot(&shared),
                 };
                 worker.give(accepted).await;

@@ -67,6 +67,11 @@ pub struct Settings {
     /// Port that redirects to HTTPS name, when visitors reach it by another than the one listened on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_https_port: Option<u16>,
+    /// Ports whose connections begin with a header of the PROXY protocol, version 1 or 2. None by default.
+    ///
+    /// A connection there without one is closed: only a load balancer may reach such a port.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub proxy_protocol_ports: Vec<u16>,
     /// Longest time until a request's head has arrived, also between requests' first and last byte. 15 s.
     #[serde(with = "millis", rename = "header_timeout_ms")]
     pub header_timeout: Duration,
@@ -86,6 +91,7 @@ impl Default for Settings {
         Self {
             trusted_proxies: Vec::new(),
             public_https_port: None,
+            proxy_protocol_ports: Vec::new(),
             header_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(75),
             max_header_bytes: 32 << 10,
@@ -115,6 +121,9 @@ pub struct Service {
     pub tls: Option<Tls>,
     /// Where the app listens; at least one. Requests go to the one with the fewest in flight.
     pub upstreams: Vec<UpstreamAddress>,
+    /// What is spoken with every upstream. HTTP/1.1.
+    #[serde(default, skip_serializing_if = "UpstreamProtocol::is_default")]
+    pub upstream_protocol: UpstreamProtocol,
     /// Further upstreams for GET and HEAD; the others are then the writers. None by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub read_upstreams: Vec<UpstreamAddress>,
@@ -165,6 +174,7 @@ impl Service {
             strip_path_prefix: true,
             tls: None,
             upstreams,
+            upstream_protocol: UpstreamProtocol::Http1,
             read_upstreams: Vec::new(),
             read_websockets: false,
             writer_affinity: one_second(),
@@ -182,10 +192,34 @@ impl Service {
 }
 
 impl Service {
+    /// How its upstreams are asked, with the protocol settled.
+    pub(crate) fn settled_health_check(&self) -> HealthCheck {
+        let mut check = self.health_check.clone();
+        check.protocol.get_or_insert(self.upstream_protocol);
+        check
+    }
+
     /// Every address that it may send requests to.
     pub fn every_upstream(&self) -> impl Iterator<Item = &UpstreamAddress> + Clone {
         let canary = self.canary.iter().flat_map(|canary| &canary.upstreams);
         self.upstreams.iter().chain(canary).chain(&self.read_upstreams)
+    }
+}
+
+/// What is spoken with an upstream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 in the clear, by prior knowledge (RFC 9113 §3.3): what gRPC servers speak.
+    H2c,
+}
+
+impl UpstreamProtocol {
+    fn is_default(&self) -> bool {
+        *self == Self::Http1
     }
 }
 
@@ -254,6 +288,9 @@ pub enum Certificate {
 }
 
 /// How an upstream shows that it can take requests: `GET path` answered with 2xx.
+///
+/// Over h2c the path `/grpc.health.v1.Health/Check` is asked as gRPC's health checking protocol says (with `POST`, for
+/// the server as a whole) and must answer `SERVING`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HealthCheck {
@@ -265,6 +302,9 @@ pub struct HealthCheck {
     /// Port, when it differs from the upstream's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// What is spoken to ask; what the service speaks with its upstreams when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<UpstreamProtocol>,
     /// Pause between two tries. 1 s.
     #[serde(with = "millis", rename = "interval_ms")]
     pub interval: Duration,
@@ -279,6 +319,7 @@ impl Default for HealthCheck {
             path: "/up".into(),
             host: None,
             port: None,
+            protocol: None,
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(5),
         }

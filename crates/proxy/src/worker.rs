@@ -20,9 +20,9 @@ use crate::access_log::Lines;
 use crate::buffer::Buffers;
 use crate::clock::Clock;
 use crate::connection;
+use crate::http2::upstream::Connections;
 use crate::link::Links;
 use crate::options::Scheme;
-use crate::pool::Pool;
 use crate::shared::Shared;
 use crate::wakers::Wakers;
 
@@ -33,6 +33,8 @@ pub(crate) struct Accepted {
     pub(crate) peer: SocketAddr,
     pub(crate) scheme: Scheme,
     pub(crate) local_port: u16,
+    /// Whether it begins with a PROXY header.
+    pub(crate) expects_header: bool,
     pub(crate) slot: Slot,
 }
 
@@ -57,8 +59,9 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) tls: Arc<ServerConfig>,
-    pub(crate) pool: Pool,
-    /// Connections of the HTTP/1.1 engine to upstreams.
+    /// Connections to upstreams that speak HTTP/2.
+    pub(crate) streams: Connections,
+    /// Connections to upstreams that speak HTTP/1.1.
     pub(crate) links: Links,
     pub(crate) buffers: Buffers,
     pub(crate) wakers: Wakers,
@@ -129,7 +132,7 @@ pub(crate) fn spawn(index: usize, shared: Arc<Shared>, tls: Arc<ServerConfig>) -
                         ids: crate::request_id::Ids::new(),
                         shared,
                         tls,
-                        pool: Pool::default(),
+                        streams: Connections::default(),
                         links: Links::default(),
                         buffers: Buffers::default(),
                         wakers: Wakers::default(),
@@ -164,7 +167,7 @@ async fn work(worker: Rc<Worker>, mut accepted: mpsc::Receiver<Accepted>) {
             },
             Some(ended) = connections.join_next() => report(ended),
             _ = sweep.tick() => {
-                worker.pool.sweep();
+                worker.streams.sweep();
                 worker.links.sweep();
                 worker.lines.flush(&worker.shared.access_log);
             }

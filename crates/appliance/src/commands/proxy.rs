@@ -28,6 +28,15 @@ pub struct ProxyArgs {
     /// Address for HTTPS; repeat for several
     #[arg(long, value_name = "ADDR")]
     https: Vec<SocketAddr>,
+    /// Connections to the --http addresses begin with a PROXY header (v1 or v2) of a load balancer
+    #[arg(long)]
+    http_proxy_protocol: bool,
+    /// Connections to the --https addresses begin with a PROXY header (v1 or v2) of a load balancer
+    #[arg(long)]
+    https_proxy_protocol: bool,
+    /// HTTP/3 is not served; refused with the reason
+    #[arg(long, value_name = "ADDR", hide = true)]
+    quic: Option<SocketAddr>,
     /// Address for Prometheus metrics; keep it private
     #[arg(long, value_name = "ADDR")]
     metrics: Option<SocketAddr>,
@@ -56,6 +65,12 @@ pub struct ProxyArgs {
 /// # Errors
 /// When a listener or the control socket cannot be opened, or the snapshot file is wrong.
 pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
+    if args.quic.is_some() {
+        anyhow::bail!(
+            "--quic: HTTP/3 is not served, because memory with a slow reader is not known to stay bounded; \
+             leave the option out, clients use HTTP/2 over --https"
+        );
+    }
     crate::journal::log();
     let mut listeners = inherited()?;
     // Sockets that were handed over stand for the addresses on the command line.
@@ -67,7 +82,14 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
         listeners.extend(addresses.iter().map(|address| Listener {
             scheme,
             socket: ListenerSocket::Bind(*address),
+            proxy_protocol: false,
         }));
+    }
+    for listener in &mut listeners {
+        listener.proxy_protocol = match listener.scheme {
+            Scheme::Http => args.http_proxy_protocol,
+            Scheme::Https => args.https_proxy_protocol,
+        };
     }
     if listeners.is_empty() {
         anyhow::bail!(
@@ -117,6 +139,7 @@ fn inherited() -> anyhow::Result<Vec<Listener>> {
         listeners.push(Listener {
             scheme,
             socket: ListenerSocket::Inherited(socket),
+            proxy_protocol: false,
         });
     }
     Ok(listeners)

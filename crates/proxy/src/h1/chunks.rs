@@ -7,7 +7,7 @@
 //!  Trailer ──► Done
 //! ```
 //!
-//! Chunk extensions and trailer fields are read and dropped.
+//! Chunk extensions are read and dropped; trailer fields are the caller's (see [`super::trailer`]).
 
 /// Longest chunk-size line, extensions included.
 const MOST_LINE: usize = 256;
@@ -44,6 +44,8 @@ pub(super) enum Piece {
     Framing(usize),
     /// This many bytes of data.
     Data(usize),
+    /// This many bytes are a trailer field's line, well formed.
+    Trailer(usize),
     /// More bytes are needed.
     More,
     /// The body is complete; what follows belongs to the next message.
@@ -97,10 +99,12 @@ impl Decoder {
                 }
                 if line.is_empty() {
                     self.state = State::Done;
-                } else if line[0] == b' ' || line[0] == b'\t' || !line.contains(&b':') {
+                    return Ok(Piece::Framing(2));
+                }
+                if !super::trailer::is_well_formed(line) {
                     return Err(Malformed);
                 }
-                Ok(Piece::Framing(line.len() + 2))
+                Ok(Piece::Trailer(line.len() + 2))
             }
         }
     }
@@ -157,6 +161,13 @@ pub(super) fn write(out: &mut Vec<u8>, data: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Appends the last chunk with the trailer fields that were kept.
+pub(super) fn write_end(out: &mut Vec<u8>, trailer: &[u8]) {
+    out.extend_from_slice(&END[..3]);
+    out.extend_from_slice(trailer);
+    out.extend_from_slice(&END[3..]);
+}
+
 /// The last chunk, without trailer.
 pub(super) const END: &[u8] = b"0\r\n\r\n";
 
@@ -172,7 +183,7 @@ mod tests {
         let (mut data, mut start, mut end) = (Vec::new(), 0, 0);
         loop {
             match decoder.next(&bytes[start..end])? {
-                Piece::Framing(length) => start += length,
+                Piece::Framing(length) | Piece::Trailer(length) => start += length,
                 Piece::Data(length) => {
                     data.extend_from_slice(&bytes[start..start + length]);
                     start += length;
@@ -207,6 +218,8 @@ mod tests {
             ("5\rX\nhello", Err(Malformed)),
             ("0\r\n folded\r\n\r\n", Err(Malformed)),
             ("0\r\nno colon\r\n\r\n", Err(Malformed)),
+            ("0\r\nA : b\r\n\r\n", Err(Malformed)),
+            ("0\r\nA: \0\r\n\r\n", Err(Malformed)),
         ] {
             let expect = expect.map(|data| data.map(str::to_owned));
             for step in [1, 3, 1000] {

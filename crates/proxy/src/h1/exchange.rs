@@ -19,6 +19,7 @@ use super::Conn;
 use super::chunks::{self, Decoder, Piece};
 use super::parse::{self, Framing};
 use super::rewrite::{self, Given, Told};
+use super::trailer;
 use crate::assign::{self, Assignment};
 use crate::buffer::Buffer;
 use crate::clock::Clock;
@@ -45,6 +46,10 @@ pub(super) struct Order {
     pub(super) is_head: bool,
     pub(super) idempotent: bool,
     pub(super) upgrade: bool,
+    /// Whether the client wants trailer fields.
+    pub(super) trailers: bool,
+    /// Whether the client waits for a 100 before it sends the body.
+    pub(super) expects: bool,
     /// Whether the client wants to keep its connection.
     pub(super) keep: bool,
     /// The client's minor version.
@@ -124,6 +129,8 @@ pub(super) struct Exchange<'a> {
     /// To the upstream: what is to be written before more of the body.
     up: Vec<u8>,
     up_sent: usize,
+    /// Trailer fields of the request, as far as they are passed on.
+    up_trailer: Vec<u8>,
     body: Body,
     /// Bytes of body that the service still accepts.
     allowance: u64,
@@ -134,6 +141,8 @@ pub(super) struct Exchange<'a> {
     /// To the client.
     out: Vec<u8>,
     out_sent: usize,
+    /// Trailer fields of the response, as far as they are passed on.
+    out_trailer: Vec<u8>,
     unflushed: bool,
     /// Whether anything was read from the upstream.
     heard: bool,
@@ -168,6 +177,7 @@ impl<'a> Exchange<'a> {
             in_flight,
             up,
             up_sent: 0,
+            up_trailer: Vec::new(),
             body: match order.framing {
                 Framing::Length(0) | Framing::UntilClose => Body::Sent,
                 Framing::Length(length) => Body::Length(length),
@@ -180,6 +190,7 @@ impl<'a> Exchange<'a> {
             from_upstream: Buffer::default(),
             out: buffers.vec(),
             out_sent: 0,
+            out_trailer: Vec::new(),
             unflushed: false,
             heard: false,
             answered: false,
@@ -362,9 +373,13 @@ impl<'a> Exchange<'a> {
                                 conn.input.consume(count);
                                 self.body_moved = true;
                             }
+                            Ok(Piece::Trailer(count)) => {
+                                trailer::keep(&mut self.up_trailer, &conn.input.bytes()[..count]);
+                                conn.input.consume(count);
+                            }
                             Ok(Piece::More) => more = true,
                             Ok(Piece::End) => {
-                                self.up.extend_from_slice(chunks::END);
+                                chunks::write_end(&mut self.up, &self.up_trailer);
                                 self.body_moved = true;
                                 self.body = Body::Sent;
                                 break;
@@ -513,10 +528,16 @@ impl<'a> Exchange<'a> {
                             }
                             self.from_upstream.consume(count);
                         }
+                        Ok(Piece::Trailer(count)) => {
+                            if self.order.trailers {
+                                trailer::keep(&mut self.out_trailer, &self.from_upstream.bytes()[..count]);
+                            }
+                            self.from_upstream.consume(count);
+                        }
                         Ok(Piece::More) => return Ok(false),
                         Ok(Piece::End) => {
                             if *again {
-                                self.out.extend_from_slice(chunks::END);
+                                chunks::write_end(&mut self.out, &self.out_trailer);
                             }
                             self.down = Down::Given;
                         }
@@ -592,6 +613,7 @@ impl<'a> Exchange<'a> {
             date: &conn.worker.clock.date(),
             given,
             keep: self.keep,
+            trailers: self.order.trailers,
             minor: self.order.minor,
             cookie: self.cookie(&head),
         };

@@ -11,12 +11,16 @@
 //!   └────────────────────┴──────────────────────────────────────────────────────► closed
 //! ```
 
+mod bridge;
 mod chunks;
 mod exchange;
+mod fetch;
 mod parse;
 mod rewrite;
+mod trailer;
 mod tunnel;
 
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,6 +34,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use self::exchange::{Exchange, Failure, LogHead, Order, Outcome};
+pub(crate) use self::fetch::{Relay, Taken, fetch};
 use self::parse::Framing;
 use self::tunnel::Tunnel;
 use crate::access_log::Entry;
@@ -38,13 +43,19 @@ use crate::buffer::Buffer;
 use crate::clock::{Clock, Deadline};
 use crate::connection::Peer;
 use crate::decide::{Ask, Decision, decide};
+use crate::forward::{self, Patience};
+use crate::http2;
 use crate::link::Link;
 use crate::pages;
+use crate::rewound::Rewound;
+use crate::snapshot::UpstreamProtocol;
 use crate::table::Route;
-use crate::upstream::InFlight;
+use crate::upstream::{InFlight, Upstream};
 use crate::wakers::Place;
 use crate::worker::Worker;
 
+/// The start of HTTP/2's preface, which is a complete head to the eyes of HTTP/1.1 (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 /// How long a connection is still read after the last answer, so that the client can see it.
 const LINGER: Duration = Duration::from_secs(2);
 /// How long a connection may still bring a request when the process is to end.
@@ -116,6 +127,14 @@ where
     let mut first = true;
     loop {
         let next = match conn.arrival(first).await {
+            Arrival::Head(_) if first && conn.input.bytes().starts_with(PREFACE) => {
+                // HTTP/2 by prior knowledge (RFC 9113 §3.3): what gRPC clients speak without TLS.
+                let Conn {
+                    stream, input, peer, ..
+                } = conn;
+                let stream = Rewound::new(input.bytes().to_vec(), stream);
+                return Box::pin(http2::serve(worker, stream, peer)).await;
+            }
             // Boxed, so that an idle connection's task stays small.
             Arrival::Head(end) => Box::pin(conn.request(end)).await,
             Arrival::Refuse(status) => Box::pin(conn.refuse(status)).await,
@@ -327,6 +346,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                 "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"
             ),
             upgrade,
+            trailers: head.trailers,
+            expects: head.expect_continue,
             keep: head.keep_alive(),
             minor: head.minor,
             begun,
@@ -367,7 +388,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             let reused = resting.is_some();
             let mut link = match resting {
                 Some(link) => link,
-                None => match Link::connect(&upstream.address).await {
+                None => match self.connect(&upstream, &order, fresh_only).await {
                     Ok(link) => link,
                     Err(error) => {
                         // Nothing was sent, so any method may go to another upstream.
@@ -440,6 +461,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         }
         self.give(&page, Some(&order.route), keep, order.minor, order.is_head)
             .await
+    }
+
+    /// A connection that nothing was sent on yet.
+    async fn connect(&self, upstream: &Arc<Upstream>, order: &Order, fresh: bool) -> io::Result<Link> {
+        if order.route.service.upstream_protocol == UpstreamProtocol::Http1 {
+            return Link::connect(&upstream.address).await;
+        }
+        let lease = forward::stream(&self.worker, upstream, fresh).await?;
+        let patience = Patience {
+            response: order.route.service.response_timeout,
+            stall: self.stall(),
+        };
+        bridge::start(&self.worker, lease, upstream, order, patience)
+            .map(Link::Bridge)
+            .ok_or_else(|| io::Error::other("the request cannot be said in HTTP/2"))
     }
 
     /// Writes a request's line, if its service wants one.

@@ -39,10 +39,12 @@ pub(super) enum Known {
     Expect,
     Forwarded,
     Host,
-    /// Hop-by-hop without a meaning of its own here: `Keep-Alive`, `Proxy-Connection`, `Trailer`, `TE`.
+    /// Hop-by-hop without a meaning of its own here: `Keep-Alive`, `Proxy-Connection`.
     Hop,
     RequestId,
     RequestStart,
+    Te,
+    Trailer,
     TransferEncoding,
     Upgrade,
     XFor,
@@ -57,12 +59,12 @@ pub(super) enum Known {
 pub(super) fn known(name: &str) -> Known {
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     match name.len() {
-        2 if is("te") => Known::Hop,
+        2 if is("te") => Known::Te,
         4 if is("host") => Known::Host,
         4 if is("date") => Known::Date,
         6 if is("expect") => Known::Expect,
         7 if is("upgrade") => Known::Upgrade,
-        7 if is("trailer") => Known::Hop,
+        7 if is("trailer") => Known::Trailer,
         9 if is("forwarded") => Known::Forwarded,
         10 if is("connection") => Known::Connection,
         10 if is("keep-alive") => Known::Hop,
@@ -149,6 +151,8 @@ pub(super) struct RequestHead<'h, 'b> {
     pub(super) has_length: bool,
     pub(super) options: Options<'b>,
     pub(super) expect_continue: bool,
+    /// Whether the client wants trailer fields (RFC 9110 §10.1.4).
+    pub(super) trailers: bool,
     pub(super) upgrade: Option<&'b [u8]>,
     pub(super) request_id: Option<&'b [u8]>,
     pub(super) fields: &'h [Header<'b>],
@@ -243,6 +247,7 @@ pub(super) fn request<'h, 'b>(
         has_length: false,
         options: Options::default(),
         expect_continue: false,
+        trailers: false,
         upgrade: None,
         request_id: None,
         fields,
@@ -267,6 +272,7 @@ pub(super) fn request<'h, 'b>(
             Known::Connection if !read.options.read(field.value) => return Err(BAD),
             Known::Upgrade => read.upgrade = Some(field.value),
             Known::RequestId => read.request_id = Some(field.value),
+            Known::Te => read.trailers |= wants_trailers(field.value),
             Known::Expect => {
                 if !field.value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(StatusCode::EXPECTATION_FAILED);
@@ -356,6 +362,13 @@ fn host(value: &[u8]) -> Option<&str> {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~')),
     };
     fine.then_some(text)
+}
+
+/// Whether `trailers` is among the codings of a `TE` field.
+fn wants_trailers(value: &[u8]) -> bool {
+    value
+        .split(|b| *b == b',')
+        .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Digits and nothing else, at most 18 of them.

@@ -39,7 +39,8 @@ pub(super) fn number(out: &mut Vec<u8>, mut value: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+/// Appends a field.
+pub(super) fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -68,6 +69,8 @@ pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, view: &View
             | Known::TransferEncoding
             | Known::Upgrade
             | Known::XFor => false,
+            Known::Te => false,
+            Known::Trailer => head.framing == Framing::Chunked,
             Known::Forwarded | Known::XPrefix => view.trusted,
             Known::XProto => {
                 proto |= view.trusted;
@@ -103,6 +106,8 @@ pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, view: &View
     if let (true, Some(protocol)) = (view.upgrade, head.upgrade) {
         out.extend_from_slice(b"Connection: upgrade\r\n");
         field(out, b"Upgrade", protocol);
+    } else if head.trailers {
+        out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n");
     }
     out.extend_from_slice(b"X-Forwarded-For: ");
     if view.trusted {
@@ -172,13 +177,16 @@ pub(super) struct Told<'a> {
     pub(super) given: Given,
     /// Whether the connection is kept.
     pub(super) keep: bool,
+    /// Whether the client gets trailer fields.
+    pub(super) trailers: bool,
     /// The client's minor version.
     pub(super) minor: u8,
     /// A cookie of the proxy's own.
     pub(super) cookie: Option<String>,
 }
 
-fn status_line(out: &mut Vec<u8>, status: u16, reason: &[u8]) {
+/// Appends the first line of a response.
+pub(super) fn status_line(out: &mut Vec<u8>, status: u16, reason: &[u8]) {
     out.extend_from_slice(b"HTTP/1.1 ");
     number(out, u64::from(status));
     out.push(b' ');
@@ -192,9 +200,13 @@ pub(super) fn response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, told: &To
     let own = &told.route.response_headers;
     for sent in head.fields {
         let pass = match known(sent.name) {
-            Known::Connection | Known::Hop | Known::TransferEncoding | Known::Upgrade | Known::RequestId => {
-                false
-            }
+            Known::Connection
+            | Known::Hop
+            | Known::Te
+            | Known::TransferEncoding
+            | Known::Upgrade
+            | Known::RequestId => false,
+            Known::Trailer => told.given == Given::Chunked && told.trailers,
             Known::ContentLength => told.given == Given::AsAnnounced && head.framing != Framing::Chunked,
             _ => {
                 !head.options.lists(sent.name)
@@ -239,6 +251,8 @@ pub(super) fn interim(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>) {
         let pass = match known(sent.name) {
             Known::Connection
             | Known::Hop
+            | Known::Te
+            | Known::Trailer
             | Known::TransferEncoding
             | Known::ContentLength
             | Known::Upgrade => false,

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod basics;
+mod h2c;
+mod http2;
 mod lanes;
 mod lifecycle;
 mod observing;

@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         listeners: vec![Listener {
             scheme: Scheme::Http,
             socket,
+            proxy_protocol: false,
         }],
         metrics: None,
         access_log: None,

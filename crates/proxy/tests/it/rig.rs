@@ -58,12 +58,21 @@ impl Rig {
     }
 
     pub(crate) fn with(home: tempfile::TempDir, store: Store) -> Self {
+        Self::at(home, store, Scheme::Http, 0)
+    }
+
+    /// The same with one listener on a port that the test chose.
+    pub(crate) fn at(home: tempfile::TempDir, store: Store, chosen: Scheme, port: u16) -> Self {
         let control = home.path().join("control.sock");
         let log = Log::default();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = |scheme| Listener {
             scheme,
-            socket: ListenerSocket::Bind(any),
+            socket: ListenerSocket::Bind(SocketAddr::from((
+                [127, 0, 0, 1],
+                if scheme == chosen { port } else { 0 },
+            ))),
+            proxy_protocol: false,
         };
         let proxy = Proxy::start(Options {
             listeners: vec![listener(Scheme::Http), listener(Scheme::Https)],

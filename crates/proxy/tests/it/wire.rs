@@ -143,23 +143,41 @@ async fn pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn chunks_are_written_anew_without_extensions_and_trailers() {
+async fn chunks_are_written_anew_with_trailers_and_without_extensions() {
     let rig = Rig::start();
     let upstream = Upstream::start(&rig).await;
     let mut stream = client(&rig).await;
     stream
-        .write_all(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: v\r\n\r\n")
+        .write_all(b"POST / HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nConnection: TE\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nT: v\r\nHost: evil\r\n\r\n")
         .await
         .unwrap();
     let mut talk = upstream.accept().await;
     let head = talk.head().await;
     assert!(head.contains("Transfer-Encoding: chunked\r\n"), "{head}");
-    assert_eq!(talk.hear(13).await, "3\r\nabc\r\n0\r\n\r\n");
+    assert!(head.contains("TE: trailers\r\nConnection: TE\r\n"), "{head}");
+    assert_eq!(talk.hear(19).await, "3\r\nabc\r\n0\r\nT: v\r\n\r\n");
     talk.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;e\r\nbody\r\n0\r\nT: v\r\n\r\n")
         .await;
-    let answer = Answer::read(&mut stream).await;
-    assert_eq!(answer.body, "body");
-    assert_eq!(answer.header("transfer-encoding"), "chunked");
+    let (_, headers) = read_head(&mut stream).await;
+    assert_eq!(headers["transfer-encoding"], "chunked");
+    let mut body = [0; 20];
+    stream.read_exact(&mut body).await.unwrap();
+    assert_eq!(
+        &body,
+        b"4\r\nbody\r\n0\r\nT: v\r\n\r\n"[..].first_chunk::<20>().unwrap()
+    );
+
+    // A client that does not ask for them gets none.
+    let mut plain = client(&rig).await;
+    plain
+        .write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        .await
+        .unwrap();
+    let mut talk = upstream.accept().await;
+    assert!(!talk.head().await.contains("TE:"));
+    talk.say("HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\nT: v\r\n\r\n")
+        .await;
+    assert_eq!(Answer::read(&mut plain).await.body, "body");
 }
 
 #[tokio::test]

@@ -1,0 +1,174 @@
+//! The body of a request on its way to an upstream.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::{HeaderMap, Request, header};
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::mpsc;
+
+/// A request's body, held to the service's limit.
+#[derive(Debug, Default)]
+pub(crate) struct Upload {
+    source: Source,
+    /// Bytes that the service still accepts.
+    left: u64,
+    /// The announced length.
+    length: Option<u64>,
+    /// Bytes handed out that the client's window does not know of yet.
+    unreleased: usize,
+}
+
+/// Where the bytes come from.
+#[derive(Debug, Default)]
+enum Source {
+    /// There is no body, or it is over.
+    #[default]
+    Nothing,
+    /// A stream of an HTTP/2 client.
+    Stream(RecvStream),
+    /// An HTTP/1.1 client, read by its connection's task.
+    Channel(mpsc::Receiver<Result<Frame<Bytes>, UploadError>>),
+}
+
+/// A request's body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UploadError {
+    /// The client sent more than the service accepts.
+    #[error("the request body is larger than the service accepts")]
+    TooLarge,
+    /// The client broke off.
+    #[error("the client broke off its request")]
+    Client(#[source] h2::Error),
+    /// The client's connection ended, or its chunks are malformed.
+    #[error("the client's request body is not complete")]
+    Incomplete,
+}
+
+/// A client's request with its body as an [`Upload`] without a limit yet.
+pub(super) fn of_client(request: Request<RecvStream>) -> Request<Upload> {
+    let length = length(request.headers());
+    request.map(|stream| Upload {
+        source: if stream.is_end_stream() {
+            Source::Nothing
+        } else {
+            Source::Stream(stream)
+        },
+        left: u64::MAX,
+        length,
+        unreleased: 0,
+    })
+}
+
+/// The length that the fields announce.
+pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+impl Upload {
+    /// What an HTTP/1.1 client sends, in parts.
+    pub(crate) fn channel(
+        parts: mpsc::Receiver<Result<Frame<Bytes>, UploadError>>,
+        length: Option<u64>,
+    ) -> Self {
+        Self {
+            source: Source::Channel(parts),
+            left: u64::MAX,
+            length,
+            unreleased: 0,
+        }
+    }
+
+    /// Accepts at most `bytes`.
+    pub(crate) fn limit(&mut self, bytes: u64) {
+        self.left = bytes;
+    }
+
+    /// The announced length; 0 without a body.
+    pub(crate) fn announced(&self) -> Option<u64> {
+        match self.source {
+            Source::Nothing => Some(0),
+            _ => self.length,
+        }
+    }
+
+    /// Whether nothing is left to be sent.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.source, Source::Nothing)
+    }
+
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        match &mut self.source {
+            Source::Nothing => Poll::Ready(None),
+            Source::Stream(stream) => {
+                let taken = std::mem::take(&mut self.unreleased);
+                if taken > 0 {
+                    // Fails only for a stream that is over.
+                    let _over = stream.flow_control().release_capacity(taken);
+                }
+                match ready!(stream.poll_data(cx)) {
+                    Some(Ok(data)) => {
+                        self.unreleased = data.len();
+                        Poll::Ready(Some(Ok(Frame::data(data))))
+                    }
+                    Some(Err(error)) => Poll::Ready(Some(Err(UploadError::Client(error)))),
+                    None => {
+                        let trailers = ready!(stream.poll_trailers(cx));
+                        self.source = Source::Nothing;
+                        Poll::Ready(match trailers {
+                            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+                            Err(error) => Some(Err(UploadError::Client(error))),
+                        })
+                    }
+                }
+            }
+            Source::Channel(parts) => {
+                let part = ready!(parts.poll_recv(cx));
+                if part.is_none() {
+                    self.source = Source::Nothing;
+                }
+                Poll::Ready(part)
+            }
+        }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let frame = ready!(self.poll_source(cx));
+        let length = match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
+            _ => 0,
+        };
+        Poll::Ready(match self.left.checked_sub(length) {
+            Some(left) => {
+                self.left = left;
+                frame
+            }
+            None => Some(Err(UploadError::TooLarge)),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Nothing => true,
+            Source::Stream(stream) => stream.is_end_stream(),
+            Source::Channel(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.announced() {
+            Some(length) => SizeHint::with_exact(length),
+            None => SizeHint::default(),
+        }
+    }
+}
