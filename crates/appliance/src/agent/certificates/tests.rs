@@ -33,6 +33,7 @@ impl Host {
         let listener = |scheme| Listener {
             scheme,
             socket: ListenerSocket::Bind(any),
+            proxy_protocol: false,
         };
         let control = home.path().join("control.sock");
         let proxy = Process::start(Options {
