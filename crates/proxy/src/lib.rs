@@ -29,6 +29,8 @@ pub mod control;
 mod decide;
 mod durable;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod h1;
 mod headers;
 mod health;

@@ -180,6 +180,13 @@ pub(crate) fn parse(text: &[u8]) -> Result<Snapshot, String> {
     }
 }
 
+/// Reads a stored snapshot; whatever part of it is kept holds to the rules.
+pub(crate) fn read_as_stored(text: &[u8]) {
+    if let Ok(loaded) = parse_lenient(text) {
+        assert_eq!(crate::check::problems(&loaded.snapshot), Vec::new());
+    }
+}
+
 #[derive(serde::Deserialize)]
 struct Loose {
     format: u32,

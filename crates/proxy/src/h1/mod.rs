@@ -15,6 +15,7 @@ mod bridge;
 mod chunks;
 mod exchange;
 mod fetch;
+pub(crate) mod fuzzing;
 mod parse;
 mod rewrite;
 mod trailer;

@@ -15,16 +15,16 @@ use tokio::net::TcpStream;
 use crate::rig::{Answer, App, closed_port, name, read_head, service};
 
 /// The proxy as a process of its own; ended with the test.
-struct Process {
-    pid: u32,
+pub(crate) struct Process {
+    pub(crate) pid: u32,
     child: Child,
-    http: SocketAddr,
-    client: Client,
+    pub(crate) http: SocketAddr,
+    pub(crate) client: Client,
     home: tempfile::TempDir,
 }
 
 impl Process {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let home = tempfile::tempdir().unwrap();
         loop {
             // Another test may take the port before the process does; then it ends, and gets another one.
@@ -66,7 +66,7 @@ impl Process {
         }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.pid).unwrap()), signal).unwrap();
     }
 }
@@ -90,7 +90,7 @@ fn spawn(home: &std::path::Path, http: SocketAddr) -> Child {
         .unwrap()
 }
 
-async fn send(http: SocketAddr, bytes: &[u8]) -> BufReader<TcpStream> {
+pub(crate) async fn send(http: SocketAddr, bytes: &[u8]) -> BufReader<TcpStream> {
     let mut stream = BufReader::new(TcpStream::connect(http).await.unwrap());
     stream.write_all(bytes).await.unwrap();
     stream

@@ -3,7 +3,10 @@
 // Helpers outside #[test] functions are test code too.
 #![allow(clippy::unwrap_used)]
 
+mod attacks;
 mod basics;
+mod conformance;
+mod frames;
 mod h2c;
 mod http2;
 mod lanes;

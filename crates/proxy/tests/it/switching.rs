@@ -1,7 +1,7 @@
 //! Switch, drain, pause, restart: without a dropped request.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use appliance_proxy::control::{ControlError, ProbeFailure, RefusalCode};
@@ -10,54 +10,71 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use crate::basics::open_tunnel;
-use crate::rig::{Answer, App, Rig, closed_port, name, path_in, service};
+use crate::lifecycle::{Process, send};
+use crate::rig::{Answer, App, Rig, closed_port, name, path_in, read_head, service};
 
-#[tokio::test]
+/// `wrk` on 64 connections, ended by [`Load::end`].
+struct Load(std::process::Child);
+
+impl Load {
+    fn start(url: &str) -> Self {
+        let child = std::process::Command::new("wrk")
+            .args(["-t1", "-c64", "-d600s", url])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("wrk is installed by `cargo xtask test`");
+        Self(child)
+    }
+
+    /// What it has to say.
+    async fn end(self) -> String {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        let ended = tokio::task::spawn_blocking(move || self.0.wait_with_output());
+        String::from_utf8(ended.await.unwrap().unwrap().stdout).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_switches_under_load_drop_nothing() {
-    let rig = Arc::new(Rig::start());
+    let process = Process::start().await;
     let apps = [App::start("a").await, App::start("b").await];
-    rig.put(&service("web", "h", &[&apps[0]])).await;
+    let any = |app: &App| service("web", "", &[app]);
+    process.client.put_service(&any(&apps[0])).await.unwrap();
     // Tunnels of a service that no switch concerns.
     let other = App::start("other").await;
-    rig.put(&service("chat", "chat", &[&other])).await;
+    process
+        .client
+        .put_service(&service("chat", "chat", &[&other]))
+        .await
+        .unwrap();
     let mut tunnels = Vec::new();
     for _ in 0..200 {
-        tunnels.push(open_tunnel(&rig, "chat").await);
+        let ask = b"GET /ws HTTP/1.1\r\nHost: chat\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let mut tunnel = send(process.http, ask).await;
+        assert_eq!(read_head(&mut tunnel).await.0, 101);
+        tunnels.push(tunnel);
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let served = Arc::new(AtomicU64::new(0));
-    let clients: Vec<_> = (0..8)
-        .map(|_| {
-            let (stop, served, address) = (Arc::clone(&stop), Arc::clone(&served), rig.http);
-            tokio::spawn(async move {
-                let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
-                while !stop.load(Ordering::Relaxed) {
-                    let request = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody";
-                    stream.write_all(request).await.unwrap();
-                    let answer = Answer::read(&mut stream).await;
-                    assert_eq!(answer.status, 200, "{}", answer.body);
-                    served.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
+    let load = Load::start(&format!("http://{}/x", process.http));
+    let served = |app: &App| app.state.requests.load(Ordering::Relaxed);
     for turn in 1..=100 {
-        let before = served.load(Ordering::Relaxed);
-        rig.put(&service("web", "h", &[&apps[turn % 2]])).await;
-        let left = apps[(turn + 1) % 2].upstream();
-        let drained = rig
+        let (new, old) = (&apps[turn % 2], &apps[(turn + 1) % 2]);
+        let before = served(new);
+        process.client.put_service(&any(new)).await.unwrap();
+        let drained = process
             .client
-            .drain(&name("web"), &left, Duration::from_secs(10))
+            .drain(&name("web"), &old.upstream(), Duration::from_secs(10))
             .await
             .unwrap();
         assert_eq!(drained.cut, 0);
-        while served.load(Ordering::Relaxed) < before + 5 {
-            tokio::task::yield_now().await;
+        while served(new) < before + 20 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.await.unwrap();
+    let said = load.end().await;
+    assert!(said.contains("requests in"), "{said}");
+    for bad in ["Non-2xx", "Socket errors"] {
+        assert!(!said.contains(bad), "{said}");
     }
     for tunnel in &mut tunnels {
         tunnel.write_all(b"ping").await.unwrap();
