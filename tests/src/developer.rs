@@ -165,6 +165,7 @@ impl Developer {
 /// A `config/deploy.yml` for the demo app on one server: host name `demo.test`, TLS.
 ///
 /// `key` is a private key to use instead of those in `~/.ssh`; `more` is YAML added at the end.
+/// A push is not watched for half a minute after its switch, unless `more` has an `x-appliance:` of its own.
 #[must_use]
 pub fn demo_deploy_yml(server: &str, key: Option<&Path>, more: &str) -> String {
     let keys = key
@@ -174,6 +175,11 @@ pub fn demo_deploy_yml(server: &str, key: Option<&Path>, more: &str) -> String {
         "aarch64" => "arm64",
         _ => "amd64",
     };
+    let unwatched = if more.contains("x-appliance:") {
+        ""
+    } else {
+        "x-appliance:\n  watch: false\n"
+    };
     format!(
         "service: demo\n\
          image: demo\n\
@@ -182,7 +188,7 @@ pub fn demo_deploy_yml(server: &str, key: Option<&Path>, more: &str) -> String {
          ssh:\n  user: deploy\n{keys}\
          registry:\n  server: localhost:5555\n\
          builder:\n  arch: {arch}\n\
-         {more}"
+         {more}{unwatched}"
     )
 }
 

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    app, audit, bootstrap, certificates, cloud_init, config, details, docs, host, init, keys, listing, proxy,
-    proxy_verbs, prune, push, registry, rollback, sandbox, secrets, server, status, upgrade,
+    app, audit, bootstrap, canary, certificates, cloud_init, config, details, docs, host, init, keys,
+    listing, lock, proxy, proxy_verbs, prune, push, registry, rollback, sandbox, secrets, server, status,
+    upgrade,
 };
 use crate::globals::Globals;
 use crate::{agent, receive, ui};
@@ -44,6 +45,13 @@ enum Command {
     Redeploy(push::PushArgs),
     /// Run an earlier release again, with the image, configuration and secrets it had
     Rollback(rollback::RollbackArgs),
+    /// Give the canary all visitors
+    Promote(canary::DecideArgs),
+    /// Take the canary away
+    Abort(canary::DecideArgs),
+    /// Keep others from changing the app, see who does, let them again
+    #[command(subcommand)]
+    Lock(lock::LockCommand),
     /// Show what runs on each server, and how it fares
     Status(status::StatusArgs),
     /// Boot, stop, look into, run commands in, and remove the app
@@ -114,6 +122,9 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Init(args) => init::run(&args, globals)?,
         Command::Push(args) => block_on(push::run(&args, globals))?,
         Command::Rollback(args) => block_on(rollback::run(&args, globals))?,
+        Command::Promote(args) => block_on(canary::promote(&args, globals))?,
+        Command::Abort(args) => block_on(canary::abort(&args, globals))?,
+        Command::Lock(command) => block_on(lock::run(&command, globals))?,
         Command::Status(args) => block_on(status::run(&args, globals))?,
         Command::Setup(args) | Command::Redeploy(args) => block_on(push::run(&args, globals))?,
         Command::App(command) => return block_on(app::run(&command, globals)).map(ExitCode::from),

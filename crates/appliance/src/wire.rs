@@ -18,11 +18,13 @@
 //! | `GET /v1/audit/verify` | [`AuditProof`] |
 //! | `POST /v1/images/have` | [`appliance_push::store::HaveQuery`] → [`appliance_push::store::HaveAnswer`] |
 //! | `POST /v1/changes` | signed [`appliance_push::change::Envelope`] → [`Event`]s, one JSON object a line, the last an [`Event::End`] |
+//! | `POST /v1/rollouts` | as `/v1/changes` for a deploy or rollback that somebody leads together with other hosts: after the envelope's line come [`Word`]s, one a line |
 //!
 //! `/v2/…` is the OCI distribution API; writing there needs the token that an `upload` change is answered with.
 
 mod containers;
 
+pub use appliance_rollout::Gate;
 pub use containers::{ContainerRow, ImageRow, RouteRow, TargetRow};
 
 use appliance_push::change::{Fingerprint, HostId, Platform, ReleaseNumber};
@@ -97,6 +99,9 @@ pub struct App {
     pub stopped: bool,
     /// Who changes it at this moment.
     pub changing: Option<Holder>,
+    /// The lock that keeps everybody from changing it.
+    #[serde(default)]
+    pub lock: Option<Lock>,
 }
 
 /// A release in a list.
@@ -199,6 +204,11 @@ pub enum Event {
         /// What that means here, for people.
         detail: String,
     },
+    /// The rollout waits for leave to go on.
+    Waiting {
+        /// At which gate.
+        gate: Gate,
+    },
     /// Output of the app: the release command, or the last lines of a container that failed.
     Output {
         /// Where it comes from.
@@ -213,6 +223,46 @@ pub enum Event {
     },
     /// The end; exactly one, always last.
     End(End),
+}
+
+/// What the leader of a group says to one of its hosts, on the connection that carried the signed change.
+///
+/// A host that hears nothing for [`SILENCE`] acts as if the leader were gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "word", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Word {
+    /// Go on.
+    Pass {
+        /// Past which gate.
+        gate: Gate,
+    },
+    /// Go back.
+    Cancel {
+        /// Why, for the record.
+        why: String,
+    },
+    /// I am still here.
+    Beat,
+}
+
+/// How long a leader may be silent.
+pub const SILENCE: std::time::Duration = std::time::Duration::from_secs(30);
+/// How often a leader says [`Word::Beat`].
+pub const BEAT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A lock that somebody took by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    /// Who, as they call themselves.
+    pub by: String,
+    /// Key that signed it.
+    pub key: String,
+    /// Since when.
+    pub at: Timestamp,
+    /// The version they are about.
+    pub version: String,
+    /// Why.
+    pub message: String,
 }
 
 /// How a change ended.

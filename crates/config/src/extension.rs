@@ -93,7 +93,7 @@ pub struct Watch {
     pub window: Seconds,
     /// Share of 5xx responses above the former release's that is too much.
     pub error_rate: Share,
-    /// The new release's median latency over the former's that is too much.
+    /// The new release's latency (95th percentile) over the former's that is too much.
     #[schemars(range(min = 1.0))]
     pub latency: f64,
 }

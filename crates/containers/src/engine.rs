@@ -93,6 +93,9 @@ pub trait Engine: Send + Sync {
     /// What a container wrote, both streams in order.
     fn logs<'a>(&'a self, id: &'a str, query: LogQuery) -> BoxStream<'a, Result<LogLine, EngineError>>;
 
+    /// A file or directory of a container in any state, as a tar archive whose names begin with its last component.
+    fn files<'a>(&'a self, id: &'a str, path: &'a str) -> BoxStream<'a, Result<Bytes, EngineError>>;
+
     /// Waits until a container is not running and tells how it ended.
     ///
     /// Goes on waiting across a restart of the daemon; the caller sets the limit.

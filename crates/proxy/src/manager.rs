@@ -10,7 +10,9 @@ use tokio::task::JoinSet;
 
 use crate::challenges::Challenge;
 use crate::check;
-use crate::control::{Applied, CertificatePem, Drained, Refusal, RefusalCode, ServiceStats, ServiceStatus};
+use crate::control::{
+    Applied, Batch, CertificatePem, Drained, Refusal, RefusalCode, ServiceStats, ServiceStatus,
+};
 use crate::health;
 use crate::local_ca::LocalCa;
 use crate::names::{CertificateName, HostPattern, ServiceName, UpstreamAddress};
@@ -94,7 +96,7 @@ impl Manager {
             state: Mutex::new(state),
         };
         let mut state = manager.state.lock().await;
-        let certificates = manager.certificates(&mut state, &snapshot, None)?;
+        let certificates = manager.certificates(&mut state, &snapshot, &[])?;
         manager.publish(&mut state, snapshot, certificates);
         for problem in state.problems() {
             tracing::error!(problem, "part of the snapshot is not served");
@@ -114,7 +116,7 @@ impl Manager {
     /// Applies `change` to a copy of the snapshot and makes the result live.
     async fn change(
         &self,
-        subject: Option<&ServiceName>,
+        subjects: &[ServiceName],
         change: impl FnOnce(&mut Snapshot) -> Result<(), Refusal>,
     ) -> Result<Applied, Refusal> {
         self.thawed().await;
@@ -122,7 +124,7 @@ impl Manager {
         let mut next = state.snapshot.clone();
         change(&mut next)?;
         if next == state.snapshot {
-            return Ok(state.applied(subject, false));
+            return Ok(state.applied(subjects, false));
         }
         if let Some(problem) = check::problems(&next).into_iter().next() {
             return Err(Refusal {
@@ -135,7 +137,7 @@ impl Manager {
                 service: problem.conflict,
             });
         }
-        let certificates = match self.certificates(&mut state, &next, subject) {
+        let certificates = match self.certificates(&mut state, &next, subjects) {
             Ok(certificates) => certificates,
             Err(message) => return refuse(RefusalCode::Certificate, message),
         };
@@ -151,7 +153,7 @@ impl Manager {
             );
         }
         self.publish(&mut state, next, certificates);
-        Ok(state.applied(subject, true))
+        Ok(state.applied(subjects, true))
     }
 
     /// Makes `snapshot` live. Upstreams that stay keep their connections, counts and health.
@@ -243,7 +245,7 @@ impl Manager {
         &self,
         state: &mut State,
         snapshot: &Snapshot,
-        strict: Option<&ServiceName>,
+        strict: &[ServiceName],
     ) -> Result<Certificates, String> {
         let mut certificates = Certificates::default();
         let mut problems = BTreeMap::new();
@@ -267,7 +269,7 @@ impl Manager {
             match key {
                 Ok(key) if service.hosts.is_empty() => certificates.set_fallback(&key),
                 Ok(key) => certificates.add(&service.hosts, &key),
-                Err(message) if strict == Some(&service.name) => {
+                Err(message) if strict.contains(&service.name) => {
                     return Err(format!("service {}: {message}", service.name));
                 }
                 Err(message) => drop(problems.insert(service.name.clone(), message)),
@@ -313,20 +315,24 @@ impl Manager {
     }
 
     /// See [`crate::Client::put_service`].
-    pub(crate) async fn put_service(&self, mut service: Service) -> Result<Applied, Refusal> {
+    pub(crate) async fn put_service(&self, service: Service) -> Result<Applied, Refusal> {
         let name = service.name.clone();
-        self.change(Some(&name), |snapshot| {
-            match snapshot
+        self.change(std::slice::from_ref(&name), |snapshot| {
+            put(snapshot, service);
+            Ok(())
+        })
+        .await
+    }
+
+    /// See [`crate::Client::put_services`].
+    pub(crate) async fn put_services(&self, batch: Batch) -> Result<Applied, Refusal> {
+        let changed: Vec<ServiceName> = batch.put.iter().map(|service| service.name.clone()).collect();
+        self.change(&changed, |snapshot| {
+            snapshot
                 .services
-                .iter_mut()
-                .find(|other| other.name == service.name)
-            {
-                Some(old) => {
-                    // Pause and stop outlive a deploy, as in kamal-proxy; only the gate request changes them.
-                    service.gate = old.gate.clone();
-                    *old = service;
-                }
-                None => snapshot.services.push(service),
+                .retain(|service| !batch.remove.contains(&service.name));
+            for service in batch.put {
+                put(snapshot, service);
             }
             Ok(())
         })
@@ -335,7 +341,7 @@ impl Manager {
 
     /// See [`crate::Client::remove_service`].
     pub(crate) async fn remove_service(&self, name: &ServiceName) -> Result<Applied, Refusal> {
-        self.change(Some(name), |snapshot| {
+        self.change(std::slice::from_ref(name), |snapshot| {
             snapshot.services.retain(|service| service.name != *name);
             Ok(())
         })
@@ -344,7 +350,7 @@ impl Manager {
 
     /// Pauses, stops or resumes a service.
     pub(crate) async fn set_gate(&self, name: &ServiceName, gate: Gate) -> Result<Applied, Refusal> {
-        self.change(Some(name), |snapshot| {
+        self.change(std::slice::from_ref(name), |snapshot| {
             match snapshot.services.iter_mut().find(|service| service.name == *name) {
                 Some(service) => {
                     service.gate = gate;
@@ -420,7 +426,7 @@ impl Manager {
             .get(name)
             .is_some_and(|old| old.cert == key.cert)
         {
-            return Ok(state.applied(None, false));
+            return Ok(state.applied(&[], false));
         }
         if let Err(error) = self.disk.write_certificate(name, pem) {
             return refuse(
@@ -430,7 +436,7 @@ impl Manager {
         }
         state.certificates.insert(name.clone(), key);
         self.refresh(&mut state);
-        Ok(state.applied(None, true))
+        Ok(state.applied(&[], true))
     }
 
     /// See [`crate::Client::put_challenge`].
@@ -471,13 +477,13 @@ impl Manager {
             );
         }
         let changed = state.certificates.remove(name).is_some();
-        Ok(state.applied(None, changed))
+        Ok(state.applied(&[], changed))
     }
 
     /// Publishes the same snapshot with certificates read again.
     fn refresh(&self, state: &mut State) {
         let snapshot = state.snapshot.clone();
-        if let Ok(certificates) = self.certificates(state, &snapshot, None) {
+        if let Ok(certificates) = self.certificates(state, &snapshot, &[]) {
             self.publish(state, snapshot, certificates);
         }
     }
@@ -500,7 +506,7 @@ impl Manager {
             }
         };
         state.load_problems.clear();
-        let certificates = self.certificates(&mut state, &next, None)?;
+        let certificates = self.certificates(&mut state, &next, &[])?;
         self.publish(&mut state, next, certificates);
         Ok(())
     }
@@ -562,10 +568,10 @@ impl Manager {
 }
 
 impl State {
-    fn applied(&self, subject: Option<&ServiceName>, changed: bool) -> Applied {
-        let draining = subject
-            .and_then(|name| self.draining.get(name))
-            .into_iter()
+    fn applied(&self, subjects: &[ServiceName], changed: bool) -> Applied {
+        let draining = subjects
+            .iter()
+            .filter_map(|name| self.draining.get(name))
             .flatten();
         Applied {
             generation: self.snapshot.generation,
@@ -581,6 +587,22 @@ impl State {
             .cloned()
             .chain(certificates.map(|(service, problem)| format!("service {service}: {problem}")))
             .collect()
+    }
+}
+
+/// Puts a service in the place of a former one of its name.
+fn put(snapshot: &mut Snapshot, mut service: Service) {
+    match snapshot
+        .services
+        .iter_mut()
+        .find(|other| other.name == service.name)
+    {
+        Some(old) => {
+            // Pause and stop outlive a deploy, as in kamal-proxy; only the gate request changes them.
+            service.gate = old.gate.clone();
+            *old = service;
+        }
+        None => snapshot.services.push(service),
     }
 }
 

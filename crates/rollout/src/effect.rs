@@ -63,6 +63,11 @@ pub enum Effect {
         /// Not ready by then is a failure.
         until: Timestamp,
     },
+    /// Let the proxy send a part of the visitors to these new containers and the rest to the old ones.
+    Canary {
+        /// The new containers, each beside the old one of its role.
+        to: Vec<Instance>,
+    },
     /// Point the proxy at the new containers, all routes in one change.
     Switch {
         /// The routes, one for each role that the proxy serves before or after.
@@ -136,6 +141,7 @@ impl Effect {
             | Effect::UnsealSecrets
             | Effect::Create { .. }
             | Effect::Start { .. }
+            | Effect::Canary { .. }
             | Effect::Switch { .. }
             | Effect::SwitchBack { .. }
             | Effect::Record { .. } => SignedDuration::from_secs(120),
@@ -155,6 +161,7 @@ impl fmt::Display for Effect {
             Effect::Create { instance } => write!(f, "create {instance}"),
             Effect::Start { instance } => write!(f, "start {instance}"),
             Effect::AwaitReady { instance, .. } => write!(f, "wait until {instance} is ready"),
+            Effect::Canary { .. } => write!(f, "send a part of the visitors to the new release"),
             Effect::Switch { .. } => write!(f, "switch the traffic"),
             Effect::Drain { instance, .. } => write!(f, "drain {instance}"),
             Effect::Stop { instance } => write!(f, "stop {instance}"),
@@ -209,6 +216,10 @@ pub enum Event {
         /// Which.
         gate: Gate,
     },
+    /// Nobody leads the group any more. Before the switch that is a reason to revert; after it the host settles by itself.
+    Alone,
+    /// A container was started again by Docker, so its address may be another one.
+    Moved,
     /// The moment given by [`crate::Rollout::wakeup`] has come.
     Tick,
 }

@@ -126,14 +126,36 @@ impl Default for Timing {
     }
 }
 
-/// A point at which a rollout waits for leave to go on, when several hosts go together.
+/// A point at which a rollout waits for leave to go on: when several hosts go together, or for a canary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Gate {
+    /// After everything is prepared, before the release command and the first container.
+    Start,
     /// After `healthy`, before the switch.
     Switch,
+    /// While a part of the visitors gets the new deployment; closed exactly if the plan has a [`Canary`].
+    Promote,
     /// After the watch window, before the old deployment is stopped for good.
     Settle,
+}
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Gate::Start => "start",
+            Gate::Switch => "switch",
+            Gate::Promote => "promote",
+            Gate::Settle => "settle",
+        })
+    }
+}
+
+/// A part of the visitors gets the new deployment first. Which part is the proxy's business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    /// How long a good canary lasts until it is promoted by itself; `None`: until somebody says so.
+    pub hold: Option<SignedDuration>,
 }
 
 /// Everything a rollout has to know. Immutable.
@@ -149,8 +171,14 @@ pub struct Plan {
     pub release_command: bool,
     /// Time limits.
     pub timing: Timing,
-    /// Where to wait for leave.
+    /// Where to wait for leave of whoever leads several hosts; [`Gate::Promote`] need not be among them.
     pub gates: BTreeSet<Gate>,
+    /// Whether a part of the visitors goes first.
+    #[serde(default)]
+    pub canary: Option<Canary>,
+    /// Whether roles after the primary one start together (Kamal's `boot.parallel_roles`), not one after the other.
+    #[serde(default)]
+    pub parallel_roles: bool,
 }
 
 /// Why a plan cannot be rolled out.
@@ -170,6 +198,9 @@ pub enum PlanError {
     /// The new deployment carries the number of the old one.
     #[error("rollout {0} is the one that serves already")]
     SameRollout(RolloutNumber),
+    /// A canary needs something beside it that gets the other visitors.
+    #[error("a canary of {0} needs a role behind the proxy that serves already")]
+    CanaryAlone(ReleaseNumber),
 }
 
 impl Plan {
@@ -187,9 +218,25 @@ impl Plan {
                 });
             }
         }
+        if self.canary.is_some() && self.shared().next().is_none() {
+            return Err(PlanError::CanaryAlone(self.new.release));
+        }
         match &self.old {
             Some(old) if old.rollout == self.new.rollout => Err(PlanError::SameRollout(old.rollout)),
             _ => Ok(()),
         }
+    }
+
+    /// The new instances behind the proxy whose role the old deployment has behind the proxy too.
+    pub fn shared(&self) -> impl Iterator<Item = Instance> + '_ {
+        let served: BTreeSet<String> = self
+            .old
+            .iter()
+            .flat_map(Deployment::proxied)
+            .map(|instance| instance.role)
+            .collect();
+        self.new
+            .proxied()
+            .filter(move |instance| served.contains(&instance.role))
     }
 }

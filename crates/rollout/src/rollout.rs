@@ -1,10 +1,11 @@
 //! The state machine.
 //!
 //! ```text
-//!  received ─► verified ─► prepared ─► release command ─► starting ─► healthy ─┬► switched ─► draining ─► watching ─┬► settled
-//!     │           │           │               │              │           │    gate   │            │           │    gate
-//!     │ fails     │           │               │              │           │           │            │           │ trips
-//!     └───────────┴───────────┴───────────────┴──────────────┴───────────┴───────────┴────────────┴───────────┘
+//!                                                                             ┌► canary ─┐ gate: promote
+//!  received ─► verified ─┬► prepared ─► release command ─► starting ─► healthy ─┴───────────┴► switched ─► draining ─► watching ─┬► settled
+//!     │           │    gate:  │               │              │           │    gate:    │         │            │           │    gate:
+//!     │ fails     │    start  │               │              │           │    switch   │ trips   │            │           │ trips settle
+//!     └───────────┴───────────┴───────────────┴──────────────┴───────────┴─────────────┴─────────┴────────────┴───────────┘
 //!                                              │ any failure, a death, a cancellation
 //!                                              ▼
 //!                                          reverting ─► reverted
@@ -14,8 +15,10 @@
 //! - *verified*: images are fetched, secrets unsealed, assets bridged.
 //! - *prepared*: everything is here.
 //! - *release command*: it runs once, on the new image, before any traffic. What it did to a database cannot be undone by a revert.
-//! - *starting*: the primary role is created, started and awaited; then all the others together.
+//! - *starting*: the primary role is created, started and awaited; then the others, one after the other or together.
 //! - *healthy*: all are ready. The switch is ordered once its gate is open.
+//! - *canary*, only where the plan has one: a part of the visitors gets the new containers and is watched until somebody promotes or cancels.
+//!   Workers of the new deployment start only then.
 //! - *switched*: the proxy has taken the new routes, all in one change.
 //! - *draining*: the old containers finish their requests. Old workers (roles without the proxy) are stopped here, since two sets of workers must not run for a whole watch window.
 //! - *watching*: old proxied containers still run, idle, ready to take over again.
@@ -23,6 +26,9 @@
 //! - *reverting*: old containers that do not run are started, then the routes are put back, then old workers are started, then new containers are removed.
 //!   It begins when every order that changes something has been answered, so that nothing done late escapes it; orders that only wait are given up at once.
 //! - *reverted*: everything is as before.
+//!
+//! The gates named start, switch and settle are for several hosts that go together, led by somebody.
+//! A rollout whose leader is gone reverts if it has not passed the switch gate, and settles by itself if it has.
 //!
 //! A failure while reverting or settling is tried again, after 1, 2, 4 … 30 s.
 //! What serving depends on is tried for ever; the rest becomes a warning after some attempts.
@@ -58,6 +64,8 @@ pub enum Phase {
     Starting,
     /// All of them are ready.
     Healthy,
+    /// A part of the visitors gets them.
+    Canary,
     /// The proxy sends traffic to them.
     Switched,
     /// Requests in the old containers come to their end.
@@ -81,6 +89,7 @@ impl std::fmt::Display for Phase {
             Phase::ReleaseCommand => "release command",
             Phase::Starting => "starting",
             Phase::Healthy => "healthy",
+            Phase::Canary => "canary",
             Phase::Switched => "switched",
             Phase::Draining => "draining",
             Phase::Watching => "watching",
@@ -201,11 +210,7 @@ impl Rollout {
 
     /// The gate at which it waits for leave.
     pub fn waits_at(&self) -> Option<Gate> {
-        match self.stage {
-            Stage::SwitchGate => Some(Gate::Switch),
-            Stage::SettleGate => Some(Gate::Settle),
-            _ => None,
-        }
+        self.stage.gate()
     }
 
     /// Why it was or is being reverted.
@@ -229,4 +234,4 @@ mod property;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod world;
+pub(crate) mod world;

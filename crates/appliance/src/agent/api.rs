@@ -80,6 +80,12 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -
         (&Method::GET, ["v1", "audit", "verify"]) => verify_audit(agent).await,
         (&Method::POST, ["v1", "images", "have"]) => have(agent, request).await,
         (&Method::POST, ["v1", "changes"]) => submit(agent, request).await,
+        (&Method::POST, ["v1", "rollouts"]) => {
+            match super::lead::read(request.into_body(), CHANGE_LIMIT).await {
+                Ok((envelope, lead)) => events(change::submit(agent, envelope, Some(lead))),
+                Err(message) => problem(StatusCode::BAD_REQUEST, "envelope", &message),
+            }
+        }
         (_, ["v1", ..]) => problem(
             StatusCode::NOT_FOUND,
             "no-such-resource",
@@ -125,7 +131,11 @@ async fn submit(agent: Arc<Agent>, request: Request<Incoming>) -> Response<Body>
             );
         }
     };
-    let events = change::submit(agent, envelope);
+    events(change::submit(agent, envelope, None))
+}
+
+/// The events of a change as lines of JSON.
+fn events(events: tokio::sync::mpsc::Receiver<crate::wire::Event>) -> Response<Body> {
     let lines = futures_util::stream::unfold(events, |mut events| async move {
         let event = events.recv().await?;
         let mut line = serde_json::to_vec(&event).unwrap_or_default();

@@ -27,6 +27,9 @@ pub struct App {
     /// Releases that have served; a rollback goes to one of these.
     #[serde(default)]
     pub served: BTreeSet<ReleaseNumber>,
+    /// Taken by hand; nobody changes the app until it is released.
+    #[serde(default)]
+    pub lock: Option<crate::wire::Lock>,
     /// Message of the maintenance page, while the app is stopped.
     #[serde(default)]
     pub stopped: Option<String>,

@@ -1,20 +1,20 @@
 //! What each verb of a signed change does, once the gate let it through.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use appliance_push::change::{self, AppName, Destination, Envelope, Expectation, Verb};
 use appliance_push::registry::Scope;
 use appliance_push::trust::Verified;
-use appliance_rollout::{Deployment, Phase, Plan, ReleaseNumber, Role, Rollout, Timing};
+use appliance_rollout::Deployment;
 use appliance_state::Outcome;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 
-use super::drive::{self, Audience};
+use super::drive::Audience;
 use super::gate::{GateError, app_id};
+use super::lead::Lead;
 use super::lease::Holder;
-use super::{Agent, chain, exec, manage};
+use super::{Agent, chain, exec, lock, manage, roll_out};
 use crate::wire::{End, Event};
 
 /// How long uploads may go on after the signature; a cut link resumes within it.
@@ -23,17 +23,18 @@ const TOKEN_LIFE: SignedDuration = SignedDuration::from_hours(6);
 /// Admits a change and carries it out; the events end in exactly one [`Event::End`].
 ///
 /// What was begun goes on when the receiver of the events is gone.
-pub fn submit(agent: Arc<Agent>, envelope: Envelope) -> mpsc::Receiver<Event> {
+/// With a `lead` it is led together with other hosts.
+pub fn submit(agent: Arc<Agent>, envelope: Envelope, lead: Option<Lead>) -> mpsc::Receiver<Event> {
     let (sender, receiver) = mpsc::channel(256);
     tokio::spawn(async move {
         let audience = Audience::of(sender);
-        let end = handle(&agent, envelope, &audience).await;
+        let end = handle(&agent, envelope, &audience, lead).await;
         audience.tell(Event::End(end)).await;
     });
     receiver
 }
 
-async fn handle(agent: &Arc<Agent>, envelope: Envelope, audience: &Audience) -> End {
+async fn handle(agent: &Arc<Agent>, envelope: Envelope, audience: &Audience, lead: Option<Lead>) -> End {
     let admitting = {
         let agent = Arc::clone(agent);
         tokio::task::spawn_blocking(move || {
@@ -47,7 +48,7 @@ async fn handle(agent: &Arc<Agent>, envelope: Envelope, audience: &Audience) -> 
         Ok(Err(error)) => return refusal(&error),
         Err(error) => return internal(&error),
     };
-    let end = act(agent, &verified, audience).await;
+    let end = act(agent, &verified, audience, lead).await;
     let (outcome, detail) = match &end {
         End::Done { release, message } => (
             Outcome::Done,
@@ -119,7 +120,7 @@ pub(super) fn done(message: impl Into<String>) -> End {
     }
 }
 
-async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience) -> End {
+async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience, lead: Option<Lead>) -> End {
     let change = &verified.change;
     let outcome = match (&change.verb, &change.app) {
         (Verb::Upload { blobs }, _) => upload(agent, verified, blobs),
@@ -140,7 +141,7 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience) -> En
         (verb, Some(app)) => {
             let app = app_id(app, change.destination.as_ref());
             let holder = Holder {
-                owner: verified.fingerprint.to_string(),
+                owner: format!("{} ({})", verified.signer, verified.fingerprint),
                 verb: verb.name().to_owned(),
                 since: Timestamp::now(),
             };
@@ -148,16 +149,21 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience) -> En
                 Ok(lease) => lease,
                 Err(holder) => return busy(&app, &holder),
             };
-            match interrupted(agent, &app).await {
-                Ok(false) => {}
-                Ok(true) => {
-                    return End::Refused {
-                        code: "recovering".to_owned(),
-                        message: format!("{app} is going on with a rollout that was interrupted"),
-                        next: "appliance status, and push again when it is settled".to_owned(),
-                    };
+            match lock::stands_in_the_way(agent, &app, verb) {
+                Ok(None) => {}
+                Ok(Some(refused)) => return refused,
+                Err(error) => return failed(error.into()),
+            }
+            let own = matches!(
+                verb,
+                Verb::Promote | Verb::Abort | Verb::LockAcquire { .. } | Verb::LockRelease
+            );
+            if !own {
+                match roll_out::interrupted(agent, &app).await {
+                    Ok(None) => {}
+                    Ok(Some(refused)) => return refused,
+                    Err(error) => return failed(error),
                 }
-                Err(error) => return failed(error),
             }
             // Under the lease nobody else can move the release; the gate looked before it was taken.
             if let Expectation::Release(expected) = change.expects {
@@ -171,8 +177,14 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience) -> En
                 }
             }
             match verb {
-                Verb::Deploy(release) => deploy(agent, verified, &app, release, audience).await,
-                Verb::Rollback { to } => rollback(agent, &app, *to, audience).await,
+                Verb::Deploy(release) => {
+                    roll_out::deploy(agent, verified, &app, release, audience, lead).await
+                }
+                Verb::Rollback { to } => roll_out::rollback(agent, &app, *to, audience, lead).await,
+                Verb::Promote => roll_out::promote(agent, &app, audience).await,
+                Verb::Abort => roll_out::abort(agent, verified, &app, audience).await,
+                Verb::LockAcquire { .. } => lock::acquire(agent, verified, &app),
+                Verb::LockRelease => lock::release(agent, &app),
                 Verb::AppRemove => remove(agent, &app).await,
                 Verb::AppStop { message } => stop(agent, &app, message.as_deref().unwrap_or_default()).await,
                 Verb::AppStart => start(agent, &app).await,
@@ -199,22 +211,6 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience) -> En
         }),
     };
     outcome.unwrap_or_else(failed)
-}
-
-/// Whether an unfinished rollout stands in the way; one that nobody drives is taken up again.
-async fn interrupted(agent: &Arc<Agent>, app: &str) -> anyhow::Result<bool> {
-    if agent.drives.busy(app) {
-        return Ok(true);
-    }
-    let unfinished = agent
-        .apps
-        .read(app)?
-        .rollout
-        .is_some_and(|rollout| !rollout.is_over());
-    if unfinished {
-        super::keeper::resume(agent, app).await?;
-    }
-    Ok(unfinished)
 }
 
 fn busy(app: &str, holder: &Holder) -> End {
@@ -303,138 +299,6 @@ fn keys(agent: &Agent, verified: &Verified) -> anyhow::Result<End> {
     }
 }
 
-async fn deploy(
-    agent: &Arc<Agent>,
-    verified: &Verified,
-    app: &str,
-    release: &change::Release,
-    audience: &Audience,
-) -> anyhow::Result<End> {
-    // What cannot be run is refused before it gets a number.
-    if release.image.registry.is_none() && !agent.images.has(&release.image)? {
-        return Ok(End::Refused {
-            code: "image-missing".to_owned(),
-            message: format!("the image {} was not uploaded to this host", release.image.digest),
-            next: "appliance push".to_owned(),
-        });
-    }
-    let number = agent
-        .apps
-        .accept(app, release, &verified.fingerprint, Timestamp::now())?;
-    roll_out(agent, app, number, release, true, audience).await
-}
-
-async fn rollback(
-    agent: &Arc<Agent>,
-    app: &str,
-    to: Option<change::ReleaseNumber>,
-    audience: &Audience,
-) -> anyhow::Result<End> {
-    let state = agent.apps.read(app)?;
-    let target = match to {
-        Some(number) => Some(ReleaseNumber(number.0)),
-        None => state.numbers.previous.as_ref().map(|previous| previous.release),
-    };
-    let Some(number) = target else {
-        return Ok(End::Refused {
-            code: "no-release".to_owned(),
-            message: format!("{app} has no earlier release on this host"),
-            next: "appliance status".to_owned(),
-        });
-    };
-    let accepted = match agent.apps.release(app, number) {
-        Ok(accepted) => accepted,
-        Err(error) => {
-            return Ok(End::Refused {
-                code: "no-release".to_owned(),
-                message: chain(&error),
-                next: "appliance status".to_owned(),
-            });
-        }
-    };
-    // Migrations ran when the release was new; running them again on the way back is nobody's wish.
-    roll_out(agent, app, number, &accepted.release, false, audience).await
-}
-
-async fn roll_out(
-    agent: &Arc<Agent>,
-    app: &str,
-    number: ReleaseNumber,
-    release: &change::Release,
-    fresh: bool,
-    audience: &Audience,
-) -> anyhow::Result<End> {
-    let (old, rollout) = agent.apps.update(app, |state| {
-        (state.numbers.current.clone(), state.numbers.next_rollout())
-    })?;
-    let plan = Plan {
-        app: app.to_owned(),
-        old: old.clone(),
-        new: Deployment {
-            release: number,
-            rollout,
-            roles: roles(release),
-        },
-        release_command: fresh && release.release_command.is_some(),
-        timing: timing(release),
-        gates: BTreeSet::new(),
-    };
-    let (rollout, orders) = Rollout::begin(plan, Timestamp::now())?;
-    let rollout = drive::drive(agent, app, rollout, orders, audience.clone()).await?;
-    for message in rollout.warnings() {
-        audience
-            .tell(Event::Warning {
-                message: message.clone(),
-            })
-            .await;
-    }
-    Ok(match rollout.phase() {
-        Phase::Settled => End::Done {
-            release: Some(change::ReleaseNumber(number.0)),
-            message: format!("{app} {number} serves ({})", release.version),
-        },
-        _ => End::Reverted {
-            serving: old.map(|old| change::ReleaseNumber(old.release.0)),
-            why: rollout.failure().map_or_else(
-                || "the rollout was reverted".to_owned(),
-                |failure| failure.why.clone(),
-            ),
-        },
-    })
-}
-
-fn roles(release: &change::Release) -> Vec<Role> {
-    let mut roles: Vec<&change::Role> = release.roles.iter().collect();
-    roles.sort_by_key(|role| !role.primary);
-    roles
-        .into_iter()
-        .map(|role| Role {
-            name: role.name.to_string(),
-            proxied: role.proxy.is_some(),
-            image: format!("{}@{}", release.image.repository, release.image.digest),
-            assets: false,
-        })
-        .collect()
-}
-
-fn timing(release: &change::Release) -> Timing {
-    let seconds = |seconds: u32| SignedDuration::from_secs(i64::from(seconds));
-    // A role without proxy must stay up for the readiness delay on top of what it needs to start.
-    let ready = seconds(release.deploy_timeout) + seconds(release.readiness_delay);
-    Timing {
-        ready,
-        drain: seconds(release.drain_timeout),
-        watch: release
-            .watch
-            .as_ref()
-            .map_or(SignedDuration::ZERO, |watch| seconds(watch.window)),
-        command: release
-            .release_command
-            .as_ref()
-            .map_or(SignedDuration::from_secs(600), |command| seconds(command.timeout)),
-    }
-}
-
 /// Takes the app off the host: routes first, so that nobody is sent to a container that goes; never volumes.
 async fn remove(agent: &Arc<Agent>, app: &str) -> anyhow::Result<End> {
     let state = agent.apps.read(app)?;
@@ -485,7 +349,16 @@ async fn restart(agent: &Arc<Agent>, app: &str, audience: &Audience) -> anyhow::
         return Ok(not_deployed(app));
     };
     let accepted = agent.apps.release(app, current.release)?;
-    roll_out(agent, app, current.release, &accepted.release, false, audience).await
+    roll_out::roll_out(
+        agent,
+        app,
+        current.release,
+        &accepted.release,
+        false,
+        audience,
+        None,
+    )
+    .await
 }
 
 pub(super) fn not_deployed(app: &str) -> End {

@@ -9,12 +9,16 @@ use appliance_containers::spec::{ContainerSpec, Log, Restart};
 use appliance_push::change::{EnvName, Release, Role};
 use appliance_rollout::{Instance, ReleaseNumber};
 
+use super::host_env;
+
 /// Label with the app's id, on every container of ours.
 pub const APP: &str = "appliance.app";
 /// Label with the number of the rollout that made the container.
 pub const ROLLOUT: &str = "appliance.rollout";
 /// Label with the number of the release it runs.
 pub const RELEASE: &str = "appliance.release";
+/// Label of containers that are no role's, with what they are for; they go when nothing needs them any more.
+pub const HELPER: &str = "appliance.helper";
 /// Kamal's label with the role's name.
 pub const ROLE: &str = "role";
 
@@ -60,6 +64,10 @@ pub struct Making<'a> {
     pub secrets: &'a BTreeMap<String, String>,
     /// The engine's id of the image.
     pub image: &'a str,
+    /// Volumes besides those of the role: its assets.
+    pub volumes: Vec<String>,
+    /// What the host puts in the place of `${NAME}` in clear values.
+    pub host_env: &'a BTreeMap<String, String>,
     /// Six random bytes for the hostname.
     pub random: [u8; 6],
 }
@@ -116,7 +124,7 @@ pub fn spec(making: &Making<'_>, role: &Role, instance: &Instance) -> Result<Con
         cmd: role.cmd.clone(),
         env,
         labels,
-        volumes: role.volumes.clone(),
+        volumes: [role.volumes.clone(), making.volumes.clone()].concat(),
         log,
         restart: restart(role)?,
         stop_timeout: role
@@ -153,7 +161,7 @@ fn environment(making: &Making<'_>, role: &Role) -> Result<Vec<(String, String)>
     for (name, value) in &role.env_clear {
         // A blank value is passed as a bare `--env NAME`, which leaves the variable out.
         if let Some(value) = value {
-            env.push((name.to_string(), value.clone()));
+            env.push((name.to_string(), host_env::expand(value, making.host_env)));
         }
     }
     Ok(env)
@@ -181,6 +189,37 @@ fn restart(role: &Role) -> Result<Restart, RoleError> {
     })
 }
 
+/// A container that is never started: the assets are read out of it.
+pub fn assets(app: &str, instance: &Instance, image: &str) -> ContainerSpec {
+    ContainerSpec {
+        name: format!(
+            "{}-assets-{}-{}",
+            app.replace('@', "-"),
+            instance.role,
+            instance.rollout.0
+        ),
+        image: image.to_owned(),
+        cmd: Some(vec!["true".to_owned()]),
+        labels: BTreeMap::from([
+            (APP.to_owned(), app.to_owned()),
+            (HELPER.to_owned(), "assets".to_owned()),
+        ]),
+        ..ContainerSpec::default()
+    }
+}
+
+/// The asset volume of a role as `docker run --volume` takes it: read-only unless the configuration says `rw`.
+pub fn asset_volume(source: &std::path::Path, path: &str, options: Option<&str>) -> String {
+    let options = options.unwrap_or_default();
+    let has = |word: &str| options.split(',').any(|option| option == word);
+    let options = match (options, has("rw") || has("ro")) {
+        ("", _) => "ro".to_owned(),
+        (options, true) => options.to_owned(),
+        (options, false) => format!("{options},ro"),
+    };
+    format!("{}:{path}:{options}", source.display())
+}
+
 /// The container of the release command: the role's own, but with another name and command, and run once.
 ///
 /// # Errors
@@ -200,6 +239,6 @@ pub fn release_command(
     // Not a role's container: nothing may find it by these and route or count it.
     spec.labels.remove(ROLE);
     spec.labels
-        .insert("appliance.release-command".to_owned(), "true".to_owned());
+        .insert(HELPER.to_owned(), "release-command".to_owned());
     Ok(spec)
 }

@@ -22,12 +22,19 @@ use tokio::task::JoinSet;
 
 use super::Agent;
 use super::effects::Effects;
+use super::lead::Lead;
 use crate::wire;
 
 /// Where the drives in progress can be reached, by app.
 #[derive(Debug, Clone, Default)]
 pub struct Drives {
-    reach: Arc<Mutex<BTreeMap<String, mpsc::Sender<Event>>>>,
+    reach: Arc<Mutex<BTreeMap<String, Reach>>>,
+}
+
+#[derive(Debug)]
+struct Reach {
+    sender: mpsc::Sender<Event>,
+    audience: Audience,
 }
 
 impl Drives {
@@ -35,7 +42,7 @@ impl Drives {
     pub async fn tell(&self, app: &str, event: Event) -> bool {
         let sender = {
             let reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
-            reach.get(app).cloned()
+            reach.get(app).map(|reach| reach.sender.clone())
         };
         match sender {
             Some(sender) => sender.send(event).await.is_ok(),
@@ -49,10 +56,20 @@ impl Drives {
         reach.contains_key(app)
     }
 
-    fn enter(&self, app: &str) -> (Entered, mpsc::Receiver<Event>) {
+    /// Adds somebody to the audience of the rollout of `app`, until it is over; false if there is none.
+    pub fn attend(&self, app: &str, sender: mpsc::Sender<wire::Event>) -> bool {
+        let reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = reach.get(app);
+        if let Some(reach) = found {
+            reach.audience.join(sender);
+        }
+        found.is_some()
+    }
+
+    fn enter(&self, app: &str, audience: Audience) -> (Entered, mpsc::Receiver<Event>) {
         let (sender, receiver) = mpsc::channel(64);
         let mut reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
-        reach.insert(app.to_owned(), sender);
+        reach.insert(app.to_owned(), Reach { sender, audience });
         let entered = Entered {
             drives: self.clone(),
             app: app.to_owned(),
@@ -73,25 +90,44 @@ impl Drop for Entered {
     }
 }
 
-/// What a developer watching the rollout is told; somebody who left misses it, nobody waits for them.
-#[derive(Debug, Clone)]
-pub struct Audience(Option<mpsc::Sender<wire::Event>>);
+/// What developers watching the rollout are told; somebody who left misses it, nobody waits for them.
+#[derive(Debug, Clone, Default)]
+pub struct Audience(Arc<Mutex<Vec<mpsc::Sender<wire::Event>>>>);
 
 impl Audience {
     /// A developer on the line.
     pub fn of(sender: mpsc::Sender<wire::Event>) -> Self {
-        Self(Some(sender))
+        let audience = Self::default();
+        audience.join(sender);
+        audience
     }
 
     /// Nobody: the agent acts on its own.
     pub fn nobody() -> Self {
-        Self(None)
+        Self::default()
+    }
+
+    /// One more.
+    pub fn join(&self, sender: mpsc::Sender<wire::Event>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+    }
+
+    /// Everything that is told from now on.
+    pub fn overhear(&self) -> mpsc::Receiver<wire::Event> {
+        let (sender, receiver) = mpsc::channel(256);
+        self.join(sender);
+        receiver
     }
 
     /// Tells them; waits a moment for a slow reader, but never for long.
     pub async fn tell(&self, event: wire::Event) {
-        if let Some(sender) = &self.0 {
-            let _left = sender.send_timeout(event, Duration::from_secs(5)).await;
+        let everybody = {
+            let mut audience = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            audience.retain(|sender| !sender.is_closed());
+            audience.clone()
+        };
+        for sender in everybody {
+            let _left = sender.send_timeout(event.clone(), Duration::from_secs(5)).await;
         }
     }
 }
@@ -105,7 +141,7 @@ pub struct Stuck {
     source: Box<super::apps::AppsError>,
 }
 
-/// Drives `rollout` of `app` to its end and returns it.
+/// Drives `rollout` of `app` to its end and returns it. Gates are passed as `lead` says, or as if the leader were gone.
 ///
 /// # Errors
 /// When its state cannot be written.
@@ -115,8 +151,15 @@ pub async fn drive(
     mut rollout: Rollout,
     mut orders: Vec<Order>,
     audience: Audience,
+    mut lead: Option<Lead>,
 ) -> Result<Rollout, Stuck> {
-    let (_entered, mut told) = agent.drives.enter(app);
+    let (_entered, mut told) = agent.drives.enter(app, audience.clone());
+    if lead.is_none() && !rollout.plan().gates.is_empty() {
+        let (alone, more) = rollout.step(&Event::Alone, Timestamp::now());
+        orders.retain(|order| alone.open().contains(order));
+        orders.extend(more);
+        rollout = alone;
+    }
     let effects = Arc::new(Effects::new(
         Arc::clone(agent),
         app,
@@ -126,6 +169,7 @@ pub async fn drive(
     let mut tasks: JoinSet<Event> = JoinSet::new();
     let mut working = BTreeMap::new();
     let mut shown = None;
+    let mut waited = None;
     loop {
         pause("before", rollout.phase()).await;
         persist(agent, app, &rollout)?;
@@ -133,6 +177,12 @@ pub async fn drive(
         if shown != Some(rollout.phase()) {
             shown = Some(rollout.phase());
             announce(app, &rollout, &audience).await;
+        }
+        if waited != rollout.waits_at() {
+            waited = rollout.waits_at();
+            if let Some(gate) = waited {
+                audience.tell(wire::Event::Waiting { gate }).await;
+            }
         }
         let timing = rollout.plan().timing.clone();
         for order in orders.drain(..) {
@@ -176,6 +226,13 @@ pub async fn drive(
                 Err(_) => continue,
             },
             Some(event) = told.recv() => event,
+            event = said(&mut lead), if lead.is_some() => {
+                if event == Event::Alone {
+                    tracing::warn!(app, "{app}: nobody leads the rollout any more");
+                    lead = None;
+                }
+                event
+            }
             () = until(wakeup), if wakeup.is_some() => Event::Tick,
             else => return Ok(rollout),
         };
@@ -203,6 +260,13 @@ async fn pause(moment: &str, phase: Phase) {
     if std::env::var("APPLIANCE_PAUSE_AT").is_ok_and(|wanted| wanted == here) {
         tracing::warn!("paused {here}, as APPLIANCE_PAUSE_AT asks");
         std::future::pending::<()>().await;
+    }
+}
+
+async fn said(lead: &mut Option<Lead>) -> Event {
+    match lead {
+        Some(lead) => lead.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -237,6 +301,7 @@ pub fn phase_name(phase: Phase) -> &'static str {
         Phase::ReleaseCommand => "release-command",
         Phase::Starting => "starting",
         Phase::Healthy => "healthy",
+        Phase::Canary => "canary",
         Phase::Switched => "switched",
         Phase::Draining => "draining",
         Phase::Watching => "watching",
@@ -258,6 +323,7 @@ async fn announce(app: &str, rollout: &Rollout, audience: &Audience) {
         Phase::ReleaseCommand => "running the release command".to_owned(),
         Phase::Starting => "starting the new containers".to_owned(),
         Phase::Healthy => "the new containers are ready".to_owned(),
+        Phase::Canary => format!("a part of the visitors gets {new}"),
         Phase::Switched => format!("traffic goes to {new}"),
         Phase::Draining => format!("{} finishes its requests", old.as_deref().unwrap_or("nothing")),
         Phase::Watching => format!("watching {new}"),

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use appliance_containers::engine::{ContainerInfo, LogQuery, NETWORK};
 use appliance_containers::{EngineError, names, ready};
+use appliance_proxy::control::{Batch, Counts};
+use appliance_proxy::snapshot::Service;
 use appliance_push::change::{self, Role};
 use appliance_rollout::{Deployment, Effect, Instance, Plan, ReleaseNumber, Route};
 use futures_util::StreamExt as _;
@@ -18,7 +20,7 @@ use super::container::{self, Making};
 use super::drive::{Audience, std_duration};
 use super::identity::IdentityError;
 use super::images::ImagesError;
-use super::{Agent, random, route};
+use super::{Agent, host_env, random, route};
 use crate::wire;
 
 /// Lines of a failed container shown to the developer.
@@ -42,6 +44,9 @@ pub enum EffectError {
     /// The role cannot become a container.
     #[error(transparent)]
     Role(#[from] container::RoleError),
+    /// The assets.
+    #[error(transparent)]
+    Assets(#[from] super::assets::AssetsError),
     /// The proxy.
     #[error(transparent)]
     Proxy(#[from] appliance_proxy::control::ControlError),
@@ -94,6 +99,9 @@ pub enum EffectError {
     Watch(String),
 }
 
+mod bridge;
+mod watch;
+
 /// One rollout's hands.
 pub struct Effects {
     agent: Arc<Agent>,
@@ -103,6 +111,8 @@ pub struct Effects {
     secrets: Mutex<BTreeMap<ReleaseNumber, Arc<BTreeMap<String, String>>>>,
     /// Containers whose last lines were told.
     heard: Mutex<BTreeSet<String>>,
+    /// What the old release's services had answered when the traffic was switched, for the watch.
+    before: Mutex<BTreeMap<String, Counts>>,
 }
 
 impl Effects {
@@ -115,6 +125,7 @@ impl Effects {
             audience,
             secrets: Mutex::default(),
             heard: Mutex::default(),
+            before: Mutex::default(),
         }
     }
 
@@ -133,7 +144,7 @@ impl Effects {
             Effect::Pull { .. } => self.pull().await,
             Effect::UnsealSecrets => self.secrets(self.plan.new.release).map(drop),
             Effect::Certify => self.certify().await,
-            Effect::BridgeAssets { .. } => Ok(()),
+            Effect::BridgeAssets { role } => self.bridge_assets(role).await,
             Effect::RunReleaseCommand => self.release_command().await,
             Effect::Create { instance } => self.create(instance).await,
             Effect::Start { instance } => {
@@ -141,7 +152,12 @@ impl Effects {
                 Ok(self.agent.docker.start(&found.id.0).await?)
             }
             Effect::AwaitReady { instance, until } => self.await_ready(instance, *until).await,
-            Effect::Switch { routes } | Effect::SwitchBack { routes } => self.switch(routes).await,
+            Effect::Canary { to } => self.canary(to).await,
+            Effect::Switch { routes } => {
+                self.remember_counts().await;
+                self.switch(routes).await
+            }
+            Effect::SwitchBack { routes } => self.switch(routes).await,
             Effect::Drain { instance, until } => self.drain(instance, *until).await,
             Effect::Stop { instance } => self.stop(instance).await,
             Effect::Watch { until } => self.watch(*until).await,
@@ -233,8 +249,11 @@ impl Effects {
         accepted: &'a Accepted,
         secrets: &'a BTreeMap<String, String>,
         image: &'a str,
+        host_env: &'a BTreeMap<String, String>,
     ) -> Making<'a> {
         Making {
+            volumes: Vec::new(),
+            host_env,
             app: &self.app,
             release: &accepted.release,
             number: accepted.number,
@@ -251,7 +270,16 @@ impl Effects {
         let (accepted, role) = self.role(instance)?;
         let secrets = self.secrets(accepted.number)?;
         let image = self.agent.images.fetch(&accepted.release.image, &secrets).await?;
-        let making = self.making(&accepted, &secrets, &image.name);
+        let host_env = host_env::read(host_env::FILE.as_ref());
+        let mut making = self.making(&accepted, &secrets, &image.name, &host_env);
+        if let (Some(path), Some(_)) = (&role.asset_path, &role.proxy) {
+            let volume = self.assets(&instance.role).volume(instance.rollout);
+            making.volumes.push(container::asset_volume(
+                &volume,
+                path,
+                role.asset_options.as_deref(),
+            ));
+        }
         let spec = container::spec(&making, &role, instance)?;
         // The same version again, or one that a stock Kamal left: its container makes room, as in Kamal.
         if let Some(former) = self.agent.docker.inspect(&spec.name).await? {
@@ -283,7 +311,8 @@ impl Effects {
         };
         let secrets = self.secrets(accepted.number)?;
         let image = self.agent.images.fetch(&accepted.release.image, &secrets).await?;
-        let making = self.making(&accepted, &secrets, &image.name);
+        let host_env = host_env::read(host_env::FILE.as_ref());
+        let making = self.making(&accepted, &secrets, &image.name, &host_env);
         let spec = container::release_command(&making, role, &instance, &command.command)?;
         let (sender, mut lines) = mpsc::channel::<appliance_containers::engine::LogLine>(256);
         let audience = self.audience.clone();
@@ -397,30 +426,30 @@ impl Effects {
         heard().insert(found.id.0.clone());
     }
 
-    /// Points the proxy at these containers. The proxy takes each service in one step.
+    /// Points the proxy at these containers, all services in one step.
     async fn switch(&self, routes: &[Route]) -> Result<(), EffectError> {
+        let mut batch = Batch::default();
         for route in routes {
             match &route.to {
-                Some(instance) => {
-                    let (accepted, role) = self.role(instance)?;
-                    let found = self.container(instance).await?;
-                    self.agent
-                        .put_route(
-                            &accepted,
-                            &role,
-                            address(&found)?,
-                            &*self.secrets(accepted.number)?,
-                        )
-                        .await?;
-                }
-                None => {
-                    if let Some(name) = self.service_of(&route.role)? {
-                        self.agent.proxy.remove_service(&name).await?;
-                    }
-                }
+                Some(instance) => batch.put.extend(self.service(instance).await?),
+                None => batch.remove.extend(self.service_of(&route.role)?),
             }
         }
+        // A service whose name changed leaves nothing behind.
+        batch
+            .remove
+            .retain(|name| batch.put.iter().all(|service| service.name != *name));
+        self.agent.proxy.put_services(&batch).await?;
         Ok(())
+    }
+
+    async fn service(&self, instance: &Instance) -> Result<Option<Service>, EffectError> {
+        let (accepted, role) = self.role(instance)?;
+        let found = self.container(instance).await?;
+        let secrets = self.secrets(accepted.number)?;
+        self.agent
+            .prepare_route(&accepted, &role, address(&found)?, &secrets)
+            .await
     }
 
     /// The proxy's service of a role, in whichever of the two deployments has one.
@@ -482,37 +511,30 @@ impl Effects {
     }
 
     async fn remove(&self, instance: &Instance) -> Result<(), EffectError> {
-        let Some(found) = self.find(instance).await? else {
-            return Ok(());
-        };
         let (accepted, role) = self.role(instance)?;
-        self.agent
-            .docker
-            .stop(&found.id.0, grace(&accepted, &role))
-            .await?;
-        // A container whose death ended the wait for it was not heard yet, and soon nobody can hear it any more.
-        self.last_words(&found).await;
-        self.agent.docker.remove(&found.id.0, true).await?;
-        Ok(())
+        if let Some(found) = self.find(instance).await? {
+            self.agent
+                .docker
+                .stop(&found.id.0, grace(&accepted, &role))
+                .await?;
+            // A container whose death ended the wait for it was not heard yet, and soon nobody can hear it any more.
+            self.last_words(&found).await;
+            self.agent.docker.remove(&found.id.0, true).await?;
+        }
+        self.restore_name(&container::name(&accepted.release, &role))
+            .await
     }
 
-    /// Compares the new containers' share of 5xx answers with what the release allows, until the window is over.
-    async fn watch(&self, until: Timestamp) -> Result<(), EffectError> {
-        let accepted = self.accepted(self.plan.new.release)?;
-        let limit = accepted.release.watch.as_ref().and_then(|watch| watch.error_rate);
-        while Timestamp::now() < until {
-            let left = std_duration(Timestamp::now().duration_until(until));
-            tokio::time::sleep(left.min(Duration::from_secs(1))).await;
-            let Some(limit) = limit else { continue };
-            for role in &accepted.release.roles {
-                let Some(spec) = &role.proxy else { continue };
-                let name = appliance_proxy::names::ServiceName::parse(&spec.service_name)
-                    .map_err(EffectError::Route)?;
-                let stats = self.agent.proxy.stats(&name).await?;
-                for upstream in &stats.upstreams {
-                    too_many_errors(&spec.service_name, &upstream.counts, limit)?;
-                }
-            }
+    /// Gives the container that made room for a new one of its name that name back.
+    async fn restore_name(&self, name: &str) -> Result<(), EffectError> {
+        if self.agent.docker.inspect(name).await?.is_some() {
+            return Ok(());
+        }
+        let prefix = format!("{name}_replaced_");
+        let containers = self.agent.containers(&self.app).await?;
+        let former = containers.iter().find(|found| found.name.starts_with(&prefix));
+        if let Some(former) = former {
+            self.agent.docker.rename(&former.id.0, name).await?;
         }
         Ok(())
     }
@@ -527,7 +549,7 @@ impl Effects {
     }
 }
 
-fn role_of<'a>(accepted: &'a Accepted, name: &str) -> Result<&'a Role, EffectError> {
+pub(super) fn role_of<'a>(accepted: &'a Accepted, name: &str) -> Result<&'a Role, EffectError> {
     accepted
         .release
         .roles
@@ -555,27 +577,6 @@ pub fn grace(accepted: &Accepted, role: &Role) -> Option<Duration> {
         (None, None) => Some(accepted.release.drain_timeout),
     };
     seconds.map(|seconds| Duration::from_secs(u64::from(seconds)))
-}
-
-/// At least this many answers before a share means anything.
-const ENOUGH: u64 = 20;
-
-fn too_many_errors(
-    service: &str,
-    counts: &appliance_proxy::control::Counts,
-    limit: f64,
-) -> Result<(), EffectError> {
-    #[allow(clippy::cast_precision_loss)]
-    let share = counts.by_class[4] as f64 / counts.requests.max(1) as f64;
-    if counts.requests >= ENOUGH && share > limit {
-        return Err(EffectError::Watch(format!(
-            "{service} answered {:.1} % of {} requests with 5xx; {:.1} % are allowed (x-appliance: watch)",
-            share * 100.0,
-            counts.requests,
-            limit * 100.0
-        )));
-    }
-    Ok(())
 }
 
 /// Bytes of an app as one line of output.

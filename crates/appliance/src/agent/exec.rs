@@ -277,12 +277,15 @@ async fn one_off(agent: &Agent, app: &str, exec: &Exec) -> anyhow::Result<Contai
         .with_context(|| format!("{app} has no role {} on this host", exec.role))?;
     let secrets = agent.open_secrets(&accepted)?;
     let image = agent.images.fetch(&accepted.release.image, &secrets).await?;
+    let host_env = super::host_env::read(super::host_env::FILE.as_ref());
     let making = container::Making {
         app,
         release: &accepted.release,
         number,
         secrets: &secrets,
         image: &image.name,
+        volumes: Vec::new(),
+        host_env: &host_env,
         random: random(),
     };
     let instance = current

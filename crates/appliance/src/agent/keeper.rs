@@ -72,7 +72,10 @@ async fn container_event(agent: &Arc<Agent>, event: &ContainerEvent) {
                 agent.drives.tell(app, died).await;
             }
         }
-        Happening::Started => tend(agent, app).await,
+        Happening::Started => {
+            agent.drives.tell(app, appliance_rollout::Event::Moved).await;
+            tend(agent, app).await;
+        }
         _ => {}
     }
 }
@@ -175,7 +178,7 @@ pub async fn resume(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
     let agent = Arc::clone(agent);
     let app = app.to_owned();
     tokio::spawn(async move {
-        match drive::drive(&agent, &app, rollout, orders, Audience::nobody()).await {
+        match drive::drive(&agent, &app, rollout, orders, Audience::nobody(), None).await {
             Ok(rollout) => {
                 let detail = serde_json::json!({
                     "release": rollout.plan().new.release.0,

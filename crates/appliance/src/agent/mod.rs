@@ -12,6 +12,7 @@
 
 mod api;
 mod apps;
+mod assets;
 mod certificates;
 mod change;
 mod container;
@@ -20,17 +21,22 @@ mod drive;
 mod effects;
 mod exec;
 pub mod gate;
+mod host_env;
 pub mod identity;
 mod images;
 mod keeper;
+mod lead;
 pub mod lease;
+mod lock;
 mod logs;
 mod manage;
 mod permit;
 mod reads;
+mod roll_out;
 mod route;
 mod server;
 mod status;
+mod watching;
 mod world;
 
 use std::path::{Path, PathBuf};

@@ -135,6 +135,7 @@ impl Agent {
             containers,
             stopped: state.stopped.is_some(),
             changing: self.leases.holder(id),
+            lock: state.lock,
         })
     }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use appliance_containers::EngineError;
 use appliance_containers::engine::{ContainerInfo, ContainerSummary, State};
 use appliance_proxy::control::CertificatePem;
-use appliance_proxy::snapshot::Gate;
+use appliance_proxy::snapshot::{Gate, Service};
 use appliance_push::change::{Role, Tls};
 use appliance_rollout::{Instance, ReleaseNumber};
 
@@ -15,7 +15,7 @@ use super::container;
 use super::effects::EffectError;
 use super::gate::app_id;
 use super::identity::IdentityError;
-use super::{Agent, route};
+use super::{Agent, assets, route};
 
 impl Agent {
     /// The container of one role of one rollout of `app`.
@@ -34,19 +34,19 @@ impl Agent {
         }
     }
 
-    /// Makes the proxy send a role's requests to the container at `address`; the certificate goes first.
+    /// The proxy's service that sends a role's requests to the container at `address`; its certificate is handed over.
     ///
     /// # Errors
     /// When the proxy refuses or does not answer; then the former route stands.
-    pub async fn put_route(
+    pub async fn prepare_route(
         &self,
         accepted: &Accepted,
         role: &Role,
         address: IpAddr,
         secrets: &BTreeMap<String, String>,
-    ) -> Result<(), EffectError> {
+    ) -> Result<Option<Service>, EffectError> {
         let Some(spec) = &role.proxy else {
-            return Ok(());
+            return Ok(None);
         };
         if let Tls::Secrets {
             certificate,
@@ -76,6 +76,23 @@ impl Agent {
         if let Some(message) = self.apps.read(&app)?.stopped {
             service.gate = Gate::Stopped { message };
         }
+        Ok(Some(service))
+    }
+
+    /// Makes the proxy send a role's requests to the container at `address`; the certificate goes first.
+    ///
+    /// # Errors
+    /// When the proxy refuses or does not answer; then the former route stands.
+    pub async fn put_route(
+        &self,
+        accepted: &Accepted,
+        role: &Role,
+        address: IpAddr,
+        secrets: &BTreeMap<String, String>,
+    ) -> Result<(), EffectError> {
+        let Some(service) = self.prepare_route(accepted, role, address, secrets).await? else {
+            return Ok(());
+        };
         let applied = self.proxy.put_service(&service).await?;
         if applied.changed {
             tracing::info!(
@@ -130,12 +147,27 @@ impl Agent {
             .map(|deployment| deployment.rollout.0.to_string())
             .collect();
         let mut first_error = None;
+        let state_directory = self.state.clone();
+        let (name, keep_assets) = (app.to_owned(), needed.clone());
+        let pruned =
+            tokio::task::spawn_blocking(move || assets::prune(&state_directory, &name, &keep_assets));
+        if let Err(error) = pruned.await? {
+            tracing::warn!(app, "{app}: old assets stay: {}", super::chain(&error));
+        }
         let mut kept = BTreeMap::<String, usize>::new();
         for found in self.containers(app).await? {
             let rollout = found.labels.get(container::ROLLOUT).cloned().unwrap_or_default();
-            if matches!(found.state, State::Running | State::Restarting | State::Paused)
-                || needed.contains(&rollout)
-            {
+            if matches!(found.state, State::Running | State::Restarting | State::Paused) {
+                continue;
+            }
+            // What was only helping the rollout that ends here is of no more use.
+            if found.labels.contains_key(container::HELPER) {
+                if let Err(error) = self.docker.remove(&found.id.0, false).await {
+                    first_error.get_or_insert(error);
+                }
+                continue;
+            }
+            if needed.contains(&rollout) {
                 continue;
             }
             // Counted per role, so that a role with many restarts never costs another its rollback.

@@ -1,15 +1,16 @@
 //! `appliance rollback`: an earlier release again, with the image, configuration and secrets it had.
 
-use anyhow::Context as _;
-use appliance_push::change::{AppName, Destination, Expectation, ReleaseNumber, Verb};
+use std::time::Instant;
 
-use crate::developer::change::{Subject, conclude, submit};
+use appliance_push::change::{ReleaseNumber, Verb};
+
+use crate::developer::fleet::{self, Order, Way};
+use crate::developer::hooks::Hooks;
 use crate::developer::project::Project;
 use crate::developer::reach::ReachArgs;
 use crate::failure::{Kind, failure};
 use crate::globals::Globals;
-use crate::ui;
-use crate::wire::{self, End};
+use crate::wire;
 
 /// Run an earlier release again, with the image, configuration and secrets it had
 #[derive(Debug, clap::Args)]
@@ -20,45 +21,33 @@ pub struct RollbackArgs {
     release: Option<String>,
 }
 
-/// Rolls every host of the app back.
+/// Rolls every host of the app back, together.
 ///
 /// # Errors
-/// When a host cannot be reached, has no such release, or the release does not become healthy again.
+/// When a host cannot be reached, has no such release, or the release does not become healthy again on all of them.
 pub async fn run(args: &RollbackArgs, globals: &Globals) -> anyhow::Result<()> {
+    let begun = Instant::now();
     let project = Project::open(globals)?;
-    let settings = project.ssh();
-    for host in project.hosts(globals)? {
-        let link = args.reach.connect(&host, &settings).await?;
-        let info: wire::Host = link.get("/v1/host").await?;
-        let app: wire::App = link.get(&format!("/v1/apps/{}", project.app_id())).await?;
+    let hosts = project.hosts(globals)?;
+    let mut hooks = Hooks::new(&project, globals, "rollback", &hosts);
+    hooks.run("pre-connect")?;
+    let way = Way {
+        project: &project,
+        reach: &args.reach,
+        settings: project.ssh(),
+    };
+    let mut changes = Vec::new();
+    for host in way.connect(&hosts).await? {
         let to = match &args.release {
-            Some(wanted) => Some(find(&app, wanted)?),
+            Some(wanted) => Some(find(&host.app, wanted)?),
             None => None,
         };
-        let signer = args.reach.signer(&link, &settings).await?;
-        let step = ui::step(&format!("{host}: rollback"));
-        let subject = Subject {
-            host: info.id,
-            app: Some(AppName::parse(&project.loaded.config.service).context("service")?),
-            destination: project
-                .destination
-                .as_deref()
-                .map(Destination::parse)
-                .transpose()
-                .context("destination")?,
-            expects: Expectation::Release(app.current.as_ref().map(|release| release.number)),
-        };
-        let end = submit(&link, &signer, subject, Verb::Rollback { to }).await?;
-        match conclude(&link, end) {
-            Ok(End::Done { message, .. }) => step.done(&message),
-            Ok(_) => step.done(""),
-            Err(error) => {
-                step.failed();
-                return Err(error);
-            }
-        }
+        changes.push((host, Verb::Rollback { to }));
     }
-    Ok(())
+    hooks.locked();
+    hooks.run("pre-deploy")?;
+    fleet::roll_out(&way, &Order::of(&project.loaded.config), &hooks, changes).await?;
+    hooks.run_after("post-deploy", begun.elapsed())
 }
 
 /// The release that `wanted` names: `v42`, or the app's own version.

@@ -140,6 +140,9 @@ fn show_app(app: &wire::App) {
             .map(|why| format!(": {why}"))
             .unwrap_or_default();
         ui::line(&format!("    rollout  {} {}{why}", rollout.number, rollout.phase));
+        if rollout.phase == "canary" {
+            ui::line("             decide about it: appliance promote, or appliance abort");
+        }
     }
     if let Some(holder) = &app.changing {
         ui::line(&format!(

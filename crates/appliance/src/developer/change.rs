@@ -1,6 +1,8 @@
 //! Signs a change and sends it, and turns how it ended into what the command says and returns.
 
-use appliance_push::change::{AppName, Change, Destination, Expectation, HostId, Nonce, VERSION, Verb};
+use appliance_push::change::{
+    AppName, Change, Destination, Envelope, Expectation, HostId, Nonce, VERSION, Verb,
+};
 use appliance_push::sign::Signer;
 use jiff::{SignedDuration, Timestamp};
 
@@ -30,6 +32,15 @@ pub struct Subject {
 /// # Errors
 /// When it cannot be signed, or the connection breaks before the end is known.
 pub async fn submit(link: &Link, signer: &Signer, subject: Subject, verb: Verb) -> anyhow::Result<End> {
+    let envelope = seal(signer, subject, verb).await?;
+    link.submit(&envelope, show).await
+}
+
+/// Signs `verb`.
+///
+/// # Errors
+/// When it cannot be signed.
+pub async fn seal(signer: &Signer, subject: Subject, verb: Verb) -> anyhow::Result<Envelope> {
     let now = Timestamp::now();
     let change = Change {
         version: VERSION,
@@ -42,16 +53,16 @@ pub async fn submit(link: &Link, signer: &Signer, subject: Subject, verb: Verb) 
         nonce: Nonce::from_bytes(random()),
         expects: subject.expects,
     };
-    let envelope = signer.seal(&change).await?;
-    link.submit(&envelope, show).await
+    Ok(signer.seal(&change).await?)
 }
 
-fn show(event: Event) {
+/// Shows what a host tells.
+pub fn show(event: Event) {
     match event {
         Event::Phase { phase, detail } => ui::note(&format!("  {phase:<16} {detail}")),
         Event::Output { source, line } => ui::note(&format!("  {source} | {line}")),
         Event::Warning { message } => ui::warn(&message),
-        Event::End(_) => {}
+        Event::Waiting { .. } | Event::End(_) => {}
     }
 }
 

@@ -1,8 +1,12 @@
 //! The developer's side of a push: configuration, image, secrets, signature, connection.
 
+pub mod canary;
 pub mod change;
+pub mod fleet;
 pub mod git;
+pub mod hooks;
 pub mod image;
+pub mod lead;
 pub mod link;
 pub mod project;
 pub mod reach;

@@ -89,9 +89,6 @@ impl Project {
     fn not_acted_on(&self) -> Vec<&'static str> {
         let extension = &self.loaded.extension;
         let mut sections = Vec::new();
-        if extension.canary.is_some() {
-            sections.push("canary");
-        }
         if !extension.cron.is_empty() {
             sections.push("cron");
         }
@@ -109,17 +106,7 @@ impl Project {
         if names.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let runner = ProcessRunner { forward_stderr: true };
-        let options = Options {
-            directory: &self.directory,
-            secrets_path: &self.loaded.config.secrets_path,
-            destination: self.destination.as_deref(),
-            // What `Dotenv.load` in the configuration brought counts here too.
-            env: &self.loaded.env,
-            shell: self.env.get("APPLIANCE_SECRETS_SHELL").map(String::as_str),
-            runner: &runner,
-        };
-        let secrets = Secrets::load(&options).map_err(|error| secret_failure(&error))?;
+        let secrets = self.load_secrets()?;
         let mut found = BTreeMap::new();
         let mut missing = Vec::new();
         for name in names {
@@ -139,6 +126,32 @@ impl Project {
                 self.loaded.config.secrets_path
             ))
             .into())
+    }
+
+    /// Every secret of the files, for hooks that Kamal hands them to.
+    ///
+    /// # Errors
+    /// When a file is malformed or a command in it fails.
+    pub fn every_secret(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let secrets = self.load_secrets()?;
+        let values = secrets.values().iter();
+        Ok(values
+            .map(|(name, value)| (name.clone(), value.expose().to_owned()))
+            .collect())
+    }
+
+    fn load_secrets(&self) -> anyhow::Result<Secrets> {
+        let runner = ProcessRunner { forward_stderr: true };
+        let options = Options {
+            directory: &self.directory,
+            secrets_path: &self.loaded.config.secrets_path,
+            destination: self.destination.as_deref(),
+            // What `Dotenv.load` in the configuration brought counts here too.
+            env: &self.loaded.env,
+            shell: self.env.get("APPLIANCE_SECRETS_SHELL").map(String::as_str),
+            runner: &runner,
+        };
+        Ok(Secrets::load(&options).map_err(|error| secret_failure(&error))?)
     }
 
     /// `ssh:` as far as it concerns us.

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
-use appliance_config::extension::{Extension, WatchForm};
+use appliance_config::extension::Extension;
 use appliance_config::model::{self, Resolved};
 use appliance_push::change::{
-    AppName, Buffering, Destination, Digest, EnvName, Healthcheck, Image, Logging, ProxySpec, Release,
-    ReleaseCommand, Role, RoleName, Tag, Tls, Watch,
+    AppName, Buffering, Canary, Destination, Digest, EnvName, Healthcheck, Image, Logging, ProxySpec,
+    Release, ReleaseCommand, Role, RoleName, Tag, Tls, Watch,
 };
 use base64::Engine as _;
 
@@ -60,6 +60,10 @@ pub struct Making<'a> {
     pub secrets: &'a BTreeMap<String, String>,
     /// Who deploys.
     pub performer: &'a str,
+    /// Which visitors get it first.
+    pub canary: Option<Canary>,
+    /// Error pages by file name.
+    pub error_pages: &'a BTreeMap<String, String>,
 }
 
 /// The release of a configuration for one host.
@@ -75,7 +79,9 @@ pub fn release(config: &Resolved, extension: &Extension, making: &Making<'_>) ->
     let canonical = serde_json::to_vec(config).context("the configuration cannot be written as JSON")?;
     let roles = on_host(config, making.host)
         .into_iter()
-        .map(|found| role(config, found, making.host).with_context(|| format!("servers/{}", found.name)))
+        .map(|found| {
+            role(config, extension, found, making.host).with_context(|| format!("servers/{}", found.name))
+        })
         .collect::<anyhow::Result<Vec<_>>>()?;
     Ok(Release {
         service: AppName::parse(&config.service).context("service")?,
@@ -96,7 +102,8 @@ pub fn release(config: &Resolved, extension: &Extension, making: &Making<'_>) ->
         retain: seconds("retain_containers", config.retain_containers)?,
         release_command: release_command(config, extension, making.host)?,
         watch: watch(extension)?,
-        error_pages: BTreeMap::new(),
+        canary: making.canary.clone(),
+        error_pages: making.error_pages.clone(),
         sealed_secrets: base64::engine::general_purpose::STANDARD.encode(sealed),
         config_digest: Digest::of(&canonical),
         created_by: making.performer.to_owned(),
@@ -124,15 +131,14 @@ fn release_command(
     }))
 }
 
-/// A watch window is kept where the configuration describes one.
 fn watch(extension: &Extension) -> anyhow::Result<Option<Watch>> {
-    let (WatchForm::Full(_), Some(watch)) = (&extension.watch, extension.watch()) else {
+    let Some(watch) = extension.watch() else {
         return Ok(None);
     };
     Ok(Some(Watch {
         window: u32::try_from(watch.window.0).context("x-appliance/watch/window")?,
         error_rate: Some(watch.error_rate.0),
-        latency_factor: None,
+        latency_factor: Some(watch.latency),
     }))
 }
 
@@ -146,7 +152,63 @@ fn seconds(key: &str, value: i64) -> anyhow::Result<u32> {
     })
 }
 
-fn role(config: &Resolved, role: &model::Role, host: &str) -> anyhow::Result<Role> {
+/// `docker run` options of a role; limits of `x-appliance` where its own options set none.
+fn options(extension: &Extension, role: &model::Role) -> BTreeMap<String, Vec<Option<String>>> {
+    let mut options: BTreeMap<_, _> = role
+        .options
+        .iter()
+        .map(|(name, values)| (name.clone(), values.clone()))
+        .collect();
+    let limits = extension.limits.of(&role.name);
+    for (names, limit) in [
+        (
+            &["memory", "m"][..],
+            limits.memory.map(|bytes| bytes.0.to_string()),
+        ),
+        (
+            &["cpus", "cpu-quota", "cpu-period"][..],
+            limits.cpus.map(|cpus| cpus.to_string()),
+        ),
+        (&["pids-limit"][..], limits.pids.map(|pids| pids.to_string())),
+    ] {
+        if let Some(limit) = limit
+            && !names.iter().any(|name| options.contains_key(*name))
+        {
+            options.insert(names[0].to_owned(), vec![Some(limit)]);
+        }
+    }
+    options
+}
+
+/// Kamal's `error_pages_path`: the files `4??.html` and `5??.html` of a directory, by name.
+///
+/// # Errors
+/// When the directory or a page cannot be read.
+pub fn error_pages(
+    config: &Resolved,
+    directory: &std::path::Path,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut pages = BTreeMap::new();
+    let Some(path) = &config.error_pages_path else {
+        return Ok(pages);
+    };
+    for entry in fs_err::read_dir(directory.join(path)).context("error_pages_path")? {
+        let entry = entry.context("error_pages_path")?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_page = name.strip_suffix(".html").is_some_and(|code| {
+            code.len() == 3 && code.starts_with(['4', '5']) && code.bytes().all(|byte| byte.is_ascii_digit())
+        });
+        if is_page {
+            pages.insert(
+                name,
+                fs_err::read_to_string(entry.path()).context("error_pages_path")?,
+            );
+        }
+    }
+    Ok(pages)
+}
+
+fn role(config: &Resolved, extension: &Extension, role: &model::Role, host: &str) -> anyhow::Result<Role> {
     let (clear, secret) = role.env(host).context("there is no environment for this host")?;
     let mut env_clear = BTreeMap::new();
     for (name, value) in clear {
@@ -178,11 +240,7 @@ fn role(config: &Resolved, role: &model::Role, host: &str) -> anyhow::Result<Rol
             .filter(|(name, _)| !identity.contains(&name.as_str()))
             .map(|(name, value)| (name.clone(), value.clone().unwrap_or_default()))
             .collect(),
-        options: role
-            .options
-            .iter()
-            .map(|(name, values)| (name.clone(), values.clone()))
-            .collect(),
+        options: options(extension, role),
         volumes: role.volumes.clone(),
         logging: Logging {
             driver: role.logging.driver.clone(),
@@ -199,6 +257,7 @@ fn role(config: &Resolved, role: &model::Role, host: &str) -> anyhow::Result<Rol
             .transpose()?,
         restart: role.restart.clone(),
         asset_path: role.asset_path.clone(),
+        asset_options: role.asset_path_options.clone(),
         proxy: role
             .proxy
             .as_ref()

@@ -6,9 +6,10 @@ use std::time::Duration;
 use bollard::errors::Error;
 use bollard::models::{NetworkConnectRequest, NetworkCreateRequest};
 use bollard::query_parameters::{
-    CreateContainerOptions, KillContainerOptions, ListContainersOptions, LogsOptions, RemoveContainerOptions,
-    RenameContainerOptions, StopContainerOptions, WaitContainerOptions,
+    CreateContainerOptions, DownloadFromContainerOptions, KillContainerOptions, ListContainersOptions,
+    LogsOptions, RemoveContainerOptions, RenameContainerOptions, StopContainerOptions, WaitContainerOptions,
 };
+use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::{Docker, PATIENCE, translate};
@@ -254,6 +255,25 @@ impl Docker {
                 .map_ok(translate::line)
                 .map_err(move |error| self.failure(&doing, error))
                 .boxed())
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    pub(super) fn container_files<'a>(
+        &'a self,
+        id: &'a str,
+        path: &'a str,
+    ) -> BoxStream<'a, Result<Bytes, EngineError>> {
+        let doing = format!("reading {path} of container {id}");
+        let options = DownloadFromContainerOptions {
+            path: path.to_owned(),
+        };
+        stream::once(async move {
+            checked(&doing, id)?;
+            let client = self.client(&doing).await?;
+            let archive = client.download_from_container(id, Some(options));
+            Ok(archive.map_err(move |error| self.failure(&doing, error)).boxed())
         })
         .try_flatten()
         .boxed()

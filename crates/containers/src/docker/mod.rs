@@ -224,6 +224,10 @@ impl Engine for Docker {
         self.container_logs(id, query)
     }
 
+    fn files<'a>(&'a self, id: &'a str, path: &'a str) -> BoxStream<'a, Result<Bytes, EngineError>> {
+        self.container_files(id, path)
+    }
+
     fn wait_exit<'a>(&'a self, id: &'a str) -> Answer<'a, Exit> {
         self.wait_container(id).boxed()
     }

@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{
-    Applied, CertificatePem, Drain, Drained, Probe, Probed, Refusal, ServiceStats, ServiceStatus, Status,
+    Applied, Batch, CertificatePem, Drain, Drained, Probe, Probed, Refusal, ServiceStats, ServiceStatus,
+    Status,
 };
 use crate::challenges::Challenge;
 use crate::names::{CertificateName, ServiceName, UpstreamAddress};
@@ -121,6 +122,14 @@ impl Client {
     pub async fn put_service(&self, service: &Service) -> Result<Applied, ControlError> {
         let path = format!("/v1/services/{}", service.name);
         self.call(Method::PUT, &path, Some(service), PROMPT).await
+    }
+
+    /// Makes several services live and takes others away, all in one step.
+    ///
+    /// # Errors
+    /// A refusal names what is wrong with one of them; nothing was changed then.
+    pub async fn put_services(&self, batch: &Batch) -> Result<Applied, ControlError> {
+        self.call(Method::PUT, "/v1/services", Some(batch), PROMPT).await
     }
 
     /// Takes a service away; its upstreams finish what they have. Fine when it is not there.

@@ -6,6 +6,7 @@
 //! | `GET /v1/snapshot` | the whole [`crate::Snapshot`] |
 //! | `POST /v1/probe` | [`Probe`] → [`Probed`] |
 //! | `GET /v1/services` | list of [`ServiceStatus`] |
+//! | `PUT /v1/services` | [`Batch`] → [`Applied`]: several services in one step |
 //! | `PUT /v1/services/{name}` | [`crate::Service`] → [`Applied`] |
 //! | `DELETE /v1/services/{name}` | → [`Applied`] |
 //! | `GET /v1/services/{name}/stats` | [`ServiceStats`] |
@@ -118,6 +119,18 @@ impl fmt::Display for ProbeFailure {
             Self::Timeout { timeout_ms } => write!(f, "no answer within {timeout_ms} ms"),
         }
     }
+}
+
+/// Several services changed in one step: all of it becomes live at once, or nothing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    /// Services to make live, each in place of a former one of its name.
+    #[serde(default)]
+    pub put: Vec<Service>,
+    /// Services to take away; fine when they are not there.
+    #[serde(default)]
+    pub remove: Vec<ServiceName>,
 }
 
 /// The outcome of a change.

@@ -124,6 +124,7 @@ async fn route(manager: &Manager, request: Request<Incoming>) -> Result<Answer, 
         (&Method::GET, ["v1", "snapshot"]) => fine(&manager.snapshot().await),
         (&Method::POST, ["v1", "probe"]) => fine(&probe(read(body).await?).await?),
         (&Method::GET, ["v1", "services"]) => fine(&manager.list().await),
+        (&Method::PUT, ["v1", "services"]) => fine(&manager.put_services(read(body).await?).await?),
         (&Method::PUT, ["v1", "services", name]) => {
             let service: Service = read(body).await?;
             if service.name != named(ServiceName::parse(name))? {

@@ -23,8 +23,8 @@ pub use names::{
     ReleaseNumber, Repository, RoleName, Tag,
 };
 pub use release::{
-    Buffering, Healthcheck, Image, Logging, Platform, ProxySpec, Release, ReleaseCommand, RemoteRegistry,
-    Role, Tls, Watch,
+    Buffering, Canary, CanaryHeader, Healthcheck, Image, Logging, Platform, ProxySpec, Release,
+    ReleaseCommand, RemoteRegistry, Role, Tls, Watch,
 };
 
 use crate::trust::Permission;
@@ -108,6 +108,21 @@ pub enum Verb {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<ReleaseNumber>,
     },
+    /// Give the canary all visitors.
+    Promote,
+    /// Take the canary away; the former release has all visitors again.
+    Abort,
+    /// Let nobody change the app until the lock is released (Kamal's `lock acquire`).
+    LockAcquire {
+        /// Why, for those who are turned away.
+        message: String,
+        /// The version the holder is about, as Kamal shows it.
+        version: String,
+        /// Who holds it, for people.
+        by: String,
+    },
+    /// Let the app be changed again, whoever locked it.
+    LockRelease,
     /// Take the app off the host: containers, routes, releases; never volumes.
     AppRemove,
     /// Restart the current release's containers without downtime.
@@ -213,6 +228,10 @@ impl Verb {
             Verb::Tunnel { .. } => "tunnel",
             Verb::Deploy(_) => "deploy",
             Verb::Rollback { .. } => "rollback",
+            Verb::Promote => "promote",
+            Verb::Abort => "abort",
+            Verb::LockAcquire { .. } => "lock-acquire",
+            Verb::LockRelease => "lock-release",
             Verb::AppRemove => "app-remove",
             Verb::AppRestart => "app-restart",
             Verb::AppStop { .. } => "app-stop",
@@ -245,7 +264,12 @@ impl Verb {
             | Verb::AppStart
             | Verb::AppExec(_)
             | Verb::AppContainers { .. } => Power::Operate,
-            Verb::AppRemove | Verb::AppPrune { .. } => Power::Deploy,
+            Verb::AppRemove
+            | Verb::AppPrune { .. }
+            | Verb::Promote
+            | Verb::Abort
+            | Verb::LockAcquire { .. }
+            | Verb::LockRelease => Power::Deploy,
             Verb::KeyAdd { .. }
             | Verb::HostExec { .. }
             | Verb::KeyRemove { .. }

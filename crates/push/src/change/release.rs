@@ -43,6 +43,9 @@ pub struct Release {
     /// How long and how the release is watched after the switch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch: Option<Watch>,
+    /// The part of the visitors that gets this release before the others, when it is new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
     /// Error pages by file name (`404.html`), as HTML text.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub error_pages: BTreeMap<String, String>,
@@ -151,6 +154,9 @@ pub struct Role {
     /// `asset_path`, if assets are bridged between releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asset_path: Option<String>,
+    /// Mount options of the asset volume; read-only unless they say `rw`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asset_options: Option<String>,
     /// How the proxy serves this role; absent for roles without visitors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProxySpec>,
@@ -274,16 +280,44 @@ pub struct ReleaseCommand {
     pub timeout: u32,
 }
 
+/// Who gets a new release first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Canary {
+    /// Share of the visitors, 0 to 100.
+    #[serde(default)]
+    pub percent: f64,
+    /// Values of the cookie `kamal-rollout` that choose it whatever the share.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cookies: Vec<String>,
+    /// A header field that chooses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<CanaryHeader>,
+    /// Seconds after which a good canary is promoted by itself; absent: somebody decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<u32>,
+}
+
+/// A header field that chooses the canary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CanaryHeader {
+    /// Its name.
+    pub name: String,
+    /// The value it must have.
+    pub value: String,
+}
+
 /// What makes a release go back on its own after the switch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Watch {
-    /// Seconds after the switch.
+    /// Seconds after the switch; 0 for not at all.
     pub window: u32,
     /// Share of responses (0.0–1.0) with status 5xx above the old release's that is too much.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_rate: Option<f64>,
-    /// Median latency of the new release divided by that of the old one that is too much.
+    /// 95th percentile of the new release's latency divided by that of the old one that is too much.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_factor: Option<f64>,
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::world::{Fate, World, answer, drive, plan, start};
 use super::*;
-use crate::plan::{Deployment, ReleaseNumber, Role, RolloutNumber};
+use crate::plan::{Canary, Deployment, ReleaseNumber, Role, RolloutNumber};
 
 fn begin(plan: &Plan) -> Rollout {
     Rollout::begin(plan.clone(), start()).expect("a good plan").0
@@ -32,8 +32,16 @@ enum Choice {
     CrashAndKill(prop::sample::Index),
     Cancel,
     Pass(Gate),
+    /// Whoever led is gone.
+    Alone,
+    /// A container has another address.
+    Moved,
     /// Time passes.
     Wait(u16),
+}
+
+fn gate() -> impl Strategy<Value = Gate> {
+    prop::sample::select(vec![Gate::Start, Gate::Switch, Gate::Promote, Gate::Settle])
 }
 
 fn choices() -> impl Strategy<Value = Vec<Choice>> {
@@ -47,7 +55,9 @@ fn choices() -> impl Strategy<Value = Vec<Choice>> {
         1 => index().prop_map(Choice::Crash),
         1 => index().prop_map(Choice::CrashAndKill),
         1 => Just(Choice::Cancel),
-        2 => prop_oneof![Just(Gate::Switch), Just(Gate::Settle)].prop_map(Choice::Pass),
+        3 => gate().prop_map(Choice::Pass),
+        1 => Just(Choice::Alone),
+        1 => Just(Choice::Moved),
         3 => (0u16..100).prop_map(Choice::Wait),
     ];
     prop::collection::vec(choice, 0..60)
@@ -81,23 +91,33 @@ fn plans() -> impl Strategy<Value = Plan> {
             roles,
         })
     };
-    let gates = prop::collection::btree_set(prop_oneof![Just(Gate::Switch), Just(Gate::Settle)], 0..=2);
+    let gates = prop::collection::btree_set(gate(), 0..=3);
+    let canary = prop::option::weighted(
+        0.3,
+        prop::option::of(0i64..600).prop_map(|hold| Canary {
+            hold: hold.map(SignedDuration::from_secs),
+        }),
+    );
     (
         prop::option::of(deployed(1, 1)),
         deployed(2, 2),
-        any::<bool>(),
-        any::<bool>(),
+        (any::<bool>(), any::<bool>(), any::<bool>()),
         gates,
+        canary,
     )
-        .prop_map(|(old, new, release_command, watched, gates)| {
-            let mut plan = plan(old, new);
-            plan.release_command = release_command;
-            plan.gates = gates;
-            if !watched {
-                plan.timing.watch = SignedDuration::ZERO;
-            }
-            plan
-        })
+        .prop_map(
+            |(old, new, (release_command, watched, parallel), gates, canary)| {
+                let mut plan = plan(old, new);
+                plan.parallel_roles = parallel;
+                plan.canary = canary.filter(|_| plan.shared().next().is_some());
+                plan.release_command = release_command;
+                plan.gates = gates;
+                if !watched {
+                    plan.timing.watch = SignedDuration::ZERO;
+                }
+                plan
+            },
+        )
 }
 
 fn fates() -> impl Strategy<Value = Fate> {
@@ -195,6 +215,8 @@ fn play(rollout: &Rollout, choice: &Choice, world: &mut World) -> Rollout {
                 )
                 .0
         }
+        Choice::Alone => rollout.step(&Event::Alone, world.now).0,
+        Choice::Moved => rollout.step(&Event::Moved, world.now).0,
         Choice::Pass(gate) => rollout.step(&Event::Pass { gate: *gate }, world.now).0,
         Choice::Wait(seconds) => {
             world.now += SignedDuration::from_secs(i64::from(*seconds));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Phase;
 use crate::effect::{Effect, Route};
-use crate::plan::{Deployment, Gate, Instance, Plan};
+use crate::plan::{Deployment, Gate, Instance, Plan, Role};
 
 /// What is being worked on. A stage is left when none of its effects is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -16,10 +16,15 @@ pub(super) enum Stage {
     Verify,
     Fetch,
     Bridge,
+    StartGate,
     Command,
     Primary,
     Others,
     SwitchGate,
+    Canary,
+    PromoteGate,
+    /// Roles that a canary did not need.
+    Rest,
     Switch,
     Drain,
     Watch,
@@ -46,12 +51,17 @@ impl Stage {
             Stage::Command => &[Phase::Prepared],
             Stage::Primary => &[Phase::Starting],
             Stage::SwitchGate => &[Phase::Healthy],
+            Stage::PromoteGate if plan.canary.is_some() => &[Phase::Canary],
             Stage::Drain => &[Phase::Switched, Phase::Draining],
             Stage::Watch => &[Phase::Watching],
             Stage::Record => &[Phase::Settled],
             Stage::Abandon => &[Phase::Reverting],
             Stage::Bridge
+            | Stage::StartGate
             | Stage::Others
+            | Stage::Canary
+            | Stage::PromoteGate
+            | Stage::Rest
             | Stage::Switch
             | Stage::SettleGate
             | Stage::StopOld
@@ -69,11 +79,15 @@ impl Stage {
         match self {
             Stage::Verify => Stage::Fetch,
             Stage::Fetch => Stage::Bridge,
-            Stage::Bridge => Stage::Command,
+            Stage::Bridge => Stage::StartGate,
+            Stage::StartGate => Stage::Command,
             Stage::Command => Stage::Primary,
             Stage::Primary => Stage::Others,
             Stage::Others => Stage::SwitchGate,
-            Stage::SwitchGate => Stage::Switch,
+            Stage::SwitchGate => Stage::Canary,
+            Stage::Canary => Stage::PromoteGate,
+            Stage::PromoteGate => Stage::Rest,
+            Stage::Rest => Stage::Switch,
             Stage::Switch => Stage::Drain,
             Stage::Drain => Stage::Watch,
             Stage::Watch => Stage::SettleGate,
@@ -99,7 +113,7 @@ impl Stage {
 
     /// Whether the routes may differ from the old ones during this stage.
     pub(super) fn may_be_switched(self) -> bool {
-        (Stage::Switch..=Stage::SettleGate).contains(&self)
+        (Stage::Canary..=Stage::SettleGate).contains(&self)
     }
 
     /// How often a failed effect is tried again before it becomes a warning; `None`: for ever.
@@ -118,7 +132,9 @@ impl Stage {
     /// The gate that has to be open before this stage is left.
     pub(super) fn gate(self) -> Option<Gate> {
         match self {
+            Stage::StartGate => Some(Gate::Start),
             Stage::SwitchGate => Some(Gate::Switch),
+            Stage::PromoteGate => Some(Gate::Promote),
             Stage::SettleGate => Some(Gate::Settle),
             _ => None,
         }
@@ -146,7 +162,18 @@ impl Stage {
             }
             Stage::Command if plan.release_command => vec![Effect::RunReleaseCommand],
             Stage::Primary => create(plan.new.instances().take(1)),
-            Stage::Others => create(plan.new.instances().skip(1)),
+            Stage::Others => together(plan, others(plan, false)),
+            Stage::Canary if plan.canary.is_some() => vec![Effect::Canary {
+                to: plan.shared().collect(),
+            }],
+            Stage::PromoteGate => plan
+                .canary
+                .map(|canary| Effect::Watch {
+                    until: canary.hold.map_or(Timestamp::MAX, |hold| after(now, hold)),
+                })
+                .into_iter()
+                .collect(),
+            Stage::Rest => together(plan, others(plan, true)),
             Stage::Switch => switch(plan),
             Stage::Drain => {
                 let until = after(now, plan.timing.drain);
@@ -178,8 +205,10 @@ impl Stage {
                 .map(|instance| Effect::Remove { instance })
                 .collect(),
             Stage::Prune => vec![Effect::Prune],
-            Stage::Command
+            Stage::StartGate
+            | Stage::Command
             | Stage::SwitchGate
+            | Stage::Canary
             | Stage::Watch
             | Stage::SettleGate
             | Stage::Abandon
@@ -200,6 +229,38 @@ pub(super) enum Reverting {
 /// `now + time`, or the end of time.
 pub(super) fn after(now: Timestamp, time: SignedDuration) -> Timestamp {
     now.checked_add(time).unwrap_or(Timestamp::MAX)
+}
+
+/// The new instances after the primary one that start before the switch gate, or `late`: only when a canary is promoted.
+///
+/// A second set of workers beside the old one would do the old one's work with the new code, for all visitors.
+fn others(plan: &Plan, late: bool) -> Vec<Instance> {
+    let waits = |role: &Role| plan.canary.is_some() && !role.proxied;
+    let others = plan.new.roles.iter().skip(1);
+    others
+        .filter(|role| waits(role) == late)
+        .filter_map(|role| plan.new.instance(&role.name))
+        .collect()
+}
+
+/// All of them, or only the first if each waits for the one before.
+fn together(plan: &Plan, instances: Vec<Instance>) -> Vec<Effect> {
+    let count = if plan.parallel_roles { instances.len() } else { 1 };
+    create(instances.into_iter().take(count))
+}
+
+/// What starts once `ready` is: the next role, where they start one after the other.
+pub(super) fn next_role(stage: Stage, plan: &Plan, ready: &Instance) -> Option<Instance> {
+    if plan.parallel_roles {
+        return None;
+    }
+    let line = match stage {
+        Stage::Others => others(plan, false),
+        Stage::Rest => others(plan, true),
+        _ => return None,
+    };
+    let at = line.iter().position(|instance| instance == ready)?;
+    line.get(at + 1).cloned()
 }
 
 fn create(instances: impl Iterator<Item = Instance>) -> Vec<Effect> {

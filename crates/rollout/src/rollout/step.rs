@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::stage::{Reverting, Stage, after};
+use super::stage::{Reverting, Stage, after, next_role};
 use super::{Failure, Phase, Rollout};
 use crate::effect::{Effect, Event, Observed, Order, Seen, Ticket};
 use crate::plan::{Deployment, Gate, Instance};
@@ -27,10 +27,13 @@ impl Rollout {
             }
             Event::Cancel { why } if self.stage.can_revert() => self.abandon(why.clone(), false, now),
             Event::Died { .. } | Event::Cancel { .. } => Vec::new(),
-            Event::Pass { gate } => {
-                self.passed.insert(*gate);
-                self.advance(now)
+            Event::Pass { gate } => self.pass(*gate, now),
+            Event::Alone => self.alone(now),
+            Event::Moved if self.stage == Stage::PromoteGate => {
+                let effects = Stage::Canary.effects(&self.plan, now);
+                self.order(effects)
             }
+            Event::Moved => Vec::new(),
             Event::Tick => self.tick(now),
         }
     }
@@ -65,8 +68,17 @@ impl Rollout {
             .map(|order| order.effect);
         let again = std::mem::take(&mut self.again);
         self.wakeup = None;
-        let effects: Vec<Effect> = interrupted
-            .chain(again)
+        let mut effects: Vec<Effect> = interrupted.chain(again).collect();
+        // While nobody looked, a container may have got another address.
+        if self.stage == Stage::PromoteGate
+            && !effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Canary { .. }))
+        {
+            effects.extend(Stage::Canary.effects(&self.plan, now));
+        }
+        let effects: Vec<Effect> = effects
+            .into_iter()
             .map(|effect| self.renewed(effect, now))
             .collect();
         if effects.is_empty() {
@@ -94,7 +106,7 @@ impl Rollout {
     /// Leaves the stage if nothing keeps it.
     fn advance(&mut self, now: Timestamp) -> Vec<Order> {
         let busy = !self.open.is_empty() || !self.again.is_empty();
-        let closed = |gate: Gate| self.plan.gates.contains(&gate) && !self.passed.contains(&gate);
+        let closed = |gate: Gate| self.is_closed(gate);
         if busy || self.stage == Stage::Over || self.stage.gate().is_some_and(closed) {
             return Vec::new();
         }
@@ -109,6 +121,38 @@ impl Rollout {
         self.enter(next, now)
     }
 
+    fn is_closed(&self, gate: Gate) -> bool {
+        let there = match gate {
+            Gate::Promote => self.plan.canary.is_some(),
+            _ => self.plan.gates.contains(&gate),
+        };
+        there && !self.passed.contains(&gate)
+    }
+
+    fn pass(&mut self, gate: Gate, now: Timestamp) -> Vec<Order> {
+        // Nobody can promote what no visitor has seen.
+        if gate == Gate::Promote && self.stage != Stage::PromoteGate {
+            return Vec::new();
+        }
+        self.passed.insert(gate);
+        if gate == Gate::Promote {
+            // The canary was watched for as long as somebody wanted.
+            self.open.retain(|order| !order.effect.only_waits());
+        }
+        self.advance(now)
+    }
+
+    /// Nobody leads any more: back before the switch, on by itself after it.
+    fn alone(&mut self, now: Timestamp) -> Vec<Order> {
+        let waits = self.is_closed(Gate::Start) || self.is_closed(Gate::Switch);
+        if self.stage <= Stage::SwitchGate && waits {
+            let why = "whoever led the hosts was gone before the switch".to_owned();
+            return self.abandon(why, false, now);
+        }
+        self.passed.insert(Gate::Settle);
+        self.advance(now)
+    }
+
     fn done(&mut self, effect: Effect, now: Timestamp) -> Vec<Order> {
         let follow = match effect {
             Effect::Create { instance } => Some(Effect::Start { instance }),
@@ -118,9 +162,15 @@ impl Rollout {
                 until: after(now, self.plan.timing.ready),
             }),
             Effect::AwaitReady { instance, .. } => {
+                let next = next_role(self.stage, &self.plan, &instance);
                 if instance.rollout == self.plan.new.rollout {
                     self.ready.insert(instance);
                 }
+                next.map(|instance| Effect::Create { instance })
+            }
+            // A canary that was good for as long as it should be.
+            Effect::Watch { .. } if self.stage == Stage::PromoteGate => {
+                self.passed.insert(Gate::Promote);
                 None
             }
             _ => None,

@@ -10,21 +10,23 @@ use crate::plan::{Deployment, Gate, Instance, Plan, ReleaseNumber, Role, Rollout
 
 /// What will go wrong by itself.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Fate {
+pub(crate) struct Fate {
     /// New containers of these roles never become ready.
-    pub(super) never_ready: BTreeSet<String>,
-    pub(super) command_fails: bool,
-    pub(super) watch_trips: bool,
+    pub(crate) never_ready: BTreeSet<String>,
+    pub(crate) command_fails: bool,
+    pub(crate) watch_trips: bool,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct World {
-    pub(super) now: Timestamp,
-    pub(super) containers: BTreeMap<Instance, Seen>,
-    pub(super) routes: BTreeMap<String, Instance>,
-    pub(super) recorded: Option<RolloutNumber>,
-    pub(super) command_runs: u32,
-    pub(super) log: Vec<Effect>,
+pub(crate) struct World {
+    pub(crate) now: Timestamp,
+    pub(crate) containers: BTreeMap<Instance, Seen>,
+    pub(crate) routes: BTreeMap<String, Instance>,
+    /// New containers that get a part of the visitors.
+    pub(crate) canary: BTreeSet<Instance>,
+    pub(crate) recorded: Option<RolloutNumber>,
+    pub(crate) command_runs: u32,
+    pub(crate) log: Vec<Effect>,
     was_ready: BTreeSet<Instance>,
     crashed: BTreeSet<Instance>,
     command_exists: bool,
@@ -32,7 +34,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(plan: &Plan, fate: Fate) -> Self {
+    pub(crate) fn new(plan: &Plan, fate: Fate) -> Self {
         let old = plan.old.iter();
         World {
             now: start(),
@@ -46,6 +48,7 @@ impl World {
                 .flat_map(Deployment::proxied)
                 .map(|i| (i.role.clone(), i))
                 .collect(),
+            canary: BTreeSet::new(),
             recorded: old.map(|old| old.rollout).next(),
             command_runs: 0,
             log: Vec::new(),
@@ -57,7 +60,7 @@ impl World {
     }
 
     /// Carries out an effect, as a driver would that does everything at most once more.
-    pub(super) fn perform(&mut self, effect: &Effect, plan: &Plan) -> Result<(), String> {
+    pub(crate) fn perform(&mut self, effect: &Effect, plan: &Plan) -> Result<(), String> {
         self.log.push(effect.clone());
         let is_new = |instance: &Instance| instance.rollout == plan.new.rollout;
         match effect {
@@ -100,7 +103,26 @@ impl World {
                     return Err("exit code 1".to_owned());
                 }
             }
+            Effect::Canary { to } => {
+                assert!(to.iter().all(is_new), "a canary is new");
+                for instance in to {
+                    assert!(
+                        self.was_ready.contains(instance) && self.routes.contains_key(&instance.role),
+                        "{instance} is to get visitors, but is not ready or has none beside it"
+                    );
+                }
+                let worker = plan.new.workers().find(|worker| {
+                    plan.new.instances().next().as_ref() != Some(worker)
+                        && self.containers.contains_key(worker)
+                });
+                assert_eq!(
+                    worker, None,
+                    "a worker of a canary must not run beside the old one"
+                );
+                self.canary = to.iter().cloned().collect();
+            }
             Effect::Switch { routes } => {
+                self.canary.clear();
                 assert!(
                     routes.iter().flat_map(|route| &route.to).all(is_new),
                     "the switch leads to new containers"
@@ -108,6 +130,7 @@ impl World {
                 self.point(routes);
             }
             Effect::SwitchBack { routes } => {
+                self.canary.clear();
                 assert!(
                     !routes.iter().flat_map(|route| &route.to).any(is_new),
                     "the way back leads to old ones"
@@ -125,7 +148,9 @@ impl World {
                 self.containers.remove(instance);
             }
             Effect::Watch { until } => {
-                self.now = self.now.max(*until);
+                if *until < Timestamp::MAX {
+                    self.now = self.now.max(*until);
+                }
                 if self.fate.watch_trips {
                     return Err("too many errors".to_owned());
                 }
@@ -142,12 +167,12 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn crash(&mut self, instance: &Instance) {
+    pub(crate) fn crash(&mut self, instance: &Instance) {
         self.containers.insert(instance.clone(), Seen::Stopped);
         self.crashed.insert(instance.clone());
     }
 
-    pub(super) fn observe(&self) -> Observed {
+    pub(crate) fn observe(&self) -> Observed {
         Observed {
             containers: self.containers.clone(),
         }
@@ -163,7 +188,7 @@ impl World {
     }
 
     /// What must hold at every moment.
-    pub(super) fn check(&self, rollout: &Rollout) {
+    pub(crate) fn check(&self, rollout: &Rollout) {
         let plan = rollout.plan();
         for (role, target) in &self.routes {
             if self.crashed.contains(target) {
@@ -177,6 +202,12 @@ impl World {
             assert!(
                 self.was_ready.contains(target),
                 "{role} is sent to a container that was never ready"
+            );
+        }
+        for instance in &self.canary {
+            assert!(
+                self.crashed.contains(instance) || self.containers.get(instance) == Some(&Seen::Running),
+                "visitors of the canary are sent to {instance}, which is away"
             );
         }
         if let Some(old) = &plan.old {
@@ -208,7 +239,7 @@ impl World {
     }
 
     /// What must hold at the end.
-    pub(super) fn check_end(&self, rollout: &Rollout) {
+    pub(crate) fn check_end(&self, rollout: &Rollout) {
         assert!(rollout.is_over() && rollout.is_decided() && rollout.wakeup().is_none());
         let plan = rollout.plan();
         let settled = rollout.phase() == Phase::Settled;
@@ -223,6 +254,7 @@ impl World {
             .map(|i| (i.role.clone(), i))
             .collect();
         assert_eq!(self.routes, routes);
+        assert!(self.canary.is_empty(), "a canary outlived its rollout");
         let running: BTreeSet<&Instance> = self
             .containers
             .iter()
@@ -245,7 +277,7 @@ impl World {
 }
 
 /// Carries out everything without faults until nothing is left to do.
-pub(super) fn drive(mut rollout: Rollout, world: &mut World) -> Rollout {
+pub(crate) fn drive(mut rollout: Rollout, world: &mut World) -> Rollout {
     for _ in 0..2000 {
         world.check(&rollout);
         if rollout.is_over() {
@@ -272,7 +304,7 @@ fn next_event(rollout: &Rollout, world: &mut World) -> Event {
 }
 
 /// Carries out an order and tells how it ended.
-pub(super) fn answer(order: &Order, world: &mut World, plan: &Plan) -> Event {
+pub(crate) fn answer(order: &Order, world: &mut World, plan: &Plan) -> Event {
     match world.perform(&order.effect, plan) {
         Ok(()) => Event::Done { ticket: order.ticket },
         Err(why) => Event::Failed {
@@ -282,12 +314,12 @@ pub(super) fn answer(order: &Order, world: &mut World, plan: &Plan) -> Event {
     }
 }
 
-pub(super) fn start() -> Timestamp {
+pub(crate) fn start() -> Timestamp {
     Timestamp::from_second(1_800_000_000).expect("in range")
 }
 
 /// `web` is proxied, everything else is not.
-pub(super) fn deployment(release: u64, rollout: u64, roles: &[&str]) -> Deployment {
+pub(crate) fn deployment(release: u64, rollout: u64, roles: &[&str]) -> Deployment {
     let role = |name: &&str| Role {
         name: (*name).to_owned(),
         proxied: name.starts_with("web"),
@@ -301,7 +333,7 @@ pub(super) fn deployment(release: u64, rollout: u64, roles: &[&str]) -> Deployme
     }
 }
 
-pub(super) fn plan(old: Option<Deployment>, new: Deployment) -> Plan {
+pub(crate) fn plan(old: Option<Deployment>, new: Deployment) -> Plan {
     Plan {
         app: "blog".to_owned(),
         old,
@@ -312,5 +344,7 @@ pub(super) fn plan(old: Option<Deployment>, new: Deployment) -> Plan {
             ..Timing::default()
         },
         gates: BTreeSet::<Gate>::new(),
+        canary: None,
+        parallel_roles: true,
     }
 }

@@ -1,0 +1,75 @@
+//! The effects about assets.
+
+use appliance_rollout::Instance;
+use futures_util::TryStreamExt as _;
+use tokio_util::io::{StreamReader, SyncIoBridge};
+
+use super::{EffectError, Effects, container, role_of};
+use crate::agent::assets::{Assets, AssetsError};
+
+impl Effects {
+    pub(super) fn assets(&self, role: &str) -> Assets {
+        Assets::of(&self.agent.state, &self.app, role)
+    }
+
+    /// Gives the old and the new container of a role the union of their assets.
+    pub(super) async fn bridge_assets(&self, role: &str) -> Result<(), EffectError> {
+        let accepted = self.accepted(self.plan.new.release)?;
+        let wanted = role_of(&accepted, role)?;
+        let Some(path) = &wanted.asset_path else {
+            return Ok(());
+        };
+        let assets = self.assets(role);
+        let instance = Instance {
+            role: role.to_owned(),
+            rollout: self.plan.new.rollout,
+        };
+        if !assets.complete(instance.rollout) {
+            let secrets = self.secrets(accepted.number)?;
+            let image = self.agent.images.fetch(&accepted.release.image, &secrets).await?;
+            self.extract(&assets, &instance, &image.name, path).await?;
+        }
+        let old = self.plan.old.as_ref().map(|old| old.rollout);
+        let options = wanted.asset_options.as_deref().unwrap_or_default();
+        let copy = options.split(',').any(|option| option == "rw");
+        let new = instance.rollout;
+        tokio::task::spawn_blocking(move || assets.unite(new, old, copy))
+            .await
+            .map_err(AssetsError::from)?
+            .map_err(AssetsError::from)?;
+        Ok(())
+    }
+
+    async fn extract(
+        &self,
+        assets: &Assets,
+        instance: &Instance,
+        image: &str,
+        path: &str,
+    ) -> Result<(), EffectError> {
+        let docker = &self.agent.docker;
+        let spec = container::assets(&self.app, instance, image);
+        docker.remove(&spec.name, true).await?;
+        let created = docker.create(&spec).await?;
+        let (mut writer, reader) = tokio::io::duplex(1 << 18);
+        let source = std::sync::Arc::clone(docker);
+        let (id, path) = (created.0.clone(), path.to_owned());
+        let copying = tokio::spawn(async move {
+            let files = source.files(&id, &path).map_err(std::io::Error::other);
+            let mut files = StreamReader::new(files);
+            tokio::io::copy(&mut files, &mut writer).await.map(drop)
+        });
+        let (assets, new) = (assets.clone(), instance.rollout);
+        // The bridge has to be made where the runtime is.
+        let reader = SyncIoBridge::new(reader);
+        let unpacking = tokio::task::spawn_blocking(move || assets.unpack(new, reader));
+        let unpacked = unpacking.await.map_err(AssetsError::from)?;
+        let copied = copying.await.map_err(AssetsError::from)?;
+        docker.remove(&created.0, true).await?;
+        // Of an archive that breaks off, the cause is what Docker said.
+        match (copied, unpacked) {
+            (Err(error), Err(_)) => Err(AssetsError::Files(error).into()),
+            (_, unpacked) => Ok(unpacked.map_err(AssetsError::from)?),
+        }
+    }
+}
