@@ -7,6 +7,7 @@ mod conformance;
 mod deploy;
 mod door;
 mod firewall;
+mod fleet;
 mod outages;
 mod postgres;
 mod refusals;

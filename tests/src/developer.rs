@@ -175,10 +175,11 @@ pub fn demo_deploy_yml(server: &str, key: Option<&Path>, more: &str) -> String {
         "aarch64" => "arm64",
         _ => "amd64",
     };
-    let unwatched = if more.contains("x-appliance:") {
-        ""
+    // The same lines either way: tests look for mistakes by their line.
+    let builder = if more.contains("x-appliance:") {
+        format!("builder:\n  arch: {arch}\n")
     } else {
-        "x-appliance:\n  watch: false\n"
+        format!("builder: {{arch: {arch}}}\nx-appliance: {{watch: false}}\n")
     };
     format!(
         "service: demo\n\
@@ -187,8 +188,8 @@ pub fn demo_deploy_yml(server: &str, key: Option<&Path>, more: &str) -> String {
          proxy:\n  host: demo.test\n  ssl: true\n  app_port: 80\n\
          ssh:\n  user: deploy\n{keys}\
          registry:\n  server: localhost:5555\n\
-         builder:\n  arch: {arch}\n\
-         {more}{unwatched}"
+         {builder}\
+         {more}"
     )
 }
 

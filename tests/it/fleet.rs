@@ -1,0 +1,458 @@
+//! One app on two hosts with two roles, a release command, hooks and a canary: all hosts go together, or none does.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use appliance_sandbox::Distro;
+use appliance_tests::http::Target;
+use appliance_tests::load::{Load, Report, Shape};
+use appliance_tests::{Developer, Ran, World};
+use serde_json::Value;
+
+const VISITORS: Shape = Shape {
+    connections: 3,
+    per_connection: 20,
+    pause: Duration::from_millis(10),
+};
+
+/// Two hosts and the one developer who deploys to both.
+struct Fleet {
+    first: World,
+    second: World,
+    sites: Vec<Target>,
+}
+
+/// What differs between two pushes.
+#[derive(Clone, Copy, Default)]
+struct Push {
+    version: &'static str,
+    /// YAML of `x-appliance:` besides the release command.
+    extension: &'static str,
+    /// The release command in the place of the good one.
+    command: Option<&'static str>,
+    /// Environment of hosts with the tag `second`.
+    second: &'static str,
+    /// What the worker runs in the place of `sleep infinity`.
+    worker: Option<&'static str>,
+    /// The proxy's host name.
+    name: Option<&'static str>,
+    /// More at the end.
+    more: &'static str,
+    arguments: &'static [&'static str],
+}
+
+impl Fleet {
+    async fn start() -> anyhow::Result<Self> {
+        // Hosts from one snapshot are one host to a signature, so the second is bootstrapped by itself.
+        let (first, second) = tokio::try_join!(
+            World::bootstrapped("fleet-1", Distro::Debian12),
+            World::bare("fleet-2", Distro::Debian13)
+        )?;
+        second.bootstrap().await?;
+        second.ready().await?;
+        let key = first.developer.app().join("second.pub");
+        fs_err::write(&key, second.developer.public_key().context("has a key")?)?;
+        let on = format!("deploy@{}", first.ip().await?);
+        let add = [
+            "keys",
+            "add",
+            "second.pub",
+            "--admin",
+            "--deploy",
+            "*",
+            "--on",
+            &on,
+        ];
+        first.developer.appliance(add).run().await?.expect_code(0)?;
+        second.developer.know(&first).await?;
+        Ok(Self {
+            first,
+            second,
+            sites: Vec::new(),
+        })
+    }
+
+    fn developer(&self) -> &Developer {
+        &self.second.developer
+    }
+
+    fn worlds(&self) -> [&World; 2] {
+        [&self.first, &self.second]
+    }
+
+    async fn push(&self, push: Push) -> anyhow::Result<Ran> {
+        self.developer().demo_app(push.version, &self.second, "").await?;
+        let (first, second) = (self.first.ip().await?, self.second.ip().await?);
+        let arch = if std::env::consts::ARCH == "aarch64" {
+            "arm64"
+        } else {
+            "amd64"
+        };
+        let command = push.command.unwrap_or("python3 -c \"print('tables migrated')\"");
+        let yml = format!(
+            "service: demo\nimage: demo\n\
+             servers:\n  web:\n    hosts:\n      - {first}\n      - {second}: second\n  \
+             jobs:\n    cmd: {}\n    hosts:\n      - {second}\n\
+             proxy:\n  host: {}\n  ssl: true\n  app_port: 80\n\
+             env:\n  clear: {{}}\n  tags:\n    second:\n      SECOND: \"yes\"\n{}\
+             ssh:\n  user: deploy\nregistry:\n  server: localhost:5555\nbuilder:\n  arch: {arch}\n\
+             deploy_timeout: 8\nreadiness_delay: 1\nhooks_output: verbose\n\
+             x-appliance:\n  release: {}\n{}{}",
+            push.worker.unwrap_or("sleep infinity"),
+            push.name.unwrap_or("demo.test"),
+            push.second,
+            serde_json::to_string(command)?,
+            if push.extension.is_empty() {
+                "  watch: false\n"
+            } else {
+                push.extension
+            },
+            push.more,
+        );
+        self.developer().write("config/deploy.yml", &yml)?;
+        let arguments = [&["push", "--version", push.version][..], push.arguments].concat();
+        self.developer().appliance(arguments).run().await
+    }
+
+    fn hook(&self, name: &str, script: &str) -> anyhow::Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = format!(".kamal/hooks/{name}");
+        self.developer().write(&path, &format!("#!/bin/sh\n{script}\n"))?;
+        let file = self.developer().app().join(path);
+        Ok(fs_err::set_permissions(
+            file,
+            std::fs::Permissions::from_mode(0o755),
+        )?)
+    }
+
+    async fn serves(&self, version: &str) -> anyhow::Result<()> {
+        for site in &self.sites {
+            let answer = site.get().await?;
+            ensure!(answer.version() == Some(version), "not {version} but {answer:?}");
+        }
+        // Exactly the containers of that version run, where the configuration places them.
+        for (world, expect) in self.worlds().into_iter().zip([&["web"][..], &["jobs", "web"]]) {
+            let names = [
+                "docker",
+                "ps",
+                "--filter",
+                "label=service=demo",
+                "--format",
+                "{{.Names}}",
+            ];
+            let names = world.run(&names).await?;
+            let mut names: Vec<&str> = names.lines().collect();
+            names.sort_unstable();
+            let expect: Vec<String> = expect
+                .iter()
+                .map(|role| format!("demo-{role}-{version}"))
+                .collect();
+            ensure!(names == expect, "{names:?} run, not {expect:?}");
+        }
+        Ok(())
+    }
+
+    fn load(&self) -> Vec<Load> {
+        self.sites
+            .iter()
+            .map(|site| Load::start(site, VISITORS))
+            .collect()
+    }
+
+    /// Prints the states of the last rollout on each host with their times.
+    async fn timeline(&self, what: &str) -> anyhow::Result<()> {
+        for world in self.worlds() {
+            let ledger = world.host.read("/var/lib/appliance/apps/demo.json").await?;
+            let ledger: Value = serde_json::from_slice(&ledger)?;
+            let states = ledger["data"]["rollout"]["timeline"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            let mut line = String::new();
+            let mut begun: Option<jiff::Timestamp> = None;
+            for state in states {
+                let at: jiff::Timestamp = state[1].as_str().context("a time")?.parse()?;
+                let since = at.duration_since(*begun.get_or_insert(at));
+                line.push_str(&format!(
+                    " {} {:.1}s",
+                    state[0].as_str().unwrap_or("?"),
+                    since.as_secs_f64()
+                ));
+            }
+            println!("{what:<28}{:<10}{line}", world.host.name().as_str());
+        }
+        Ok(())
+    }
+}
+
+async fn unharmed(when: &str, loads: Vec<Load>) -> anyhow::Result<()> {
+    for load in loads {
+        let report: Report = load.stop().await;
+        ensure!(
+            report.failures == 0 && report.requests > 0,
+            "{when}: {} of {} requests failed: {:?}",
+            report.failures,
+            report.requests,
+            report.examples
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_hosts_go_together_or_not_at_all() -> anyhow::Result<()> {
+    let mut fleet = Fleet::start().await?;
+    for hook in [
+        "pre-connect",
+        "pre-deploy",
+        "pre-app-boot",
+        "post-app-boot",
+        "post-deploy",
+    ] {
+        fleet.hook(hook, &format!("env | grep ^KAMAL_ | sort > hook-{hook}.txt"))?;
+    }
+    let good = |version| Push {
+        version,
+        ..Push::default()
+    };
+
+    let first = fleet.push(good("v1")).await?.expect_code(0)?;
+    let migrations = first.stderr.matches("| tables migrated").count();
+    ensure!(
+        migrations == 1,
+        "the release command ran {migrations} times:\n{}",
+        first.stderr
+    );
+    fleet.sites = vec![
+        fleet.first.https("demo.test", "/").await?,
+        fleet.second.https("demo.test", "/").await?,
+    ];
+    fleet.serves("v1").await?;
+    fleet.timeline("v1").await?;
+    hooks_were_told(&fleet).await?;
+
+    let loads = fleet.load();
+    for version in ["v2", "v3"] {
+        fleet.push(good(version)).await?.expect_code(0)?;
+        fleet.timeline(version).await?;
+    }
+    fleet.serves("v3").await?;
+    for (what, push, said) in failures() {
+        let begun = Instant::now();
+        let failed = fleet.push(push).await?;
+        ensure!(
+            failed.code == 5,
+            "{what}: ended with {}:\n{}",
+            failed.code,
+            failed.stderr
+        );
+        ensure!(
+            failed.stderr.contains(said),
+            "{what}: does not say {said:?}:\n{}",
+            failed.stderr
+        );
+        fleet.timeline(what).await?;
+        fleet.serves("v3").await.with_context(|| what.to_owned())?;
+        println!(
+            "{what:<28}taken back after {:.1} s",
+            begun.elapsed().as_secs_f64()
+        );
+    }
+    // The last state before it is settled: the leader itself fails, after every host has switched.
+    fleet.hook("post-app-boot", "echo not today; exit 1")?;
+    let failed = fleet.push(good("v4")).await?;
+    ensure!(
+        failed.code != 0 && failed.stderr.contains("not today"),
+        "{}",
+        failed.stderr
+    );
+    fleet.timeline("cancelled after the switch").await?;
+    fleet.serves("v3").await.context("cancelled after the switch")?;
+    fleet.hook("post-app-boot", "true")?;
+
+    fleet
+        .developer()
+        .appliance(["rollback"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    fleet.timeline("rollback").await?;
+    fleet.serves("v2").await?;
+    unharmed("deploys, failures and a rollback", loads).await?;
+
+    leader_lost(&fleet).await?;
+    canary(&fleet).await?;
+    crash_while_watched(&fleet).await
+}
+
+/// One failure at each state that a rollout passes.
+fn failures() -> Vec<(&'static str, Push, &'static str)> {
+    let push = Push {
+        version: "v4",
+        ..Push::default()
+    };
+    vec![
+        (
+            "assets that are not there",
+            Push {
+                more: "asset_path: /nowhere\n",
+                ..push
+            },
+            "/nowhere",
+        ),
+        (
+            "the release command fails",
+            Push {
+                command: Some("python3 -c \"print('no such table'); raise SystemExit(3)\""),
+                ..push
+            },
+            "no such table",
+        ),
+        (
+            "one host is not healthy",
+            Push {
+                second: "      HEALTH: fail\n",
+                ..push
+            },
+            "GET /up",
+        ),
+        (
+            "the worker ends",
+            Push {
+                worker: Some("python3 -c \"raise SystemExit('no queue')\""),
+                ..push
+            },
+            "no queue",
+        ),
+    ]
+}
+
+async fn hooks_were_told(fleet: &Fleet) -> anyhow::Result<()> {
+    let (first, second) = (fleet.first.ip().await?, fleet.second.ip().await?);
+    let read = |hook: &str| fs_err::read_to_string(fleet.developer().app().join(format!("hook-{hook}.txt")));
+    for hook in [
+        "pre-connect",
+        "pre-deploy",
+        "pre-app-boot",
+        "post-app-boot",
+        "post-deploy",
+    ] {
+        let said = read(hook).with_context(|| format!("{hook} did not run"))?;
+        for line in [
+            "KAMAL_COMMAND=deploy\n",
+            "KAMAL_SERVICE=demo\n",
+            "KAMAL_VERSION=v1\n",
+            "KAMAL_SERVICE_VERSION=demo@v1\n",
+            "KAMAL_PERFORMER=developer\n",
+            "KAMAL_RECORDED_AT=2",
+            &format!("KAMAL_HOSTS={first},{second}\n"),
+        ] {
+            ensure!(said.contains(line), "{hook} was not told {line:?}:\n{said}");
+        }
+    }
+    ensure!(read("post-deploy")?.contains("KAMAL_RUNTIME="));
+    ensure!(
+        read("pre-connect")?.contains("KAMAL_LOCK=false") && read("pre-deploy")?.contains("KAMAL_LOCK=true")
+    );
+    Ok(())
+}
+
+/// A developer who is gone before the switch takes no half of the hosts along.
+async fn leader_lost(fleet: &Fleet) -> anyhow::Result<()> {
+    fleet.hook("pre-app-boot", "touch booting; sleep 60")?;
+    let flag = fleet.developer().app().join("booting");
+    let lost = fleet.push(Push {
+        version: "v4",
+        ..Push::default()
+    });
+    {
+        tokio::pin!(lost);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !flag.exists() {
+            ensure!(Instant::now() < deadline, "pre-app-boot did not run");
+            tokio::select! {
+                ended = &mut lost => bail!("the push ended before: {:?}", ended?),
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            }
+        }
+        // Dropping it kills the command.
+    }
+    fleet.hook("pre-app-boot", "true")?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let status = fleet
+            .developer()
+            .appliance(["status", "--json"])
+            .run()
+            .await?
+            .json()?;
+        let phases: Vec<&Value> = status
+            .as_object()
+            .context("hosts")?
+            .values()
+            .map(|host| &host["apps"][0]["rollout"]["phase"])
+            .collect();
+        if phases.iter().all(|phase| *phase == "reverted") {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "a lost leader left {phases:?}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    fleet.serves("v2").await.context("the leader was lost")
+}
+
+async fn canary(fleet: &Fleet) -> anyhow::Result<()> {
+    let push = Push {
+        version: "v5",
+        arguments: &["--canary", "header=X-Tester: yes"],
+        ..Push::default()
+    };
+    fleet.push(push).await?.expect_code(0)?;
+    for site in &fleet.sites {
+        let answer = site.get().await?;
+        ensure!(
+            answer.version() == Some("v2"),
+            "the canary is not for everybody: {answer:?}"
+        );
+    }
+    let refused = fleet.push(push).await?.expect_code(3)?;
+    let refused = refused.expect_error("appliance promote, or appliance abort")?;
+    let status = fleet.developer().appliance(["status"]).run().await?;
+    ensure!(status.stdout.contains("canary"), "{}", status.stdout);
+    drop(refused);
+    // It is the agent's, not the developer's: also across its restart.
+    for world in fleet.worlds() {
+        world.crash("appliance-agent.service").await?;
+        world.ready().await?;
+    }
+    let developer = fleet.developer();
+    developer.appliance(["abort"]).run().await?.expect_code(0)?;
+    fleet.serves("v2").await.context("the canary was aborted")?;
+    developer
+        .appliance(["promote"])
+        .run()
+        .await?
+        .expect_code(3)?
+        .expect_error("has no canary")?;
+
+    fleet.push(push).await?.expect_code(0)?;
+    let loads = fleet.load();
+    developer.appliance(["promote"]).run().await?.expect_code(0)?;
+    fleet.serves("v5").await.context("the canary was promoted")?;
+    unharmed("a promotion", loads).await
+}
+
+/// A release that dies on one host while it is watched is taken back on both.
+async fn crash_while_watched(fleet: &Fleet) -> anyhow::Result<()> {
+    let failed = fleet
+        .push(Push {
+            version: "v6",
+            extension: "  watch: {window: 40}\n",
+            second: "      CRASH_AFTER: \"12\"\n",
+            ..Push::default()
+        })
+        .await?;
+    ensure!(failed.code == 5, "ended with {}:\n{}", failed.code, failed.stderr);
+    fleet.timeline("a crash while watched").await?;
+    fleet.serves("v5").await.context("a crash while watched")
+}
