@@ -244,7 +244,7 @@ pub fn render(text: &str, file: &Path, ctx: &mut Context<'_>) -> Result<Rendered
                 return Err(ours);
             };
             match ruby::render(text, file, &ruby, ctx) {
-                Ok(out) => Ok(rendered(out, Vec::new())),
+                Ok((out, marks)) => Ok(rendered(out, marks)),
                 // Both agree, and our place is the better one.
                 Err(ErbError::Raised { class, .. })
                     if class == "SyntaxError" && matches!(ours, ErbError::Syntax { .. }) =>
