@@ -90,6 +90,30 @@ impl Lines {
     }
 }
 
+/// A field of a head in a line: its name there, and its value.
+pub(crate) type Field = (String, Box<[u8]>);
+
+/// The content type and the fields that are wanted of a head; `side` is `req` or `resp`.
+pub(crate) fn fields(side: &str, wanted: &[String], find: impl Fn(&str) -> Option<Box<[u8]>>) -> Vec<Field> {
+    let own = std::iter::once("content-type").chain(
+        wanted
+            .iter()
+            .map(String::as_str)
+            // The line has these already.
+            .filter(|name| {
+                !name.eq_ignore_ascii_case("content-type") && !name.eq_ignore_ascii_case("user-agent")
+            }),
+    );
+    own.filter_map(|name| {
+        let value = find(name)?;
+        Some((
+            format!("{side}_{}", name.to_ascii_lowercase().replace('-', "_")),
+            value,
+        ))
+    })
+    .collect()
+}
+
 /// One request, as it is logged.
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
@@ -111,7 +135,14 @@ pub(crate) struct Entry<'a> {
     pub(crate) request_length: u64,
     /// Bytes written to the client, head included.
     pub(crate) response_bytes: u64,
-    pub(crate) client: IpAddr,
+    /// Address and port at the other end of the connection.
+    pub(crate) client: (IpAddr, u16),
+    /// The port it came to.
+    pub(crate) port: u16,
+    /// Who asks, as trusted proxies say.
+    pub(crate) visitor: IpAddr,
+    /// Fields of the request's and of the response's head.
+    pub(crate) fields: [&'a [Field]; 2],
     pub(crate) scheme: &'static str,
     pub(crate) protocol: &'static str,
     pub(crate) user_agent: &'a [u8],
@@ -149,14 +180,20 @@ impl Entry<'_> {
         } else if !query.is_empty() {
             text(out, "query", b"[redacted]");
         }
+        for (name, value) in self.fields.iter().copied().flatten() {
+            text(out, name, value);
+        }
         let _infallible = writeln!(
             out,
-            ",\"status\":{},\"duration\":{},\"req_content_length\":{},\"resp_content_length\":{},\"client_addr\":\"{}\"}}",
+            ",\"port\":{},\"client_port\":\"{}\",\"remote_addr\":\"{}\",\"status\":{},\"duration\":{},\"req_content_length\":{},\"resp_content_length\":{},\"client_addr\":\"{}\"}}",
+            self.port,
+            self.client.1,
+            self.visitor,
             self.status,
             self.took.as_nanos(),
             self.request_length,
             self.response_bytes,
-            self.client,
+            self.client.0,
         );
     }
 }
@@ -190,7 +227,10 @@ mod tests {
             took: Duration::from_micros(1500),
             request_length: 0,
             response_bytes: 12,
-            client: "203.0.113.9".parse().unwrap(),
+            client: ("203.0.113.9".parse().unwrap(), 4711),
+            port: 443,
+            visitor: "203.0.113.9".parse().unwrap(),
+            fields: [&[("req_accept".to_owned(), b"*/*"[..].into())], &[]],
             scheme: "https",
             protocol: "HTTP/1.1",
             user_agent: b"evil\"agent\n\xff",

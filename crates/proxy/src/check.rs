@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::headers::Networks;
 use crate::names::ServiceName;
-use crate::snapshot::{Certificate, FORMAT, Service, Settings, Snapshot};
+use crate::snapshot::{Certificate, FORMAT, Redirect, Service, Settings, Snapshot};
 
 /// A rule is broken: where, what, and whose fault it is in a conflict.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,16 @@ pub(crate) fn problems(snapshot: &Snapshot) -> Vec<Problem> {
 fn settings(settings: &Settings, say: &mut dyn FnMut(String)) {
     if let Err(message) = Networks::parse(&settings.trusted_proxies) {
         say(format!("settings.trusted_proxies: {message}"));
+    }
+    if let Some(name) = &settings.client_ip_header
+        && name.parse::<http::HeaderName>().is_err()
+    {
+        say(format!(
+            "settings.client_ip_header: {name:?} is not the name of a header field"
+        ));
+    }
+    if settings.connections_per_ip == Some(0) {
+        say("settings.connections_per_ip must be at least 1; leave it out for no limit".into());
     }
     within(
         "settings.header_timeout_ms",
@@ -152,6 +162,7 @@ fn service(service: &Service, say: &mut dyn FnMut(String)) {
         86_400_000,
         say,
     );
+    self::extras(service, say);
     if let Some(canonical) = &service.canonical_host
         && !service.hosts.contains(canonical)
     {
@@ -169,6 +180,84 @@ fn service(service: &Service, say: &mut dyn FnMut(String)) {
     for (name, value) in &service.response_headers {
         if name.parse::<http::HeaderName>().is_err() || value.parse::<http::HeaderValue>().is_err() {
             say(format!("response_headers: {name:?} is not a valid header field"));
+        }
+    }
+}
+
+fn extras(service: &Service, say: &mut dyn FnMut(String)) {
+    for redirect in &service.redirects {
+        let Redirect { from, to, status } = redirect;
+        if !from.starts_with('/') || from.contains(['?', '#']) {
+            say(format!(
+                "redirects: from {from:?} is not a path; it begins with '/' and has no query"
+            ));
+        }
+        let is_target = to.starts_with('/') || to.starts_with("http://") || to.starts_with("https://");
+        if !is_target || http::HeaderValue::from_str(to).is_err() {
+            say(format!(
+                "redirects: to {to:?} is neither a path nor an http(s) URL"
+            ));
+        }
+        if to.ends_with("/*") && !from.ends_with("/*") {
+            say(format!(
+                "redirects: to {to:?} ends with a star, but from {from:?} has none"
+            ));
+        }
+        if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+            say(format!(
+                "redirects: status is {status}, must be 301, 302, 303, 307 or 308"
+            ));
+        }
+    }
+    if let Some(auth) = &service.auth {
+        if auth.users.is_empty() {
+            say("auth.users is empty, name at least one".into());
+        }
+        if auth.realm.contains(['"', '\\']) || http::HeaderValue::from_str(&auth.realm).is_err() {
+            say("auth.realm may hold neither quotes nor control characters".into());
+        }
+        for (user, hash) in &auth.users {
+            if user.is_empty() || user.contains(':') {
+                say(format!("auth.users: {user:?} is not a user name; it has no ':'"));
+            }
+            if !crate::auth::is_hash(hash) {
+                say(format!(
+                    "auth.users: the hash of {user:?} is not bcrypt with a cost of 4 to 14; make one with: htpasswd -nBC 10 {user}"
+                ));
+            }
+        }
+    }
+    if let Some(compression) = &service.compression
+        && compression.codings.is_empty()
+    {
+        say("compression.codings is empty; leave compression out to turn it off".into());
+    }
+    for (status, page) in &service.error_pages {
+        if !(400..600).contains(status) {
+            say(format!("error_pages: {status} is not a status from 400 to 599"));
+        }
+        if let Err(error) = crate::template::Template::parse(page) {
+            say(format!("error_pages: {status}: {error}"));
+        }
+    }
+    let limits = &service.limits;
+    if limits
+        .requests_per_second
+        .is_some_and(|rate| !(0.001..=1e6).contains(&rate))
+    {
+        say("limits.requests_per_second must be 0.001 to 1000000".into());
+    }
+    if limits.burst == Some(0) || (limits.burst.is_some() && limits.requests_per_second.is_none()) {
+        say("limits.burst must be at least 1, and goes with requests_per_second".into());
+    }
+    for name in service
+        .log
+        .request_headers
+        .iter()
+        .chain(&service.log.response_headers)
+    {
+        if name.parse::<http::HeaderName>().is_err() {
+            say(format!("log: {name:?} is not the name of a header field"));
         }
     }
 }

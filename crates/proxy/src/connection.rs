@@ -23,6 +23,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 pub(crate) struct Peer {
     pub(crate) address: IpAddr,
     pub(crate) text: HeaderValue,
+    /// Its port.
+    pub(crate) port: u16,
     pub(crate) scheme: Scheme,
     pub(crate) local_port: u16,
 }
@@ -70,6 +72,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let peer = Rc::new(Peer {
         address,
         text: HeaderValue::from_str(&address.to_string()).expect("an IP address is a header value"),
+        port: peer.port(),
         scheme,
         local_port,
     });

@@ -84,6 +84,13 @@ pub(crate) fn decide<'t>(table: &'t Table, ask: &Ask<'_>) -> Decision<'t> {
             location,
         };
     }
+    if let Some((status, location)) = rewritten(route, ask.target) {
+        return Decision::Redirect {
+            route,
+            status,
+            location,
+        };
+    }
     // A balancer in front must not take the host away while one of its apps is closed on purpose.
     let asks_health = || ask.is_read && path == route.service.health_check.path;
     match &route.service.gate {
@@ -106,6 +113,33 @@ pub(crate) fn decide<'t>(table: &'t Table, ask: &Ask<'_>) -> Decision<'t> {
         return answer(StatusCode::PAYLOAD_TOO_LARGE, "");
     }
     Decision::Forward { route, strip }
+}
+
+/// Where one of the service's own redirects sends the client.
+fn rewritten(route: &Route, target: &str) -> Option<(StatusCode, String)> {
+    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
+    route.service.redirects.iter().find_map(|redirect| {
+        let rest = match redirect.from.strip_suffix("/*") {
+            Some(prefix) => path
+                .strip_prefix(prefix)
+                .filter(|rest| rest.is_empty() || rest.starts_with('/'))?,
+            None => (path == redirect.from).then_some("")?,
+        };
+        let mut location = match redirect.to.strip_suffix("/*") {
+            // `//host` would be another site.
+            Some(base) if base.is_empty() => format!("/{}", rest.trim_start_matches('/')),
+            Some(base) => format!("{base}{rest}"),
+            None => redirect.to.clone(),
+        };
+        match query.strip_prefix('?') {
+            Some(query) if !location.contains('?') && !location.contains('#') => {
+                location.push('?');
+                location.push_str(query);
+            }
+            _ => {}
+        }
+        Some((StatusCode::from_u16(redirect.status).ok()?, location))
+    })
 }
 
 /// Where the client is sent instead, in one hop: to HTTPS, to the canonical host, or both.

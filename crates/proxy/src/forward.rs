@@ -1,6 +1,7 @@
 //! Requests of HTTP/2 clients, from the head to the end of the response.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,22 +11,25 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::access_log::Entry;
+use crate::access_log::{self, Entry};
 use crate::assign::{self, Assignment, Lane};
 use crate::clock::Clock;
 use crate::connection::Peer;
 use crate::decide::{Ask, Decision, decide};
+use crate::encoded::{self, Encoded};
 use crate::h1;
 use crate::headers::{self, ClientView};
 use crate::http2::{self, Interim, Upload};
 use crate::link::Link;
 use crate::pages;
+use crate::policy::{self, Verdict};
 use crate::snapshot::UpstreamProtocol;
 use crate::table::{Route, Table};
 use crate::upstream::Upstream;
+use crate::visitor;
 use crate::worker::Worker;
 
 /// How a request went wrong at an upstream before the response's head.
@@ -53,6 +57,8 @@ pub(crate) enum Reply {
     Own(Option<Bytes>),
     /// Streamed from an upstream.
     Relayed(Relay),
+    /// Streamed from an upstream through an encoder.
+    Encoded(Box<Encoded>),
 }
 
 /// A response body that is being relayed; gives the connection back when it is complete.
@@ -76,6 +82,9 @@ pub(crate) enum RelayError {
     /// The drain timeout came.
     #[error("the upstream was drained and the time for it is over")]
     Cut,
+    /// The body could not be compressed any further.
+    #[error("the response could not be compressed")]
+    Encoder,
 }
 
 impl Relay {
@@ -93,6 +102,7 @@ impl http2::Working for Reply {
             Self::Own(_) => {}
             Self::Relayed(Relay::Http1(relay)) => relay.poll_work(cx),
             Self::Relayed(Relay::H2c(relay)) => relay.poll_work(cx),
+            Self::Encoded(encoded) => encoded.inner_mut().poll_work(cx),
         }
     }
 }
@@ -109,6 +119,7 @@ impl Body for Reply {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Relayed(Relay::Http1(relay)) => Pin::new(relay).poll_frame(cx),
             Self::Relayed(Relay::H2c(relay)) => Pin::new(relay).poll_frame(cx),
+            Self::Encoded(encoded) => encoded.poll_frame(cx),
         }
     }
 
@@ -117,6 +128,7 @@ impl Body for Reply {
             Self::Own(bytes) => bytes.is_none(),
             Self::Relayed(Relay::Http1(relay)) => relay.is_end_stream(),
             Self::Relayed(Relay::H2c(relay)) => relay.is_end_stream(),
+            Self::Encoded(encoded) => encoded.is_end_stream(),
         }
     }
 
@@ -125,6 +137,7 @@ impl Body for Reply {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Relayed(Relay::Http1(relay)) => relay.size_hint(),
             Self::Relayed(Relay::H2c(relay)) => relay.size_hint(),
+            Self::Encoded(_) => SizeHint::default(),
         }
     }
 }
@@ -156,6 +169,7 @@ pub(crate) async fn handle(
         return failure(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
     let mut until = None;
+    let mut again = false;
     loop {
         let changed = worker.shared.changed.notified();
         let table = worker.shared.table.load_full();
@@ -184,16 +198,47 @@ pub(crate) async fn handle(
                 route,
                 status,
                 message,
-            } => (route, own(pages::page(status, message))),
+            } => {
+                let page = match route {
+                    Some(route) => route.page(status, message),
+                    None => pages::page(status, message),
+                };
+                (route, own(page))
+            }
             Decision::Own { route, response } => (route, own(response)),
             Decision::Forward { route, strip } => {
+                let visitor = visitor_of(&table, peer, request.headers());
+                let path = target.split('?').next().unwrap_or_default();
+                match policy::examine(&worker.shared, route, path, request.headers(), visitor, again) {
+                    Verdict::Pass => {}
+                    Verdict::Answer(response) => return finish(worker, Some(route), own(response), begun),
+                    Verdict::Check(check) => {
+                        worker.shared.gatekeeper.check(check).await;
+                        again = true;
+                        continue;
+                    }
+                }
                 let words = (route.service.log.requests && worker.shared.access_log.is_on())
-                    .then(|| Words::of(&host, &request));
+                    .then(|| Words::of(&host, &request, &route.service.log.request_headers, visitor));
+                let accept = request.headers().get(header::ACCEPT_ENCODING).cloned();
+                let is_head = request.method() == Method::HEAD;
                 request
                     .body_mut()
                     .limit(route.service.limits.max_request_body.unwrap_or(u64::MAX));
                 let response =
                     route_request(worker, peer, &table, route, strip, &host, request, begun, interim).await;
+                let status = response.status();
+                let response = match response.body() {
+                    Reply::Own(Some(_)) => response.map(|_| own(route.page(status, "")).into_body()),
+                    _ => response,
+                };
+                let response = match &route.service.compression {
+                    Some(compression) if !is_head => {
+                        let accept = accept.as_ref().map(HeaderValue::as_bytes);
+                        encoded::encode(compression, accept, response)
+                    }
+                    _ => response,
+                };
                 if let Some(words) = words {
                     words.log(worker, peer, route, &response, begun);
                 }
@@ -220,10 +265,12 @@ struct Words {
     method: Method,
     user_agent: Vec<u8>,
     length: u64,
+    visitor: IpAddr,
+    fields: Vec<access_log::Field>,
 }
 
 impl Words {
-    fn of(host: &str, request: &Request<Upload>) -> Self {
+    fn of(host: &str, request: &Request<Upload>, wanted: &[String], visitor: IpAddr) -> Self {
         let agent = request.headers().get(header::USER_AGENT);
         Self {
             host: host.to_owned(),
@@ -235,6 +282,10 @@ impl Words {
             method: request.method().clone(),
             user_agent: agent.map_or_else(Vec::new, |agent| agent.as_bytes().to_vec()),
             length: request.body().size_hint().lower(),
+            visitor,
+            fields: access_log::fields("req", wanted, |name| {
+                request.headers().get(name).map(|value| value.as_bytes().into())
+            }),
         }
     }
 
@@ -243,8 +294,16 @@ impl Words {
         let id = response.headers().get(&headers::X_REQUEST_ID);
         let upstream = match response.body() {
             Reply::Relayed(relay) => relay.upstream().address.to_string(),
+            Reply::Encoded(encoded) => match encoded.inner() {
+                Reply::Relayed(relay) => relay.upstream().address.to_string(),
+                Reply::Own(_) | Reply::Encoded(_) => String::new(),
+            },
             Reply::Own(_) => String::new(),
         };
+        let wanted = &route.service.log.response_headers;
+        let logged = access_log::fields("resp", wanted, |name| {
+            response.headers().get(name).map(|value| value.as_bytes().into())
+        });
         let entry = Entry {
             time: Clock::millis(),
             host: self.host.as_bytes(),
@@ -258,13 +317,36 @@ impl Words {
             took: begun.elapsed(),
             request_length: self.length,
             response_bytes: response.body().size_hint().lower(),
-            client: peer.address,
+            client: (peer.address, peer.port),
+            port: peer.local_port,
+            visitor: self.visitor,
+            fields: [&self.fields, &logged],
             scheme: peer.scheme.as_str(),
             protocol: "HTTP/2.0",
             user_agent: &self.user_agent,
         };
         worker.lines.push(&worker.shared.access_log, &entry);
     }
+}
+
+/// Who asks, when trusted proxies stand in front.
+fn visitor_of(table: &Table, peer: &Peer, fields: &HeaderMap) -> IpAddr {
+    let named = table
+        .settings
+        .client_ip_header
+        .as_deref()
+        .and_then(|name| fields.get(name));
+    let forwarded = fields
+        .get_all(&headers::X_FORWARDED_FOR)
+        .iter()
+        .collect::<Vec<_>>();
+    let forwarded = forwarded.into_iter().map(HeaderValue::as_bytes);
+    visitor::address(
+        peer.address,
+        &table.trusted,
+        named.map(HeaderValue::as_bytes),
+        forwarded,
+    )
 }
 
 /// Counts the answer and sets the service's own fields.
@@ -385,6 +467,11 @@ fn prepare(
         scheme: peer.scheme,
         local_port: peer.local_port,
         trusted: route.service.forward_headers || table.trusted.contain(peer.address),
+        visitor: table
+            .trusted
+            .contain(peer.address)
+            .then(|| visitor_of(table, peer, request.headers())),
+        forwarded: table.settings.forwarded.then_some(peer.address),
         host,
     };
     let fields = request.headers_mut();

@@ -123,6 +123,10 @@ pub(crate) struct ClientView<'a> {
     pub(crate) scheme: Scheme,
     pub(crate) local_port: u16,
     pub(crate) trusted: bool,
+    /// Who a trusted proxy says the visitor is.
+    pub(crate) visitor: Option<IpAddr>,
+    /// Whether a `Forwarded` field is sent too, and what of the visitor it names when nobody is trusted.
+    pub(crate) forwarded: Option<IpAddr>,
     pub(crate) host: &'a str,
 }
 
@@ -131,6 +135,13 @@ pub(crate) fn set_forwarding(headers: &mut HeaderMap, client: &ClientView<'_>) {
     if !client.trusted {
         headers.remove(header::FORWARDED);
         headers.remove(&X_FORWARDED_PREFIX);
+    }
+    if let Some(visitor) = client.forwarded {
+        let visitor = client.visitor.unwrap_or(visitor);
+        match HeaderValue::try_from(forwarded(visitor, client.host, client.scheme)) {
+            Ok(value) => headers.insert(header::FORWARDED, value),
+            Err(_) => headers.remove(header::FORWARDED),
+        };
     }
     let chain = client
         .trusted
@@ -144,6 +155,11 @@ pub(crate) fn set_forwarding(headers: &mut HeaderMap, client: &ClientView<'_>) {
             HeaderValue::from_bytes(&value).unwrap_or_else(|_| client.peer_text.clone())
         }
         None => client.peer_text.clone(),
+    };
+    // What stands to the left of the visitor may be made up, and the proxies to the right would be taken for it.
+    let chain = match client.visitor {
+        Some(visitor) => HeaderValue::try_from(visitor.to_string()).unwrap_or(chain),
+        None => chain,
     };
     headers.insert(X_FORWARDED_FOR, chain);
     let keep = |headers: &HeaderMap, name: &HeaderName| client.trusted && headers.contains_key(name);
@@ -162,6 +178,18 @@ pub(crate) fn set_forwarding(headers: &mut HeaderMap, client: &ClientView<'_>) {
     if !keep(headers, &X_FORWARDED_PORT) {
         headers.insert(X_FORWARDED_PORT, HeaderValue::from(port_of(client)));
     }
+}
+
+/// A value of `Forwarded` (RFC 7239 §4) for one hop.
+pub(crate) fn forwarded(visitor: IpAddr, host: &str, scheme: Scheme) -> String {
+    let visitor = match visitor {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("\"[{v6}]\""),
+    };
+    let scheme = scheme.as_str();
+    // A host is checked before it comes here; a quoted string must not be left by it all the same.
+    let host: String = host.chars().filter(|c| !matches!(c, '"' | '\\')).collect();
+    format!("for={visitor};host=\"{host}\";proto={scheme}")
 }
 
 /// The port in `Host`, else the scheme's own, else the one we listen on: what the visitor typed.
@@ -219,6 +247,8 @@ mod tests {
             scheme: Scheme::Https,
             local_port: 8443,
             trusted,
+            visitor: None,
+            forwarded: None,
             host: "shop.example.com:8443",
         };
         set_forwarding(&mut headers, &client);

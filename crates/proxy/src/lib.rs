@@ -11,6 +11,8 @@
 //! | `table` | that state compiled: which service a request belongs to |
 //! | `upstream`, `health` | one upstream: in flight, drained, asked |
 //! | `connection`, `decide`, `headers`, `pages` | the path of a request: protocol, decision, fields, own answers |
+//! | `policy`, `auth`, `limits`, `visitor` | what a service asks of a request: its visitor's rate, a password |
+//! | `compress`, `encoded`, [`template`] | responses made smaller, error pages of an app |
 //! | `h1`, `link`, `buffer`, `clock`, `wakers` | the HTTP/1.1 engine and what it stands on |
 //! | `proxy_header`, `rewound` | what may stand before a connection's first request |
 //! | `http2`, `forward` | HTTP/2: clients, and upstreams that speak h2c |
@@ -20,14 +22,17 @@
 
 mod access_log;
 mod assign;
+mod auth;
 mod buffer;
 mod challenges;
 mod check;
 mod clock;
+pub mod compress;
 mod connection;
 pub mod control;
 mod decide;
 mod durable;
+mod encoded;
 mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -35,6 +40,7 @@ mod h1;
 mod headers;
 mod health;
 mod http2;
+mod limits;
 mod link;
 pub mod local_ca;
 mod manager;
@@ -42,6 +48,7 @@ mod metrics;
 pub mod names;
 pub mod options;
 mod pages;
+mod policy;
 pub mod proxy_header;
 mod request_id;
 mod rewound;
@@ -51,8 +58,10 @@ pub mod snapshot;
 pub mod stats;
 mod store;
 mod table;
+pub mod template;
 mod tls;
 mod upstream;
+mod visitor;
 mod wakers;
 mod worker;
 

@@ -17,7 +17,7 @@ use crate::health;
 use crate::local_ca::LocalCa;
 use crate::names::{CertificateName, HostPattern, ServiceName, UpstreamAddress};
 use crate::shared::Shared;
-use crate::snapshot::{Certificate, Gate, Service, Snapshot};
+use crate::snapshot::{Certificate, Gate, Service, Settings, Snapshot};
 use crate::stats::{Counters, merge};
 use crate::store::Disk;
 use crate::table::{Live, Table};
@@ -343,6 +343,15 @@ impl Manager {
     pub(crate) async fn remove_service(&self, name: &ServiceName) -> Result<Applied, Refusal> {
         self.change(std::slice::from_ref(name), |snapshot| {
             snapshot.services.retain(|service| service.name != *name);
+            Ok(())
+        })
+        .await
+    }
+
+    /// See [`crate::Client::put_settings`].
+    pub(crate) async fn put_settings(&self, settings: Settings) -> Result<Applied, Refusal> {
+        self.change(&[], |snapshot| {
+            snapshot.settings = settings;
             Ok(())
         })
         .await

@@ -195,6 +195,12 @@ fn page(shared: &Shared) -> String {
             shared.access_log.lost.load(Ordering::Relaxed),
         ),
         (
+            "appliance_proxy_connections_refused_total",
+            "counter",
+            "Connections closed because their visitor had too many.",
+            shared.turned_away.load(Ordering::Relaxed),
+        ),
+        (
             "appliance_proxy_snapshot_generation",
             "gauge",
             "Generation of the live snapshot.",

@@ -7,6 +7,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 fn words(status: StatusCode) -> (&'static str, &'static str) {
     match status.as_u16() {
         400 => ("Bad request", "The request could not be understood."),
+        401 => ("Please sign in", "This page is not open to everybody."),
         404 => ("Not found", "There is nothing at this address."),
         413 => ("Too large", "What you sent is larger than this site accepts."),
         417 => (
@@ -42,20 +43,27 @@ fn words(status: StatusCode) -> (&'static str, &'static str) {
     }
 }
 
-/// The page for `status`; `message` replaces the sentence when it is not empty.
-pub(crate) fn html(status: StatusCode, message: &str) -> Bytes {
-    let (title, sentence) = words(status);
-    let sentence = if message.is_empty() { sentence } else { message };
-    let mut escaped = String::with_capacity(sentence.len());
-    for c in sentence.chars() {
+/// Text as HTML.
+pub(crate) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
         match c {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
             c => escaped.push(c),
         }
     }
+    escaped
+}
+
+/// The page for `status`; `message` replaces the sentence when it is not empty.
+pub(crate) fn html(status: StatusCode, message: &str) -> Bytes {
+    let (title, sentence) = words(status);
+    let sentence = if message.is_empty() { sentence } else { message };
+    let escaped = escape(sentence);
     let code = status.as_u16();
     Bytes::from(format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\

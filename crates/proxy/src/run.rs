@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access_log::AccessLog;
 use crate::control;
+use crate::limits::Counted;
 use crate::manager::Manager;
 use crate::options::{Handover, ListenerSocket, Notice, Options, Scheme, Successor};
 use crate::shared::Shared;
@@ -409,18 +410,25 @@ async fn accept(
         let accepted = accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
         match accepted {
             Ok((stream, peer)) => {
+                let Ok(counted) = admit(&shared, peer.ip()) else {
+                    // Closed without a word: an answer would cost more than the connection.
+                    shared.turned_away.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                };
                 let worker = workers
                     .iter()
                     .min_by_key(|worker| worker.load())
                     .expect("there is at least one worker");
                 let ports = &shared.table.load().settings.proxy_protocol_ports;
+                let mut slot = worker.slot(&shared);
+                slot.counted = counted;
                 let accepted = Accepted {
                     stream,
                     peer,
                     scheme,
                     local_port,
                     expects_header: header || ports.contains(&local_port),
-                    slot: worker.slot(&shared),
+                    slot,
                 };
                 worker.give(accepted).await;
             }
@@ -435,6 +443,19 @@ async fn accept(
             }
         }
     }
+}
+
+/// Counts the connection where visitors may have only so many; `Err` when this visitor has them already.
+fn admit(shared: &Arc<Shared>, address: std::net::IpAddr) -> Result<Option<Counted>, ()> {
+    let table = shared.table.load();
+    let Some(most) = table.settings.connections_per_ip else {
+        return Ok(None);
+    };
+    // A proxy in front carries everybody's connections.
+    if table.trusted.contain(address.to_canonical()) {
+        return Ok(None);
+    }
+    shared.visitors.enter(address, most).map(Some).ok_or(())
 }
 
 /// Errors that concern the connection that was to be accepted, not the listener (accept(2)).

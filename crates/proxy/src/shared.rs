@@ -9,7 +9,9 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::access_log::AccessLog;
+use crate::auth::Gatekeeper;
 use crate::challenges::Challenges;
+use crate::limits::{Connections, Rates};
 use crate::table::Table;
 
 /// Shared by the workers and by the control thread.
@@ -47,6 +49,14 @@ pub(crate) struct Shared {
     pub(crate) access_log: AccessLog,
     /// Answers to certificate authorities.
     pub(crate) challenges: Arc<Challenges>,
+    /// Connections by visitor, while the settings limit them.
+    pub(crate) visitors: Arc<Connections>,
+    /// Connections that were closed because their visitor had too many.
+    pub(crate) turned_away: AtomicU64,
+    /// Requests by visitor, for services that limit them.
+    pub(crate) rates: Rates,
+    /// Passwords that were checked.
+    pub(crate) gatekeeper: Gatekeeper,
     /// Start of the process.
     pub(crate) started: Instant,
 }
@@ -75,6 +85,10 @@ impl Shared {
             abort: CancellationToken::new(),
             access_log,
             challenges: Arc::default(),
+            visitors: Arc::default(),
+            turned_away: AtomicU64::new(0),
+            rates: Rates::default(),
+            gatekeeper: Gatekeeper::default(),
             started,
         }
     }

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::compress::Coding;
 use crate::names::{CertificateName, HostPattern, PathPrefix, ServiceName, UpstreamAddress};
 
 /// The only value of `format` that this version reads and writes.
@@ -64,6 +65,14 @@ impl Default for Snapshot {
 pub struct Settings {
     /// Networks (`10.0.0.0/8`, `2400:cb00::/32`) whose `X-Forwarded-*` headers are believed. None by default.
     pub trusted_proxies: Vec<String>,
+    /// Header field in which they name the visitor's address, such as `CF-Connecting-IP`; `X-Forwarded-For` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ip_header: Option<String>,
+    /// Whether upstreams also get a `Forwarded` field (RFC 7239). False.
+    pub forwarded: bool,
+    /// Most connections of one visitor (IPv6: one /64) at once; trusted proxies are not counted. Unlimited when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_per_ip: Option<u32>,
     /// Port that redirects to HTTPS name, when visitors reach it by another than the one listened on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_https_port: Option<u16>,
@@ -90,6 +99,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             trusted_proxies: Vec::new(),
+            client_ip_header: None,
+            forwarded: false,
+            connections_per_ip: None,
             public_https_port: None,
             proxy_protocol_ports: Vec::new(),
             header_timeout: Duration::from_secs(15),
@@ -159,6 +171,18 @@ pub struct Service {
     /// Response headers set on every answer of this service, such as `Strict-Transport-Security`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub response_headers: BTreeMap<String, String>,
+    /// Paths that are answered with a redirect; the first that fits counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub redirects: Vec<Redirect>,
+    /// Who may come in; everybody when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+    /// Compression of responses; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+    /// Pages of the proxy's own answers by status, HTML with `{{ .Message }}`; the built-in ones where there is none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub error_pages: BTreeMap<u16, String>,
     /// Whether requests are let through; changed by pause, stop and resume, kept over switches.
     #[serde(default, skip_serializing_if = "Gate::is_open")]
     pub gate: Gate,
@@ -186,6 +210,10 @@ impl Service {
             limits: Limits::default(),
             log: Log::default(),
             response_headers: BTreeMap::new(),
+            redirects: Vec::new(),
+            auth: None,
+            compression: None,
+            error_pages: BTreeMap::new(),
             gate: Gate::Open,
         }
     }
@@ -326,13 +354,93 @@ impl Default for HealthCheck {
     }
 }
 
-/// Size limits of a service.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A path that is answered with a redirect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    /// The path; ending in `/*` it stands for everything below it too.
+    pub from: String,
+    /// Where to: a path or a URL; ending in `/*` it gets what `from`'s star stood for. The query goes along.
+    pub to: String,
+    /// 301, 302, 303, 307 or 308. 301.
+    #[serde(default = "moved")]
+    pub status: u16,
+}
+
+fn moved() -> u16 {
+    301
+}
+
+/// Basic authentication.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// What browsers show. `Restricted`.
+    #[serde(default = "restricted")]
+    pub realm: String,
+    /// Bcrypt hashes (as `htpasswd -B` makes them) by user name; at least one.
+    pub users: BTreeMap<String, String>,
+    /// Path prefixes that stay open, such as a webhook's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<PathPrefix>,
+}
+
+fn restricted() -> String {
+    "Restricted".into()
+}
+
+/// Compression of responses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compression {
+    /// Codings, the preferred one first. zstd, br, gzip.
+    pub codings: Vec<Coding>,
+    /// Announced bodies below this many bytes stay as they are. 1024.
+    pub min_bytes: u64,
+    /// Media types; `text/*` stands for all that begin so. Text, JSON, XML, JavaScript, WebAssembly, SVG, fonts.
+    pub types: Vec<String>,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        let types = [
+            "text/*",
+            "application/json",
+            "application/ld+json",
+            "application/javascript",
+            "application/manifest+json",
+            "application/wasm",
+            "application/xml",
+            "application/rss+xml",
+            "application/atom+xml",
+            "application/xhtml+xml",
+            "application/vnd.ms-fontobject",
+            "application/x-ndjson",
+            "image/svg+xml",
+            "font/otf",
+            "font/ttf",
+        ];
+        Self {
+            codings: vec![Coding::Zstd, Coding::Br, Coding::Gzip],
+            min_bytes: 1024,
+            types: types.map(str::to_owned).into(),
+        }
+    }
+}
+
+/// Limits of a service.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Most bytes of a request body; more is answered with 413. Unlimited when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_request_body: Option<u64>,
+    /// Most requests a second of one visitor (IPv6: one /64) over time; more is answered with 429. Unlimited when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_second: Option<f64>,
+    /// How many may come at once after a rest; `requests_per_second` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
 }
 
 /// What of a service's requests is logged.
@@ -343,6 +451,12 @@ pub struct Log {
     pub requests: bool,
     /// Whether the line holds the query, which may carry tokens. False.
     pub query: bool,
+    /// Request header fields in the line, each as `req_` and its name in lower case with `_`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub request_headers: Vec<String>,
+    /// Response header fields in the line, each as `resp_` and its name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub response_headers: Vec<String>,
 }
 
 /// Whether a service lets requests through.

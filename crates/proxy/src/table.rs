@@ -8,11 +8,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
+use http::{Response, StatusCode};
+
 use crate::assign::Lane;
 use crate::challenges::Challenges;
 use crate::names::{HostPattern, ServiceName};
+use crate::pages;
 use crate::snapshot::{Service, Settings, Snapshot};
 use crate::stats::Counters;
+use crate::template::Template;
 use crate::tls::Certificates;
 use crate::upstream::Upstream;
 
@@ -53,6 +58,8 @@ pub(crate) struct Route {
     pub(crate) https_port: Option<u16>,
     /// [`Service::response_headers`], checked.
     pub(crate) response_headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// [`Service::error_pages`], read.
+    pub(crate) error_pages: HashMap<u16, Template>,
     turn: AtomicUsize,
 }
 
@@ -104,6 +111,11 @@ impl Table {
                     .response_headers
                     .iter()
                     .filter_map(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?)))
+                    .collect(),
+                error_pages: service
+                    .error_pages
+                    .iter()
+                    .filter_map(|(status, page)| Some((*status, Template::parse(page).ok()?)))
                     .collect(),
                 service: service.clone(),
                 upstreams,
@@ -178,7 +190,7 @@ fn redirects(service: &Service, snapshot: &Snapshot) -> bool {
 }
 
 /// Whether `path` lies under `prefix`, by whole segments: `/api` holds `/api` and `/api/x`, not `/apiary`.
-fn matches_prefix(path: &str, prefix: &str) -> bool {
+pub(crate) fn matches_prefix(path: &str, prefix: &str) -> bool {
     prefix.len() == 1
         || path
             .strip_prefix(prefix)
@@ -229,6 +241,15 @@ impl Route {
             .map(|step| &upstreams[first.wrapping_add(step) % count])
             .filter(|upstream| upstream.is_healthy() && !tried.contains(&upstream.id))
             .min_by_key(|upstream| upstream.in_flight())
+    }
+
+    /// The page of an answer of our own: the app's, where it has one.
+    pub(crate) fn page(&self, status: StatusCode, message: &str) -> Response<Bytes> {
+        let mut page = pages::page(status, message);
+        if let Some(template) = self.error_pages.get(&status.as_u16()) {
+            *page.body_mut() = Bytes::from(template.fill(message));
+        }
+        page
     }
 
     /// Every upstream that it may send requests to.

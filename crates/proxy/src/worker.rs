@@ -21,6 +21,7 @@ use crate::buffer::Buffers;
 use crate::clock::Clock;
 use crate::connection;
 use crate::http2::upstream::Connections;
+use crate::limits::Counted;
 use crate::link::Links;
 use crate::options::Scheme;
 use crate::shared::Shared;
@@ -41,6 +42,8 @@ pub(crate) struct Accepted {
 /// Counts a connection for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Slot {
+    /// While the settings limit connections by visitor.
+    pub(crate) counted: Option<Counted>,
     shared: Arc<Shared>,
     load: Arc<AtomicUsize>,
 }
@@ -89,6 +92,7 @@ impl Handle {
         self.load.fetch_add(1, Ordering::Relaxed);
         shared.connections.fetch_add(1, Ordering::Relaxed);
         Slot {
+            counted: None,
             shared: Arc::clone(shared),
             load: Arc::clone(&self.load),
         }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::challenges::Challenge;
 use crate::names::{CertificateName, ServiceName, UpstreamAddress};
-use crate::snapshot::{Gate, HealthCheck, Service, Snapshot};
+use crate::snapshot::{Gate, HealthCheck, Service, Settings, Snapshot};
 
 /// Asking the proxy failed.
 #[derive(Debug, thiserror::Error)]
@@ -238,6 +238,15 @@ impl Client {
     /// Refused while a service names it.
     pub async fn remove_certificate(&self, name: &CertificateName) -> Result<Applied, ControlError> {
         self.call::<(), _>(Method::DELETE, &format!("/v1/certificates/{name}"), None, PROMPT)
+            .await
+    }
+
+    /// Replaces the settings that concern every service.
+    ///
+    /// # Errors
+    /// Refused when a value is out of its range.
+    pub async fn put_settings(&self, settings: &Settings) -> Result<Applied, ControlError> {
+        self.call(Method::PUT, "/v1/settings", Some(settings), PROMPT)
             .await
     }
 

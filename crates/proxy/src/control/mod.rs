@@ -14,6 +14,7 @@
 //! | `POST /v1/services/{name}/gate` | [`crate::snapshot::Gate`] → [`Applied`] |
 //! | `PUT /v1/certificates/{name}` | [`CertificatePem`] → [`Applied`] |
 //! | `DELETE /v1/certificates/{name}` | → [`Applied`] |
+//! | `PUT /v1/settings` | [`crate::snapshot::Settings`] → [`Applied`] |
 //! | `PUT /v1/challenge`, `DELETE /v1/challenge` | [`crate::Challenge`] → `null` |
 //!
 //! Every step may be repeated: the same request a second time changes nothing and says so.

@@ -162,6 +162,7 @@ async fn route(manager: &Manager, request: Request<Incoming>) -> Result<Answer, 
                 .remove_certificate(&named(CertificateName::parse(name))?)
                 .await?,
         ),
+        (&Method::PUT, ["v1", "settings"]) => fine(&manager.put_settings(read(body).await?).await?),
         (&Method::PUT, ["v1", "challenge"]) => fine(&manager.put_challenge(&read(body).await?)?),
         (&Method::DELETE, ["v1", "challenge"]) => fine(&manager.remove_challenge(&read(body).await?)),
         (method, _) => Err(Refusal {

@@ -6,6 +6,7 @@
 //!                                  101: tunnel
 //! ```
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,13 +18,17 @@ use tokio::time::Instant;
 
 use super::Conn;
 use super::chunks::{self, Decoder, Piece};
+use super::encode::{Encoding, Source};
 use super::parse::{self, Framing};
 use super::rewrite::{self, Given, Told};
 use super::trailer;
+use crate::access_log;
 use crate::assign::{self, Assignment};
 use crate::buffer::Buffer;
 use crate::clock::Clock;
+use crate::compress::{self, Coding};
 use crate::link::Link;
+use crate::snapshot::Compression;
 use crate::table::Route;
 use crate::upstream::InFlight;
 
@@ -57,6 +62,10 @@ pub(super) struct Order {
     pub(super) begun: Instant,
     /// Which set of upstreams it goes to, and what the response has to set for that.
     pub(super) assignment: Assignment,
+    /// Who asks.
+    pub(super) visitor: IpAddr,
+    /// The coding that service and client agree on, for responses that suit.
+    pub(super) coding: Option<Coding>,
     /// What the access log will want to know.
     pub(super) log: Option<Box<LogHead>>,
 }
@@ -68,6 +77,8 @@ pub(super) struct LogHead {
     pub(super) target: Box<str>,
     pub(super) method: Box<str>,
     pub(super) user_agent: Box<[u8]>,
+    /// Further fields of the line.
+    pub(super) fields: Vec<access_log::Field>,
 }
 
 /// How an exchange ended well.
@@ -117,6 +128,8 @@ enum Down {
     UntilClose {
         again: bool,
     },
+    /// Through an encoder.
+    Encoded(Box<Encoding>),
     Given,
 }
 
@@ -152,6 +165,8 @@ pub(super) struct Exchange<'a> {
     pub(super) status: u16,
     /// Bytes written to the upstream and to the client.
     pub(super) bytes: (u64, u64),
+    /// What the access log wants of the response's head.
+    pub(super) logged: Vec<access_log::Field>,
     keep: bool,
     reusable: bool,
     reused: bool,
@@ -196,6 +211,7 @@ impl<'a> Exchange<'a> {
             answered: false,
             status: 0,
             bytes: (0, 0),
+            logged: Vec::new(),
             keep: order.keep,
             reusable: true,
             reused,
@@ -461,8 +477,13 @@ impl<'a> Exchange<'a> {
     }
 
     fn upstream_ended(&mut self) -> Result<(), Failure> {
-        match self.down {
-            Down::UntilClose { again } => {
+        match &mut self.down {
+            Down::Encoded(encoding) if encoding.ends_with_connection() => {
+                let ended = encoding.finish(&mut self.out);
+                self.down = Down::Given;
+                ended.map_err(|_| Failure::Status(StatusCode::BAD_GATEWAY))
+            }
+            &mut Down::UntilClose { again } => {
                 if again {
                     self.out.extend_from_slice(chunks::END);
                 }
@@ -555,6 +576,11 @@ impl<'a> Exchange<'a> {
                     self.from_upstream.consume(count);
                     return Ok(false);
                 }
+                Down::Encoded(encoding) => match encoding.step(&mut self.from_upstream, &mut self.out) {
+                    Ok(true) => self.down = Down::Given,
+                    Ok(false) => return Ok(false),
+                    Err(_) => return Err(Failure::Status(StatusCode::BAD_GATEWAY)),
+                },
                 Down::Given => return Ok(false),
             }
         }
@@ -606,12 +632,31 @@ impl<'a> Exchange<'a> {
                 (if again { Given::Chunked } else { Given::UntilClose }, down)
             }
         };
+        let compression = self.order.route.service.compression.as_ref();
+        let suits = !no_body && compression.is_some_and(|compression| suits(compression, &head));
+        let coding = self.order.coding.filter(|_| suits && self.order.minor == 1);
+        let (given, down, coding) = match (coding, down) {
+            (Some(coding), Down::Length(length)) => encoded(Source::Length(length), coding),
+            (Some(coding), Down::Chunked { from, .. }) => encoded(Source::Chunked(from), coding),
+            (Some(coding), Down::UntilClose { .. }) => encoded(Source::UntilClose, coding),
+            (_, down) => (given, down, None),
+        };
+        if self.order.log.is_some() {
+            let wanted = &self.order.route.service.log.response_headers;
+            self.logged = access_log::fields("resp", wanted, |name| {
+                let mut fields = head.fields.iter();
+                let found = fields.find(|field| field.name.eq_ignore_ascii_case(name));
+                found.map(|field| field.value.into())
+            });
+        }
         self.keep &= !conn.is_closing() && !self.up_broken && matches!(self.body, Body::Sent);
         let told = Told {
             route: &self.order.route,
             id: &self.order.head[self.order.id.clone()],
             date: &conn.worker.clock.date(),
             given,
+            coding,
+            varies: suits,
             keep: self.keep,
             trailers: self.order.trailers,
             minor: self.order.minor,
@@ -696,4 +741,30 @@ impl<'a> Exchange<'a> {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Whether the service compresses such a response.
+fn suits(compression: &Compression, head: &parse::ResponseHead<'_, '_>) -> bool {
+    let field = |name: &str| {
+        let mut fields = head.fields.iter();
+        fields
+            .find(|field| field.name.eq_ignore_ascii_case(name))
+            .map(|field| field.value)
+    };
+    let candidate = compress::Candidate {
+        status: head.status,
+        length: match head.framing {
+            Framing::Length(length) => Some(length),
+            Framing::Chunked | Framing::UntilClose => None,
+        },
+        content_type: field("content-type"),
+        content_encoding: field("content-encoding"),
+        cache_control: field("cache-control"),
+    };
+    field("trailer").is_none() && compress::suits(compression, &candidate)
+}
+
+fn encoded(from: Source, coding: Coding) -> (Given, Down, Option<Coding>) {
+    let down = Down::Encoded(Box::new(Encoding::new(from, coding)));
+    (Given::Chunked, down, Some(coding))
 }

@@ -23,12 +23,15 @@ pub(crate) fn request(bytes: &[u8]) {
     let peer = Peer {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         text: HeaderValue::from_static("127.0.0.1"),
+        port: 4711,
         scheme: Scheme::Http,
         local_port: 80,
     };
     let view = rewrite::View {
         peer: &peer,
         trusted: bytes.len().is_multiple_of(2),
+        visitor: None,
+        forwarded: false,
         strip: 0,
         upgrade: head.options.upgrade && head.upgrade.is_some(),
         ids: &Ids::new(),

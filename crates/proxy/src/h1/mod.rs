@@ -13,6 +13,7 @@
 
 mod bridge;
 mod chunks;
+mod encode;
 mod exchange;
 mod fetch;
 pub(crate) mod fuzzing;
@@ -22,6 +23,7 @@ mod trailer;
 mod tunnel;
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,20 +40,24 @@ use self::exchange::{Exchange, Failure, LogHead, Order, Outcome};
 pub(crate) use self::fetch::{Relay, Taken, fetch};
 use self::parse::Framing;
 use self::tunnel::Tunnel;
-use crate::access_log::Entry;
-use crate::assign::{self, Assignment};
+use crate::access_log::{self, Entry};
+use crate::assign::{self, Assignment, Shown as _};
+use crate::auth::Check;
 use crate::buffer::Buffer;
 use crate::clock::{Clock, Deadline};
+use crate::compress;
 use crate::connection::Peer;
 use crate::decide::{Ask, Decision, decide};
 use crate::forward::{self, Patience};
 use crate::http2;
 use crate::link::Link;
 use crate::pages;
+use crate::policy::{self, Verdict};
 use crate::rewound::Rewound;
 use crate::snapshot::UpstreamProtocol;
-use crate::table::Route;
+use crate::table::{Route, Table};
 use crate::upstream::{InFlight, Upstream};
+use crate::visitor;
 use crate::wakers::Place;
 use crate::worker::Worker;
 
@@ -109,6 +115,8 @@ enum Plan {
         head_only: bool,
     },
     Wait(Arc<Route>, Duration),
+    /// A password is to be checked.
+    Check(Box<Check>),
 }
 
 /// Serves a connection until it ends.
@@ -227,9 +235,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         let begun = Instant::now();
         let worker = Rc::clone(&self.worker);
         let mut until = None;
+        let mut again = false;
         loop {
             let changed = worker.shared.changed.notified();
-            match self.plan(end, begun) {
+            match self.plan(end, begun, again) {
+                Plan::Check(check) => {
+                    worker.shared.gatekeeper.check(check).await;
+                    again = true;
+                }
                 Plan::Order(order) => {
                     self.input.consume(end);
                     return self.carry_out(*order).await;
@@ -257,7 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                         () = tokio::time::sleep_until(until) => {
                             self.input.consume(end);
                             route.counters[worker.index].answered(504, begun.elapsed());
-                            let page = pages::page(StatusCode::GATEWAY_TIMEOUT, "");
+                            let page = route.page(StatusCode::GATEWAY_TIMEOUT, "");
                             return self.give(&page, Some(&route), false, 1, false).await;
                         }
                     }
@@ -267,7 +280,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
     }
 
     /// Reads the head and decides; nothing waits here, so the table and the head are borrowed.
-    fn plan(&self, end: usize, begun: Instant) -> Plan {
+    fn plan(&self, end: usize, begun: Instant, again: bool) -> Plan {
         let table = self.worker.shared.table.load();
         let mut room = parse::fields();
         let head = match parse::request(
@@ -316,13 +329,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                 route,
                 status,
                 message,
-            } => return own(route, pages::page(status, message)),
+            } => {
+                let page = match route {
+                    Some(route) => route.page(status, message),
+                    None => pages::page(status, message),
+                };
+                return own(route, page);
+            }
             Decision::Own { route, response } => return own(route, response),
         };
+        let visitor = self.visitor(&table, &head);
+        let path = head.target.split('?').next().unwrap_or_default();
+        match policy::examine(&self.worker.shared, route, path, &head, visitor, again) {
+            Verdict::Pass => {}
+            Verdict::Answer(response) => return own(Some(route), response),
+            Verdict::Check(check) => return Plan::Check(check),
+        }
         let upgrade = head.options.upgrade && head.upgrade.is_some() && head.minor == 1 && no_body;
         let view = rewrite::View {
             peer: &self.peer,
             trusted: route.service.forward_headers || table.trusted.contain(self.peer.address),
+            visitor: table.trusted.contain(self.peer.address).then_some(visitor),
+            forwarded: table.settings.forwarded,
             strip,
             upgrade,
             ids: &self.worker.ids,
@@ -353,9 +381,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             minor: head.minor,
             begun,
             assignment,
+            visitor,
+            coding: route
+                .service
+                .compression
+                .as_ref()
+                .and_then(|compression| compress::negotiate(compression, head.field("accept-encoding"))),
             log: (route.service.log.requests && self.worker.shared.access_log.is_on())
-                .then(|| log_head(&head)),
+                .then(|| log_head(&head, &route.service.log.request_headers)),
         }))
+    }
+
+    /// Who asks, when trusted proxies stand in front.
+    fn visitor(&self, table: &Table, head: &parse::RequestHead<'_, '_>) -> IpAddr {
+        let named = table
+            .settings
+            .client_ip_header
+            .as_deref()
+            .and_then(|name| head.field(name));
+        let forwarded = head
+            .fields
+            .iter()
+            .filter(|field| field.name.eq_ignore_ascii_case("x-forwarded-for"))
+            .map(|field| field.value);
+        visitor::address(self.peer.address, &table.trusted, named, forwarded)
     }
 
     /// Sends the order to an upstream; to another one when the connection cannot be made.
@@ -406,6 +455,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             let mut exchange = Exchange::new(self, &order, &mut link, reused, &in_flight);
             let outcome = exchange.run(self).await;
             let (answered, status, bytes) = (exchange.answered, exchange.status, exchange.bytes);
+            let logged = std::mem::take(&mut exchange.logged);
             exchange.finish(self);
             order.route.counters[worker.index].moved(bytes.0, bytes.1);
             if order.log.is_some() && outcome_is_final(&outcome, answered) {
@@ -415,7 +465,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                     Err(Failure::Client) if !answered => 499,
                     _ => status,
                 };
-                self.log(&order, status, &upstream.address.to_string(), bytes.1);
+                self.log(&order, status, &upstream.address.to_string(), bytes.1, &logged);
             }
             match outcome {
                 Ok(Outcome::Complete { keep, reusable }) => {
@@ -452,11 +502,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                 }
             }
         };
-        self.log(&order, status.as_u16(), "", 0);
+        self.log(&order, status.as_u16(), "", 0, &[]);
         let counters = &order.route.counters[worker.index];
         counters.answered(status.as_u16(), order.begun.elapsed());
         let keep = order.keep && order.framing == Framing::Length(0) && !self.is_closing();
-        let mut page = pages::page(status, "");
+        let mut page = order.route.page(status, "");
         if let Ok(id) = http::HeaderValue::from_bytes(&order.head[order.id.clone()]) {
             page.headers_mut().insert(crate::headers::X_REQUEST_ID, id);
         }
@@ -480,7 +530,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
     }
 
     /// Writes a request's line, if its service wants one.
-    fn log(&self, order: &Order, status: u16, target_address: &str, response_bytes: u64) {
+    fn log(
+        &self,
+        order: &Order,
+        status: u16,
+        target_address: &str,
+        response_bytes: u64,
+        response: &[access_log::Field],
+    ) {
         let Some(log) = &order.log else { return };
         let entry = Entry {
             time: Clock::millis(),
@@ -498,7 +555,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                 Framing::Chunked | Framing::UntilClose => 0,
             },
             response_bytes,
-            client: self.peer.address,
+            client: (self.peer.address, self.peer.port),
+            port: self.peer.local_port,
+            visitor: order.visitor,
+            fields: [&log.fields, response],
             scheme: self.peer.scheme.as_str(),
             protocol: if order.minor == 0 { "HTTP/1.0" } else { "HTTP/1.1" },
             user_agent: &log.user_agent,
@@ -621,7 +681,7 @@ fn outcome_is_final(outcome: &Result<Outcome, Failure>, answered: bool) -> bool 
 }
 
 /// Keeps the words that the access log wants, before the head is given up.
-fn log_head(head: &parse::RequestHead<'_, '_>) -> Box<LogHead> {
+fn log_head(head: &parse::RequestHead<'_, '_>, wanted: &[String]) -> Box<LogHead> {
     let agent = head
         .fields
         .iter()
@@ -631,5 +691,6 @@ fn log_head(head: &parse::RequestHead<'_, '_>) -> Box<LogHead> {
         target: head.target.into(),
         method: head.method.into(),
         user_agent: agent.map_or(&[][..], |field| field.value).into(),
+        fields: access_log::fields("req", wanted, |name| head.field(name).map(Into::into)),
     })
 }

@@ -1,10 +1,12 @@
 //! Heads, written anew for the other side, without an allocation for each field.
 
+use std::net::IpAddr;
 use std::ops::Range;
 
 use http::StatusCode;
 
 use super::parse::{Framing, Known, RequestHead, ResponseHead, known};
+use crate::compress::Coding;
 use crate::connection::Peer;
 use crate::request_id::{self, Ids};
 use crate::table::{Route, without_port};
@@ -15,6 +17,10 @@ pub(super) struct View<'a> {
     pub(super) peer: &'a Peer,
     /// Whether what the client says about itself is believed.
     pub(super) trusted: bool,
+    /// Who a trusted proxy says the visitor is.
+    pub(super) visitor: Option<IpAddr>,
+    /// Whether a `Forwarded` field is sent too.
+    pub(super) forwarded: bool,
     /// Bytes to take off the front of the path.
     pub(super) strip: usize,
     /// Whether the request asks to leave HTTP.
@@ -71,7 +77,8 @@ pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, view: &View
             | Known::XFor => false,
             Known::Te => false,
             Known::Trailer => head.framing == Framing::Chunked,
-            Known::Forwarded | Known::XPrefix => view.trusted,
+            Known::Forwarded => view.trusted && !view.forwarded,
+            Known::XPrefix => view.trusted,
             Known::XProto => {
                 proto |= view.trusted;
                 view.trusted
@@ -110,14 +117,23 @@ pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, view: &View
         out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n");
     }
     out.extend_from_slice(b"X-Forwarded-For: ");
-    if view.trusted {
+    if view.trusted && view.visitor.is_none() {
         for sent in head.fields.iter().filter(|sent| known(sent.name) == Known::XFor) {
             out.extend_from_slice(sent.value);
             out.extend_from_slice(b", ");
         }
     }
-    out.extend_from_slice(view.peer.text.as_bytes());
+    match view.visitor {
+        // What stands to the left of the visitor may be made up, and the proxies to the right would be taken for it.
+        Some(visitor) => out.extend_from_slice(visitor.to_string().as_bytes()),
+        None => out.extend_from_slice(view.peer.text.as_bytes()),
+    }
     out.extend_from_slice(b"\r\n");
+    if view.forwarded {
+        let visitor = view.visitor.unwrap_or(view.peer.address);
+        let value = crate::headers::forwarded(visitor, head.host, view.peer.scheme);
+        field(out, b"Forwarded", value.as_bytes());
+    }
     if !proto {
         field(out, b"X-Forwarded-Proto", view.peer.scheme.as_str().as_bytes());
     }
@@ -175,6 +191,10 @@ pub(super) struct Told<'a> {
     pub(super) id: &'a [u8],
     pub(super) date: &'a [u8; 29],
     pub(super) given: Given,
+    /// The coding that was put on the body.
+    pub(super) coding: Option<Coding>,
+    /// Whether it depends on `Accept-Encoding`.
+    pub(super) varies: bool,
     /// Whether the connection is kept.
     pub(super) keep: bool,
     /// Whether the client gets trailer fields.
@@ -215,9 +235,21 @@ pub(super) fn response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, told: &To
                         .any(|(name, _)| sent.name.eq_ignore_ascii_case(name.as_str()))
             }
         };
-        if pass {
+        let packed = told.coding.is_some() && pass;
+        if packed && sent.name.eq_ignore_ascii_case("etag") && !sent.value.starts_with(b"W/") {
+            // Another representation with the same meaning (RFC 9110 §8.8.3.3).
+            out.extend_from_slice(b"ETag: W/");
+            out.extend_from_slice(sent.value);
+            out.extend_from_slice(b"\r\n");
+        } else if pass && !(packed && replaced_by_coding(sent.name)) {
             field(out, sent.name.as_bytes(), sent.value);
         }
+    }
+    if let Some(coding) = told.coding {
+        field(out, b"Content-Encoding", coding.as_str().as_bytes());
+    }
+    if told.varies {
+        out.extend_from_slice(b"Vary: Accept-Encoding\r\n");
     }
     if !head.has_date {
         field(out, b"Date", told.date);
@@ -234,6 +266,11 @@ pub(super) fn response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, told: &To
     }
     connection(out, told.keep, told.minor);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Fields that are about the body as it was before it was compressed.
+fn replaced_by_coding(name: &str) -> bool {
+    name.eq_ignore_ascii_case("accept-ranges") || name.eq_ignore_ascii_case("content-encoding")
 }
 
 fn connection(out: &mut Vec<u8>, keep: bool, minor: u8) {

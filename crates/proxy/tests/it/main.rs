@@ -6,6 +6,7 @@
 mod attacks;
 mod basics;
 mod conformance;
+mod extras;
 mod frames;
 mod h2c;
 mod http2;
