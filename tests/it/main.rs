@@ -8,6 +8,7 @@ mod deploy;
 mod door;
 mod firewall;
 mod fleet;
+mod kamal;
 mod outages;
 mod postgres;
 mod refusals;

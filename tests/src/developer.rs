@@ -229,14 +229,20 @@ impl Invocation {
         self
     }
 
-    /// Runs it, whatever its status.
+    /// The process about to be started, for what needs its streams; nothing is its input.
     ///
     /// # Errors
-    /// If it cannot be started or runs out of time; it is then killed.
-    pub async fn run(self) -> anyhow::Result<Ran> {
-        let mut command = tokio::process::Command::new(bench::binary()?);
+    /// If the binary under test is not known.
+    pub fn command(&self) -> anyhow::Result<tokio::process::Command> {
+        let mut command = self.command_of(bench::binary()?);
+        command.args(&self.arguments);
+        Ok(command)
+    }
+
+    /// Another program in the same surroundings, without arguments.
+    pub fn command_of(&self, program: impl AsRef<std::ffi::OsStr>) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(program);
         command
-            .args(&self.arguments)
             .current_dir(&self.directory)
             .env_clear()
             .env("HOME", &self.home)
@@ -247,6 +253,15 @@ impl Invocation {
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .kill_on_drop(true);
+        command
+    }
+
+    /// Runs it, whatever its status.
+    ///
+    /// # Errors
+    /// If it cannot be started or runs out of time; it is then killed.
+    pub async fn run(self) -> anyhow::Result<Ran> {
+        let mut command = self.command()?;
         let shown = self
             .arguments
             .iter()

@@ -20,6 +20,7 @@
 //! ```
 
 pub mod bench;
+pub mod content;
 pub mod developer;
 pub mod http;
 pub mod load;

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    app, audit, bootstrap, canary, certificates, cloud_init, config, details, docs, host, init, keys,
+    app, audit, bootstrap, build, canary, certificates, cloud_init, config, details, docs, host, init, keys,
     listing, lock, proxy, proxy_verbs, prune, push, registry, rollback, sandbox, secrets, server, status,
-    upgrade,
+    tunnel, upgrade,
 };
 use crate::globals::Globals;
 use crate::{agent, receive, ui};
@@ -39,7 +39,7 @@ enum Command {
     /// Send the app's image and release to every server, and switch to it without dropping a request
     #[command(visible_alias = "deploy")]
     Push(push::PushArgs),
-    /// Set the servers' accessories up and deploy; servers that are no appliances yet are named, not changed
+    /// Deploy for the first time; servers that are no appliances yet are named, not changed
     Setup(push::PushArgs),
     /// The same as deploy
     Redeploy(push::PushArgs),
@@ -70,6 +70,11 @@ enum Command {
     /// Log in to the configured registry and out of it
     #[command(subcommand)]
     Registry(registry::RegistryCommand),
+    /// Build the image, and bring it to the registry or the servers
+    #[command(subcommand)]
+    Build(build::BuildCommand),
+    /// Let docker push, skopeo and others push into the app's repository on the primary server
+    Tunnel(tunnel::TunnelArgs),
     /// Print what the configuration's keys mean
     Docs(docs::DocsArgs),
     /// What to do in place of Kamal's upgrade
@@ -133,6 +138,8 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Remove(args) => block_on(app::remove(&args, globals))?,
         Command::Server(command) => return block_on(server::run(&command, globals)).map(ExitCode::from),
         Command::Registry(command) => registry::run(&command, globals)?,
+        Command::Build(command) => block_on(build::run(&command, globals))?,
+        Command::Tunnel(args) => return block_on(tunnel::run(&args, globals)),
         Command::Docs(args) => docs::run(&args)?,
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Config(args) => return config::run(&args, globals),
@@ -175,11 +182,4 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    #[test]
-    fn the_command_tree_is_consistent() {
-        super::Cli::command().debug_assert();
-    }
-}
+mod tests;

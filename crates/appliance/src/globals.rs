@@ -44,6 +44,23 @@ impl Globals {
         std::env::current_dir().context("cannot tell the current directory; was it removed?")
     }
 
+    /// Puts brace sets together again, which the comma has cut: `web{1,2}` is one pattern.
+    pub fn join_braces(&mut self) {
+        for list in [&mut self.hosts, &mut self.roles] {
+            let mut joined: Vec<String> = Vec::new();
+            for part in list.drain(..) {
+                match joined.last_mut() {
+                    Some(open) if open.matches('{').count() > open.matches('}').count() => {
+                        open.push(',');
+                        open.push_str(&part);
+                    }
+                    _ => joined.push(part),
+                }
+            }
+            *list = joined;
+        }
+    }
+
     /// What [`crate::ui::set_verbosity`] takes.
     pub fn verbosity(&self) -> u8 {
         match (self.quiet, self.verbose) {
@@ -51,5 +68,21 @@ impl Globals {
             (_, true) => 2,
             _ => 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Globals;
+
+    #[test]
+    fn a_brace_set_is_one_pattern() {
+        let parts = |line: &str| line.split(',').map(str::to_owned).collect();
+        let mut globals = Globals {
+            hosts: parts("web{1,2},db,{a,b}*"),
+            ..Globals::default()
+        };
+        globals.join_braces();
+        assert_eq!(globals.hosts, ["web{1,2}", "db", "{a,b}*"]);
     }
 }

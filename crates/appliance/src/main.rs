@@ -33,7 +33,10 @@ fn main() -> ExitCode {
         Err(error) => return failed(&error),
     };
     let cli = match cli::Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
+        Ok(mut cli) => {
+            cli.globals.join_braces();
+            cli
+        }
         Err(error) => {
             // clap prints help to standard output and mistakes to standard error, each in its own colours.
             let _closed_pipe = error.print();

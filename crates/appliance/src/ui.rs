@@ -172,15 +172,20 @@ pub fn bar(total: u64) -> Bar {
     } else {
         indicatif::ProgressBar::hidden()
     };
-    if let Ok(style) =
-        indicatif::ProgressStyle::with_template("  {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
-    {
+    if let Ok(style) = indicatif::ProgressStyle::with_template(
+        "  {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}",
+    ) {
         bar.set_style(style);
     }
     Bar(bar)
 }
 
 impl Bar {
+    /// A few words beside the bar.
+    pub fn say(&self, text: &str) {
+        self.0.set_message(text.to_owned());
+    }
+
     /// How far it is.
     pub fn at(&self, bytes: u64) {
         self.0.set_position(bytes);

@@ -17,6 +17,7 @@
 //! | `GET /v1/audit?last=N` | records, newest last |
 //! | `GET /v1/audit/verify` | [`AuditProof`] |
 //! | `POST /v1/images/have` | [`appliance_push::store::HaveQuery`] → [`appliance_push::store::HaveAnswer`] |
+//! | `POST /v1/images/chunks`, `PUT /v1/images/deltas` | [`appliance_push::delta`] |
 //! | `POST /v1/changes` | signed [`appliance_push::change::Envelope`] → [`Event`]s, one JSON object a line, the last an [`Event::End`] |
 //! | `POST /v1/rollouts` | as `/v1/changes` for a deploy or rollback that somebody leads together with other hosts: after the envelope's line come [`Word`]s, one a line |
 //!

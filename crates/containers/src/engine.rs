@@ -34,6 +34,9 @@ pub trait Engine: Send + Sync {
     /// Pulls an image and returns what arrived.
     fn pull<'a>(&'a self, request: &'a PullRequest) -> Answer<'a, ImageInfo>;
 
+    /// Asks a registry which image a name means, without pulling it.
+    fn resolve<'a>(&'a self, request: &'a PullRequest) -> Answer<'a, RemoteImage>;
+
     /// An image by id, tag or digest reference; `None` if there is none.
     fn inspect_image<'a>(&'a self, reference: &'a str) -> Answer<'a, Option<ImageInfo>>;
 
@@ -212,6 +215,15 @@ pub struct PullRequest {
     pub credentials: Option<Credentials>,
     /// Such as `linux/arm64`; the daemon's own if `None`.
     pub platform: Option<String>,
+}
+
+/// An image in a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteImage {
+    /// Digest of its manifest or index.
+    pub digest: String,
+    /// What it is built for: system, architecture (in Go's words), variant.
+    pub platforms: Vec<(String, String, Option<String>)>,
 }
 
 /// A registry login.

@@ -12,6 +12,7 @@
 //! - [`trust`]: the key ring and the check that every change passes before the agent acts.
 //! - [`store`]: blobs and manifests by digest on the host's disk.
 //! - [`registry`]: the OCI distribution API over the store.
+//! - [`delta`]: of a changed layer, only the chunks that the host lacks.
 //! - [`image`]: an image on the developer's machine as OCI blobs.
 //! - [`upload`]: sends what the host lacks, several blobs at once, resuming after a cut.
 //! - [`session`]: frames that join a program on the host to a developer's terminal.
@@ -20,6 +21,7 @@
 //! The crate never prints and never reads the environment: paths, clocks and random bytes are passed in.
 
 pub mod change;
+pub mod delta;
 pub mod image;
 pub mod registry;
 pub mod session;

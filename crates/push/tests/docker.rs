@@ -114,7 +114,7 @@ fn put(store: &Store, repository: &Repository, prepared: &image::Prepared) {
         let bytes = match place {
             image::Place::Memory(bytes) => bytes.to_vec(),
             image::Place::File(file) => std::fs::read(&file.path).expect("file"),
-            image::Place::OnHost => unreachable!("it is to be sent"),
+            image::Place::OnHost | image::Place::Delta(_) => unreachable!("it is to be sent"),
         };
         assert_eq!(store.put_blob(&bytes).expect("stored"), blob);
     }
@@ -171,6 +171,7 @@ async fn an_image_leaves_docker_and_comes_back_by_digest() {
         threads: 2,
         platform: None,
         id: Some(outline.id.clone()),
+        ask: None,
     };
     let accepts = [Compression::Gzip];
 

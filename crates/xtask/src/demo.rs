@@ -17,7 +17,7 @@ use crate::cargo::binary;
 use crate::{host, prerequisites, say};
 
 /// The sandbox's name, so that a user's own sandbox is left alone.
-const NAME: &str = "appliance-demo";
+pub(crate) const NAME: &str = "appliance-demo";
 
 /// What the app is called by its visitors.
 const HOST: &str = "demo.test";
@@ -204,7 +204,7 @@ fn millis(duration: Duration) -> f64 {
 
 /// A home, an app's directory and the binary.
 #[derive(Debug)]
-struct Stage {
+pub(crate) struct Stage {
     directory: tempfile::TempDir,
     home: PathBuf,
     app: PathBuf,
@@ -212,7 +212,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(binary: PathBuf) -> anyhow::Result<Self> {
+    pub(crate) fn new(binary: PathBuf) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("appliance-demo-").tempdir()?;
         let (home, app) = (directory.path().join("home"), directory.path().join("app"));
         fs_err::create_dir_all(home.join(".ssh"))?;
@@ -228,7 +228,7 @@ impl Stage {
     }
 
     /// Writes the app's configuration for a version of its image.
-    fn configure(&self, version: &str, more: &str) -> anyhow::Result<()> {
+    pub(crate) fn configure(&self, version: &str, more: &str) -> anyhow::Result<()> {
         let key = sandbox_files(&self.home).join("id_ed25519");
         fs_err::write(
             self.app.join("config/deploy.yml"),
@@ -238,7 +238,7 @@ impl Stage {
         Ok(())
     }
 
-    fn appliance(&self, arguments: &[&str]) -> anyhow::Result<Ran> {
+    pub(crate) fn appliance(&self, arguments: &[&str]) -> anyhow::Result<Ran> {
         let mut command = std::process::Command::new(&self.binary);
         command.args(arguments);
         if arguments[0] == "push" {
@@ -263,19 +263,29 @@ impl Stage {
         Ok(ran)
     }
 
+    /// Everything of it is below.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// `$HOME` of what it runs.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
     /// Leaves the files when the demo ends.
     fn keep(&mut self) {
         self.directory.disable_cleanup(true);
     }
 }
 
-fn sandbox_files(home: &Path) -> PathBuf {
+pub(crate) fn sandbox_files(home: &Path) -> PathBuf {
     home.join(".local/state/appliance/sandbox").join(NAME)
 }
 
 /// What a command printed.
 #[derive(Debug)]
-struct Ran {
+pub(crate) struct Ran {
     shown: String,
     code: i32,
     stdout: String,
@@ -287,7 +297,7 @@ impl Ran {
         format!("{}{}", self.stderr, self.stdout)
     }
 
-    fn success(self) -> anyhow::Result<Self> {
+    pub(crate) fn success(self) -> anyhow::Result<Self> {
         if self.code == 0 {
             return Ok(self);
         }

@@ -4,6 +4,7 @@
 //! each task installs what it lacks with apt, and starts Docker if it does not run.
 
 mod bench_proxy;
+mod bench_push;
 mod cargo;
 mod demo;
 mod host;
@@ -40,6 +41,8 @@ enum Task {
 enum Bench {
     /// The proxy beside nginx and HAProxy: requests, latency, CPU, memory
     Proxy(bench_proxy::BenchArgs),
+    /// An image of 300 MB beside docker push and pull, and docker save and load: bytes, seconds
+    Push(bench_push::BenchArgs),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
             Task::Demo(args) => demo::demo(&args).await,
             Task::Test(args) => test::test(&args).await,
             Task::Bench(Bench::Proxy(args)) => bench_proxy::bench(&args).await,
+            Task::Bench(Bench::Push(args)) => bench_push::bench(&args).await,
             Task::Host(task) => host::run(&task).await,
         }
     })

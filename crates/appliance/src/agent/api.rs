@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::permit::Sight;
 use super::reads::{self, Read};
 use super::server::Peer;
-use super::{Agent, chain, change};
+use super::{Agent, chain, change, logs};
 use crate::wire::{AuditProof, Key};
 
 /// A body of any of our answers.
@@ -47,7 +47,8 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -
     };
     let path = request.uri().path().to_owned();
     if path == "/v2" || path.starts_with("/v2/") {
-        return agent.images.serve(request).await;
+        let visible = repository_of(&path).is_none_or(|name| sight.repository(&agent, name));
+        return agent.images.serve(request, visible).await;
     }
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     match (request.method(), segments.as_slice()) {
@@ -79,6 +80,14 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -
         (&Method::GET, ["v1", "audit"]) => audit(agent, sight, request.uri().query()).await,
         (&Method::GET, ["v1", "audit", "verify"]) => verify_audit(agent).await,
         (&Method::POST, ["v1", "images", "have"]) => have(agent, request).await,
+        (&Method::POST, ["v1", "images", "chunks"]) => {
+            let repository = logs::pairs(request.uri().query()).remove("repository");
+            if !sight.repository(&agent, &repository.unwrap_or_default()) {
+                return reads::hidden("this repository");
+            }
+            agent.images.registry().chunks(request).await
+        }
+        (&Method::PUT, ["v1", "images", "deltas"]) => agent.images.registry().delta(request).await,
         (&Method::POST, ["v1", "changes"]) => submit(agent, request).await,
         (&Method::POST, ["v1", "rollouts"]) => {
             match super::lead::read(request.into_body(), CHANGE_LIMIT).await {
@@ -100,6 +109,14 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -
             "the agent serves /v1 and /v2",
         ),
     }
+}
+
+/// The repository in an address of the distribution API: what is before its last two words.
+pub fn repository_of(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix("/v2/")?;
+    let words = ["/manifests/", "/blobs/", "/tags/", "/referrers/"];
+    let end = words.iter().filter_map(|word| rest.rfind(word)).max()?;
+    Some(&rest[..end])
 }
 
 async fn read_body(request: Request<Incoming>, limit: usize) -> Result<Bytes, Response<Body>> {
@@ -242,4 +259,22 @@ pub fn problem(status: StatusCode, code: &str, message: &str) -> Response<Body> 
     let mut answer = bytes("application/json", text.into_bytes());
     *answer.status_mut() = status;
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::repository_of;
+
+    #[test]
+    fn the_repository_is_found_in_every_address() {
+        for (path, name) in [
+            ("/v2/", None),
+            ("/v2/shop/manifests/latest", Some("shop")),
+            ("/v2/org/shop/blobs/sha256:ab", Some("org/shop")),
+            ("/v2/org/shop/blobs/uploads/", Some("org/shop")),
+            ("/v2/org/shop/tags/list", Some("org/shop")),
+        ] {
+            assert_eq!(repository_of(path), name, "{path}");
+        }
+    }
 }

@@ -111,9 +111,25 @@ impl Images {
         &self.store
     }
 
-    /// Answers a request below `/v2`.
-    pub async fn serve(&self, request: Request<Incoming>) -> Response<AnswerBody> {
-        self.registry.answer(request).await
+    /// The registry, for what it answers beside `/v2`.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Answers a request below `/v2`; where the repository is none that the peer may look at, only a token opens it.
+    pub async fn serve(&self, request: Request<Incoming>, visible: bool) -> Response<AnswerBody> {
+        if visible {
+            return self.registry.answer(request).await;
+        }
+        let (parts, body) = request.into_parts();
+        let name = super::api::repository_of(parts.uri.path()).and_then(|name| Repository::parse(name).ok());
+        match self
+            .grants
+            .check(&parts, name.as_ref(), &Action::Continue, Timestamp::now())
+        {
+            Ok(_) => self.registry.answer(Request::from_parts(parts, body)).await,
+            Err(denied) => super::reads::hidden(&format!("this repository: {denied}")),
+        }
     }
 
     /// Allows writing what `scope` says until `expires`.

@@ -51,6 +51,27 @@ impl Sight {
         entry.allows(Power::Read, Some(&name), destination.as_ref())
     }
 
+    /// Whether the images of a repository may be looked at: those of an app that may be.
+    pub fn repository(&self, agent: &Agent, repository: &str) -> bool {
+        if self.host() {
+            return true;
+        }
+        let Ok(apps) = agent.apps.ids() else { return false };
+        apps.iter().filter(|app| self.app(app)).any(|app| {
+            let releases = agent
+                .apps
+                .read(app)
+                .map(|state| state.releases)
+                .unwrap_or_default();
+            releases.iter().any(|number| {
+                agent
+                    .apps
+                    .release(app, *number)
+                    .is_ok_and(|accepted| accepted.release.image.repository.as_str() == repository)
+            })
+        })
+    }
+
     /// Whether what concerns the whole host may be looked at: the proxy's log, records of other apps, other keys.
     pub fn host(&self) -> bool {
         let Sight::Of(entry) = self else { return true };

@@ -1,4 +1,6 @@
-//! `appliance docs`: every key of the configuration, from the schema that also checks it.
+//! `appliance docs`: every key of the configuration: types from the schema that also checks it, and our own words.
+
+mod keys;
 
 use std::fmt::Write as _;
 
@@ -41,7 +43,7 @@ pub fn run(args: &DocsArgs) -> anyhow::Result<()> {
     let mut text = String::new();
     if name.is_empty() {
         for (key, value) in properties {
-            describe(&schema, key, value, 0, 0, &mut text);
+            describe(&schema, key, value, 0, &mut text);
         }
         let _infallible = writeln!(text, "\nappliance docs SECTION tells more of one key");
     } else {
@@ -53,7 +55,7 @@ pub fn run(args: &DocsArgs) -> anyhow::Result<()> {
             )
             .into());
         };
-        describe(&schema, name, value, 0, 4, &mut text);
+        describe(&schema, name, value, 4, &mut text);
     }
     ui::raw(text.as_bytes());
     Ok(())
@@ -89,7 +91,9 @@ fn forms<'a>(schema: &'a Value, value: &'a Value) -> Vec<&'a Value> {
     found
 }
 
-fn describe(schema: &Value, key: &str, value: &Value, depth: usize, levels: usize, text: &mut String) {
+fn describe(schema: &Value, path: &str, value: &Value, levels: usize, text: &mut String) {
+    let depth = path.matches('/').count();
+    let key = path.rsplit('/').next().unwrap_or(path);
     let all = forms(schema, value);
     let mut kinds: Vec<&str> = Vec::new();
     for form in &all {
@@ -113,10 +117,11 @@ fn describe(schema: &Value, key: &str, value: &Value, depth: usize, levels: usiz
         format!("  ({})", kinds.join(" or "))
     };
     let _infallible = writeln!(text, "{indent}{key}:{kinds}");
-    let said = [value]
-        .into_iter()
-        .chain(all.iter().copied())
-        .find_map(|form| form.get("description").and_then(Value::as_str));
+    let ours = keys::text(path);
+    let said = ours.or_else(|| {
+        let mut forms = [value].into_iter().chain(all.iter().copied());
+        forms.find_map(|form| form.get("description").and_then(Value::as_str))
+    });
     for line in said.unwrap_or_default().lines() {
         let _infallible = writeln!(text, "{indent}  # {line}");
     }
@@ -142,7 +147,7 @@ fn describe(schema: &Value, key: &str, value: &Value, depth: usize, levels: usiz
                 .flatten()
             {
                 if seen.insert(key.clone()) {
-                    describe(schema, key, value, depth + 1, levels - 1, text);
+                    describe(schema, &format!("{path}/{key}"), value, levels - 1, text);
                 }
             }
         }
@@ -174,11 +179,19 @@ mod tests {
             let mut text = String::new();
             let value = &schema["properties"][section];
             assert!(value.is_object(), "{section}");
-            describe(&schema, section, value, 0, 4, &mut text);
+            describe(&schema, section, value, 4, &mut text);
             assert!(text.starts_with(&format!("{section}:")), "{text}");
         }
         let mut proxy = String::new();
-        describe(&schema, "proxy", &schema["properties"]["proxy"], 0, 4, &mut proxy);
+        describe(&schema, "proxy", &schema["properties"]["proxy"], 4, &mut proxy);
         assert!(proxy.contains("app_port:"), "{proxy}");
+        let silent: Vec<&String> = schema["properties"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, _)| key)
+            .filter(|key| keys::text(key).is_none())
+            .collect();
+        assert!(silent.is_empty(), "keys without a text: {silent:?}");
     }
 }

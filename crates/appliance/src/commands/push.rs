@@ -3,18 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use appliance_push::change::{Canary, Expectation, Release, Verb};
+use appliance_push::change::{Canary, Expectation, Image, Release, Verb};
+use appliance_push::image::Prepared;
 use futures_util::future::join_all;
 
 use crate::developer::canary::CanaryArgs;
 use crate::developer::change::{conclude, submit};
 use crate::developer::fleet::{self, Host, Order, Way};
 use crate::developer::hooks::Hooks;
-use crate::developer::image::{self, Local};
+use crate::developer::image::{self, ImageArgs};
 use crate::developer::link::Link;
 use crate::developer::project::Project;
 use crate::developer::reach::ReachArgs;
 use crate::developer::release::{self, Making, secret_names};
+use crate::developer::wanted::Wanted;
 use crate::globals::Globals;
 use crate::ui;
 use crate::wire::{self, End};
@@ -24,9 +26,8 @@ use crate::wire::{self, End};
 pub struct PushArgs {
     #[command(flatten)]
     reach: ReachArgs,
-    /// Image in the local Docker (default: the configuration's image, tagged with the version or latest)
-    #[arg(long, value_name = "NAME")]
-    image: Option<String>,
+    #[command(flatten)]
+    image: ImageArgs,
     #[command(flatten)]
     canary: CanaryArgs,
 }
@@ -34,7 +35,7 @@ pub struct PushArgs {
 /// What a push brings, whichever host it goes to.
 struct Cargo<'a> {
     project: &'a Project,
-    local: &'a Local,
+    wanted: &'a Wanted,
     /// Values of every secret that any host needs.
     secrets: BTreeMap<String, String>,
     error_pages: BTreeMap<String, String>,
@@ -53,20 +54,20 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
     let hosts = project.hosts(globals)?;
     // Everything that can be wrong on this side is found before anything is sent.
     let names: BTreeSet<String> = hosts.iter().flat_map(|host| secret_names(config, host)).collect();
-    let secrets = project.secrets(&names)?;
+    let mut secrets = project.secrets(&names)?;
     let error_pages = release::error_pages(config, &project.directory)?;
     args.canary.resolve(&project.loaded.extension, true)?;
-    let local = Local::find(config, args.image.as_deref()).await?;
-    local.check_service(&config.service);
-    ui::note(&format!(
-        "{} {} from the image {}",
-        project.app_id(),
-        config.version,
-        local.name()
-    ));
-
     let mut hooks = Hooks::new(&project, globals, "deploy", &hosts);
     hooks.run("pre-connect")?;
+    let wanted = Wanted::find(&project, &args.image, || hooks.run("pre-build")).await?;
+    secrets.extend(wanted.secret());
+    ui::note(&format!(
+        "{} {} {}",
+        project.app_id(),
+        config.version,
+        wanted.name()
+    ));
+
     let way = Way {
         project: &project,
         reach: &args.reach,
@@ -76,7 +77,7 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
     let serves = reached.iter().any(|host| host.app.current.is_some());
     let cargo = Cargo {
         project: &project,
-        local: &local,
+        wanted: &wanted,
         secrets,
         error_pages,
         canary: args.canary.resolve(&project.loaded.extension, serves)?,
@@ -102,11 +103,10 @@ impl Cargo<'_> {
     /// Sends the image to one host, as far as it lacks it, and makes its release.
     async fn bring(&self, way: &Way<'_>, host: &mut Host) -> anyhow::Result<Release> {
         let config = &self.project.loaded.config;
-        self.local.check_platform(&host.info.platform)?;
-        let prepared = self.local.prepare(&host.link, &host.info.platform).await?;
-        let described = image::describe(config, &prepared)?;
+        let (described, prepared) = self.wanted.on(&host.link, &host.info.platform, config).await?;
         // The release is made before the upload, so that a value it cannot carry costs no upload.
-        let names = secret_names(config, &host.name);
+        let mut names = secret_names(config, &host.name);
+        names.extend(self.wanted.secret().map(|(name, _)| name));
         let secrets = self.secrets.iter().filter(|(name, _)| names.contains(*name));
         let making = Making {
             host: &host.name,
@@ -121,36 +121,79 @@ impl Cargo<'_> {
         };
         let release = release::release(config, &self.project.loaded.extension, &making)?;
 
-        let step = ui::step(&format!("{}: upload", host.name));
-        let verb = Verb::Upload {
-            blobs: prepared.permission(),
-        };
-        let mut permission = way.subject(host)?;
-        permission.expects = Expectation::Any;
-        let end = submit(&host.link, &host.signer, permission, verb).await?;
-        let token = match conclude(&host.link, end) {
-            Ok(End::Token { token, .. }) => token,
-            Ok(other) => anyhow::bail!("{} answers an upload with {other:?}", host.link.name()),
-            Err(error) => {
-                step.failed();
-                return Err(error);
-            }
-        };
-        let sent = image::send(&host.link, &prepared, &described.repository, token).await?;
-        let summary = prepared.summary();
-        step.done(&format!(
-            "{} sent ({} of {} layers were there, {} in all)",
-            ui::bytes(sent.bytes),
-            summary.layers_there,
-            summary.layers,
-            ui::bytes(summary.bytes)
-        ));
-        // The upload has ways of its own to outlive a broken connection; what follows needs one that lives.
-        if sent.reconnects > 0 || host.link.client().is_closed() {
-            host.link = way.reach.connect(&host.name, &way.settings).await?;
+        if let Some(prepared) = &prepared {
+            deliver_to(way, host, prepared, &described).await?;
         }
         Ok(release)
     }
+}
+
+/// Brings the image to every host and starts nothing (`build deliver`, `build pull`).
+///
+/// # Errors
+/// When the build fails, a host cannot be reached or refuses.
+pub async fn deliver(args: &PushArgs, globals: &Globals, build: bool) -> anyhow::Result<()> {
+    let project = Project::load(globals)?;
+    let config = &project.loaded.config;
+    let hosts = project.hosts(globals)?;
+    let hooks = Hooks::new(&project, globals, "build", &hosts);
+    hooks.run("pre-connect")?;
+    let mut which = args.image.clone();
+    which.skip_push |= !build;
+    let wanted = Wanted::find(&project, &which, || hooks.run("pre-build")).await?;
+    let way = Way {
+        project: &project,
+        reach: &args.reach,
+        settings: project.ssh(),
+    };
+    for mut host in way.connect(&hosts).await? {
+        match wanted.on(&host.link, &host.info.platform, config).await? {
+            (described, Some(prepared)) => deliver_to(&way, &mut host, &prepared, &described).await?,
+            (described, None) => ui::note(&format!(
+                "{}: has or pulls {} itself when it is deployed",
+                host.name, described.digest
+            )),
+        }
+    }
+    Ok(())
+}
+
+/// Buys the permission to upload, and sends what the host lacks.
+async fn deliver_to(
+    way: &Way<'_>,
+    host: &mut Host,
+    prepared: &Prepared,
+    described: &Image,
+) -> anyhow::Result<()> {
+    let step = ui::step(&format!("{}: upload", host.name));
+    let verb = Verb::Upload {
+        blobs: prepared.permission(),
+    };
+    let mut permission = way.subject(host)?;
+    permission.expects = Expectation::Any;
+    let end = submit(&host.link, &host.signer, permission, verb).await?;
+    let token = match conclude(&host.link, end) {
+        Ok(End::Token { token, .. }) => token,
+        Ok(other) => anyhow::bail!("{} answers an upload with {other:?}", host.link.name()),
+        Err(error) => {
+            step.failed();
+            return Err(error);
+        }
+    };
+    let sent = image::send(&host.link, prepared, &described.repository, token).await?;
+    let summary = prepared.summary();
+    step.done(&format!(
+        "{} sent ({} of {} layers were there, {} in all)",
+        ui::bytes(sent.bytes),
+        summary.layers_there,
+        summary.layers,
+        ui::bytes(summary.bytes)
+    ));
+    // The upload has ways of its own to outlive a broken connection; what follows needs one that lives.
+    if sent.reconnects > 0 || host.link.client().is_closed() {
+        host.link = way.reach.connect(&host.name, &way.settings).await?;
+    }
+    Ok(())
 }
 
 /// Where the local CA signs, visitors' browsers will complain; whoever pushes should not learn it from them.

@@ -8,7 +8,10 @@ use appliance_config::Resolved;
 use appliance_containers::engine::{Engine as _, ImageInfo};
 use appliance_containers::{Docker, EngineError};
 use appliance_push::change::{Digest, Image, Platform, Repository, Tag};
-use appliance_push::image::{Cache, Outline, PrepareOptions, Prepared, Source, prepare, prepare_from_cache};
+use appliance_push::image::{
+    Ask, Cache, Outline, PrepareOptions, Prepared, Source, layout, prepare, prepare_from_cache,
+};
+use appliance_push::store::{Compression, HaveAnswer};
 use appliance_push::upload;
 use appliance_push::upload::Sent;
 use futures_util::TryStreamExt as _;
@@ -21,11 +24,35 @@ use crate::ui;
 /// Blobs sent at one time; more does not help over one connection.
 const PARALLEL: usize = 3;
 
-/// An image in the local Docker.
+/// Which image, and where it comes from
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ImageArgs {
+    /// Image in the local Docker, oci:DIRECTORY, an image archive FILE.tar, or host:TAG for one pushed through a tunnel
+    /// (default: the configuration's image, tagged with the version or latest)
+    #[arg(long, value_name = "NAME")]
+    pub image: Option<String>,
+    /// Let the hosts pull from the configured registry, with the release's own credentials
+    #[arg(long)]
+    pub from_registry: bool,
+    /// Do not build; the image is there already
+    #[arg(short = 'P', long)]
+    pub skip_push: bool,
+    /// Build without the build cache
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
+/// An image that this machine sends to the hosts.
 pub struct Local {
-    docker: Docker,
-    info: ImageInfo,
+    from: Origin,
     name: String,
+}
+
+/// Where the image's bytes are.
+enum Origin {
+    Docker { docker: Docker, info: Box<ImageInfo> },
+    Archive(PathBuf),
+    Layout(PathBuf),
 }
 
 /// Kamal's label by which an image says whose it is.
@@ -35,8 +62,14 @@ impl Local {
     /// Finds the image: `wanted`, or the configuration's image with the version as its tag, or tagged `latest`.
     ///
     /// # Errors
-    /// When Docker does not answer or has no such image.
+    /// When Docker does not answer or has no such image, or the file is not there.
     pub async fn find(config: &Resolved, wanted: Option<&str>) -> anyhow::Result<Self> {
+        if let Some(from) = wanted.map(file_of).transpose()?.flatten() {
+            return Ok(Self {
+                from,
+                name: wanted.unwrap_or_default().to_owned(),
+            });
+        }
         let docker = Docker::at(socket()?);
         let candidates = match wanted {
             Some(name) => vec![name.to_owned()],
@@ -46,8 +79,10 @@ impl Local {
             match docker.inspect_image(name).await {
                 Ok(Some(info)) => {
                     return Ok(Self {
-                        docker,
-                        info,
+                        from: Origin::Docker {
+                            docker,
+                            info: Box::new(info),
+                        },
                         name: name.clone(),
                     });
                 }
@@ -71,12 +106,19 @@ impl Local {
         &self.name
     }
 
-    /// Refuses an image that this host cannot run, before anything is sent.
+    /// Refuses an image that this host cannot run, before anything is sent; a file is looked into when it is prepared.
     ///
     /// # Errors
     /// When operating system or architecture differ.
     pub fn check_platform(&self, host: &Platform) -> anyhow::Result<()> {
-        let found = self.platform();
+        let Origin::Docker { info, .. } = &self.from else {
+            return Ok(());
+        };
+        let found = Platform {
+            os: info.os.clone(),
+            architecture: info.architecture.clone(),
+            variant: info.variant.clone().filter(|variant| !variant.is_empty()),
+        };
         if found.os == host.os && found.architecture == host.architecture {
             return Ok(());
         }
@@ -93,7 +135,8 @@ impl Local {
 
     /// Warns where the image says that it belongs to another service.
     pub fn check_service(&self, service: &str) {
-        if let Some(label) = self.info.labels.get(SERVICE)
+        if let Origin::Docker { info, .. } = &self.from
+            && let Some(label) = info.labels.get(SERVICE)
             && label != service
         {
             ui::warn(&format!(
@@ -103,49 +146,29 @@ impl Local {
         }
     }
 
-    fn platform(&self) -> Platform {
-        Platform {
-            os: self.info.os.clone(),
-            architecture: self.info.architecture.clone(),
-            variant: self.info.variant.clone().filter(|variant| !variant.is_empty()),
-        }
-    }
-
-    fn outline(&self) -> anyhow::Result<Outline> {
-        let digest = |text: &String| Digest::parse(text).context("Docker's description of the image");
-        Ok(Outline {
-            id: digest(&self.info.id)?,
-            diff_ids: self
-                .info
-                .diff_ids
-                .iter()
-                .map(digest)
-                .collect::<anyhow::Result<_>>()?,
-        })
-    }
-
     /// Asks the host what it has, and prepares the rest; exports nothing when the host has it all.
     ///
     /// # Errors
-    /// When the host cannot be asked, or the image cannot be exported.
-    pub async fn prepare(&self, link: &Link, host: &Platform) -> anyhow::Result<Prepared> {
-        let outline = self.outline()?;
+    /// When the host cannot be asked, or the image cannot be exported or is built for another platform.
+    pub async fn prepare(
+        &self,
+        link: &Link,
+        host: &Platform,
+        repository: &Repository,
+    ) -> anyhow::Result<Prepared> {
+        let outline = self.outline(host).await?;
         let path = cache_file();
         let cache = path.as_deref().map_or_else(Cache::default, Cache::load);
         let have = upload::have(link.client(), &outline.query(&cache)).await?;
         if let Some(prepared) = prepare_from_cache(&outline, &have, &cache) {
             return Ok(prepared);
         }
-        let docker = Docker::at(self.docker.socket());
-        let reference = self.info.id.clone();
-        let stream = async_stream(docker, reference);
         let options = PrepareOptions {
-            scratch: std::env::temp_dir(),
-            threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            platform: Some(host.clone()),
             id: Some(outline.id.clone()),
+            ask: Some(ask(link, repository)),
+            ..options(host)
         };
-        let (prepared, cache) = prepare(Source::Archive(Box::new(stream)), have, cache, options)
+        let (prepared, cache) = prepare(self.source(), have, cache, options)
             .await
             .with_context(|| format!("the image {}", self.name))?;
         if let Some(path) = &path
@@ -158,6 +181,94 @@ impl Local {
         }
         Ok(prepared)
     }
+
+    fn source(&self) -> Source {
+        match &self.from {
+            Origin::Docker { docker, info } => {
+                let docker = Docker::at(docker.socket());
+                Source::Archive(Box::new(async_stream(docker, info.id.clone())))
+            }
+            Origin::Archive(file) => Source::File(file.clone()),
+            Origin::Layout(directory) => Source::Layout(directory.clone()),
+        }
+    }
+
+    /// What the image is made of, without its bytes where that is possible.
+    async fn outline(&self, host: &Platform) -> anyhow::Result<Outline> {
+        let digest = |text: &String| Digest::parse(text).context("Docker's description of the image");
+        match &self.from {
+            Origin::Docker { info, .. } => Ok(Outline {
+                id: digest(&info.id)?,
+                diff_ids: info.diff_ids.iter().map(digest).collect::<anyhow::Result<_>>()?,
+            }),
+            Origin::Layout(directory) => {
+                Ok(layout::outline(directory, Some(host))
+                    .with_context(|| format!("the image {}", self.name))?)
+            }
+            // An archive tells only at its end what it holds: it is read twice, the first time without compressing.
+            Origin::Archive(_) => {
+                let nothing = HaveAnswer {
+                    blobs: Vec::new(),
+                    layers: std::collections::BTreeMap::new(),
+                    accepts: vec![Compression::None],
+                    available: u64::MAX,
+                };
+                let (found, _) = prepare(self.source(), nothing, Cache::default(), options(host))
+                    .await
+                    .with_context(|| format!("the image {}", self.name))?;
+                Ok(Outline {
+                    id: found.config_digest(),
+                    diff_ids: found.layers.into_iter().map(|layer| layer.diff_id).collect(),
+                })
+            }
+        }
+    }
+}
+
+/// `oci:DIRECTORY`, or an archive's file; anything else is a name in Docker.
+fn file_of(wanted: &str) -> anyhow::Result<Option<Origin>> {
+    let missing =
+        |path: &std::path::Path| failure(Kind::Config, format!("there is no image at {}", path.display()));
+    if let Some(directory) = wanted.strip_prefix("oci:") {
+        let directory = PathBuf::from(directory);
+        if !directory.join("index.json").is_file() {
+            return Err(missing(&directory)
+                .hint("an OCI layout is a directory with index.json and blobs/, holding one image")
+                .into());
+        }
+        return Ok(Some(Origin::Layout(directory)));
+    }
+    let named = ["docker-archive:", "oci-archive:"]
+        .iter()
+        .find_map(|prefix| wanted.strip_prefix(prefix));
+    let file = PathBuf::from(named.unwrap_or(wanted));
+    match (file.is_file(), named.is_some() || wanted.ends_with(".tar")) {
+        (true, true) => Ok(Some(Origin::Archive(file))),
+        (false, true) => Err(missing(&file).into()),
+        _ => Ok(None),
+    }
+}
+
+fn options(host: &Platform) -> PrepareOptions {
+    PrepareOptions {
+        scratch: std::env::temp_dir(),
+        threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        platform: Some(host.clone()),
+        id: None,
+        ask: None,
+    }
+}
+
+/// Asks the host about chunks, from the threads that cut layers; a host that cannot tell gets whole layers.
+fn ask(link: &Link, repository: &Repository) -> Ask {
+    let (client, repository) = (link.client().clone(), repository.clone());
+    let runtime = tokio::runtime::Handle::current();
+    Arc::new(move |chunks| {
+        runtime
+            .block_on(upload::have_chunks(&client, &repository, chunks))
+            .inspect_err(|error| ui::detail(&format!("no delta: {}", crate::agent::chain(error))))
+            .ok()
+    })
 }
 
 /// The export as a reader that owns its connection to Docker.
@@ -185,7 +296,12 @@ pub async fn send(
     repository: &Repository,
     token: String,
 ) -> anyhow::Result<Sent> {
-    let bar = ui::bar(prepared.summary().bytes_to_send);
+    let summary = prepared.summary();
+    let bar = ui::bar(summary.bytes_to_send);
+    bar.say(&format!(
+        "{} of {} layers already there",
+        summary.layers_there, summary.layers
+    ));
     let shown = bar.clone();
     let options = upload::UploadOptions {
         repository: repository.clone(),
@@ -214,11 +330,15 @@ pub fn describe(config: &Resolved, prepared: &Prepared) -> anyhow::Result<Image>
 }
 
 /// The configuration's image without its registry: on the host it needs none.
-fn repository(config: &Resolved) -> anyhow::Result<Repository> {
+///
+/// # Errors
+/// When it is no repository name.
+pub fn repository(config: &Resolved) -> anyhow::Result<Repository> {
     Repository::parse(bare(config)).map_err(|error| failure(Kind::Config, format!("image: {error}")).into())
 }
 
-fn bare(config: &Resolved) -> &str {
+/// The configuration's image as it is written there, without its registry.
+pub fn bare(config: &Resolved) -> &str {
     let whole = &config.image.repository;
     config
         .registry
@@ -242,7 +362,11 @@ fn candidates(config: &Resolved) -> Vec<String> {
     names
 }
 
-fn socket() -> anyhow::Result<PathBuf> {
+/// The local Docker's socket.
+///
+/// # Errors
+/// When `DOCKER_HOST` names one that is not on this machine.
+pub fn socket() -> anyhow::Result<PathBuf> {
     match std::env::var("DOCKER_HOST") {
         Ok(host) if !host.is_empty() => host.strip_prefix("unix://").map(PathBuf::from).ok_or_else(|| {
             failure(

@@ -1,5 +1,6 @@
 //! The developer's side of a push: configuration, image, secrets, signature, connection.
 
+pub mod build;
 pub mod canary;
 pub mod change;
 pub mod fleet;
@@ -11,6 +12,8 @@ pub mod link;
 pub mod project;
 pub mod reach;
 pub mod release;
+pub mod remote;
 pub mod session;
 pub mod targets;
 pub mod terminal;
+pub mod wanted;

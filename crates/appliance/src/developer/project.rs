@@ -238,8 +238,15 @@ fn secret_failure(error: &SecretError) -> Failure {
     failure(Kind::Config, message)
 }
 
-/// `*` stands for any run of characters, as in Kamal's `-h` and `-r`.
+/// `*` stands for any run of characters and `{a,b}` for one of several, as in Kamal's `-h` and `-r`.
 pub fn glob(pattern: &str, text: &str) -> bool {
+    if let Some((head, rest)) = pattern.split_once('{')
+        && let Some((choices, tail)) = rest.split_once('}')
+    {
+        return choices
+            .split(',')
+            .any(|choice| glob(&format!("{head}{choice}{tail}"), text));
+    }
     match pattern.split_once('*') {
         None => pattern == text,
         Some((head, rest)) => text.strip_prefix(head).is_some_and(|text| {
@@ -262,6 +269,10 @@ mod tests {
             ("*.example.com", "web1.example.com", true),
             ("web*.org", "web1.example.com", false),
             ("*", "", true),
+            ("web{1,2}", "web2", true),
+            ("{web,job}*.example.com", "job1.example.com", true),
+            ("web{1,2}", "web3", false),
+            ("web{1", "web1", false),
         ] {
             assert_eq!(glob(pattern, text), expect, "{pattern} {text}");
         }

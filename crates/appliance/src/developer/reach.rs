@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use appliance_push::change::Fingerprint;
 use appliance_push::sign::{self, Signer};
 use appliance_push::ssh::{HostKeyPolicy, Options, Target};
+use appliance_push::transport::Transport;
 
 use super::link::Link;
 use crate::agent::SOCKET;
@@ -116,7 +117,11 @@ impl ReachArgs {
         let knows = |fingerprint: &Fingerprint| enrolled.iter().any(|key| key.fingerprint == *fingerprint);
         let mut tried = Vec::new();
         let options = self.options(settings);
-        for path in candidates(&options) {
+        let configured = match link.transport() {
+            Transport::Ssh(target) => target.configured_identities().unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        for path in candidates(&options, &configured) {
             match Signer::from_file(&path, &mut |path| (options.passphrase)(path)) {
                 Ok(signer) => {
                     let fingerprint = signer.public_key().fingerprint();
@@ -156,8 +161,12 @@ impl ReachArgs {
 }
 
 /// Key files to sign with, in OpenSSH's order; only those that are there.
-fn candidates(options: &Options) -> Vec<PathBuf> {
+fn candidates(options: &Options, configured: &[PathBuf]) -> Vec<PathBuf> {
     let mut files = options.identities.clone();
+    // The key that opens the door by `~/.ssh/config` signs as well, unless others were named.
+    if files.is_empty() {
+        files.extend(configured.iter().filter(|file| file.is_file()).cloned());
+    }
     if files.is_empty()
         && let Some(home) = &options.home
     {

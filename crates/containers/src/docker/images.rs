@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::{Docker, translate};
-use crate::engine::{ImageInfo, PullRequest};
+use crate::engine::{ImageInfo, PullRequest, RemoteImage};
 use crate::error::EngineError;
 
 /// Until a pull or load begins to answer; the daemon may read a whole archive first.
@@ -35,6 +35,15 @@ fn checked<'a>(doing: &str, reference: &'a str) -> Result<&'a str, EngineError> 
     })
 }
 
+fn credentials(request: &PullRequest) -> Option<DockerCredentials> {
+    request.credentials.as_ref().map(|credentials| DockerCredentials {
+        username: Some(credentials.username.clone()),
+        password: Some(credentials.password.clone()),
+        serveraddress: Some(credentials.server.clone()),
+        ..DockerCredentials::default()
+    })
+}
+
 impl Docker {
     pub(super) async fn pull_image(&self, request: &PullRequest) -> Result<ImageInfo, EngineError> {
         let reference = &request.reference;
@@ -47,13 +56,7 @@ impl Docker {
             platform: request.platform.clone().unwrap_or_default(),
             ..CreateImageOptions::default()
         };
-        let credentials = request.credentials.as_ref().map(|credentials| DockerCredentials {
-            username: Some(credentials.username.clone()),
-            password: Some(credentials.password.clone()),
-            serveraddress: Some(credentials.server.clone()),
-            ..DockerCredentials::default()
-        });
-        let mut progress = std::pin::pin!(client.create_image(Some(options), None, credentials));
+        let mut progress = std::pin::pin!(client.create_image(Some(options), None, credentials(request)));
         while let Some(step) = progress.next().await {
             step.map_err(|error| self.failure(&doing, error))?;
         }
@@ -61,6 +64,29 @@ impl Docker {
         found.ok_or_else(|| EngineError::NotFound {
             doing,
             message: "it is not there after the pull".to_owned(),
+        })
+    }
+
+    pub(super) async fn resolve_remote(&self, request: &PullRequest) -> Result<RemoteImage, EngineError> {
+        let reference = &request.reference;
+        let doing = format!("asking the registry for {reference}");
+        checked(&doing, reference)?;
+        let client = self.client(&doing).await?;
+        let found = client
+            .inspect_registry_image(reference, credentials(request))
+            .await
+            .map_err(|error| self.failure(&doing, error))?;
+        let digest = found.descriptor.digest.ok_or(EngineError::Incomplete {
+            doing,
+            what: "Descriptor.digest",
+        })?;
+        let platforms = found.platforms.into_iter().filter_map(|platform| {
+            let variant = platform.variant.filter(|variant| !variant.is_empty());
+            Some((platform.os?, platform.architecture?, variant))
+        });
+        Ok(RemoteImage {
+            digest,
+            platforms: platforms.collect(),
         })
     }
 

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::{
     Answer, ContainerId, ContainerInfo, ContainerSummary, Engine, EngineInfo, Event, ExecRequest, Exit,
-    ImageInfo, LogLine, LogQuery, PullRequest,
+    ImageInfo, LogLine, LogQuery, PullRequest, RemoteImage,
 };
 use crate::error::EngineError;
 use crate::session::{Session, SessionId, TerminalSize};
@@ -146,6 +146,10 @@ impl Engine for Docker {
 
     fn pull<'a>(&'a self, request: &'a PullRequest) -> Answer<'a, ImageInfo> {
         self.pull_image(request).boxed()
+    }
+
+    fn resolve<'a>(&'a self, request: &'a PullRequest) -> Answer<'a, RemoteImage> {
+        self.resolve_remote(request).boxed()
     }
 
     fn inspect_image<'a>(&'a self, reference: &'a str) -> Answer<'a, Option<ImageInfo>> {

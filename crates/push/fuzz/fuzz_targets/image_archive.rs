@@ -16,14 +16,14 @@ fuzz_target!(|data: &[u8]| {
         accepts: vec![Compression::Gzip, Compression::None],
         available: u64::MAX,
     };
-    let options = PrepareOptions { scratch: scratch.path().to_owned(), threads: 1, platform: None, id: None };
+    let options = PrepareOptions { scratch: scratch.path().to_owned(), threads: 1, platform: None, id: None, ask: None };
     let source = Source::Archive(Box::new(std::io::Cursor::new(data.to_vec())));
     if let Ok((prepared, _)) = runtime.block_on(prepare(source, have, Cache::default(), options)) {
         for (blob, place) in prepared.to_send() {
             let bytes = match place {
                 Place::Memory(bytes) => bytes.to_vec(),
                 Place::File(file) => std::fs::read(&file.path).expect("file"),
-                Place::OnHost => panic!("the host has nothing"),
+                Place::OnHost | Place::Delta(_) => panic!("the host has nothing"),
             };
             assert_eq!((Digest::of(&bytes), bytes.len() as u64), (blob.digest, blob.size));
         }

@@ -34,8 +34,7 @@ pub(super) fn all(
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some((index, diff_id, found)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let layer =
-                        one(diff_id, found, &have.accepts, &options.scratch).map(|layer| (*index, layer));
+                    let layer = one(diff_id, found, &have.accepts, options).map(|layer| (*index, layer));
                     done.lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner)
                         .push(layer);
@@ -53,8 +52,9 @@ fn one(
     diff_id: &Digest,
     found: &Found,
     accepts: &[Compression],
-    scratch: &Path,
+    options: &PrepareOptions,
 ) -> Result<Layer, ImageError> {
+    let scratch = options.scratch.as_path();
     let Found::Here {
         place,
         size,
@@ -66,6 +66,12 @@ fn one(
             why: format!("the layer {diff_id} is missing"),
         });
     };
+    if let Some(ask) = &options.ask
+        && accepts.contains(&Compression::None)
+        && let Some(layer) = super::delta::layer(diff_id, found, ask, scratch)?
+    {
+        return Ok(layer);
+    }
     let compressed_fine = *compression != Compression::None && accepts.contains(compression);
     if let (true, Some(named)) = (compressed_fine, digest) {
         // Sent as it is: the base image's own blobs keep their digests.
@@ -118,7 +124,7 @@ fn one(
     })
 }
 
-fn check(what: &'static str, wanted: &Digest, found: Digest) -> Result<(), ImageError> {
+pub(super) fn check(what: &'static str, wanted: &Digest, found: Digest) -> Result<(), ImageError> {
     if *wanted == found {
         Ok(())
     } else {
@@ -130,13 +136,13 @@ fn check(what: &'static str, wanted: &Digest, found: Digest) -> Result<(), Image
     }
 }
 
-fn open(place: &Place) -> Result<Box<dyn Read + Send + '_>, ImageError> {
+pub(super) fn open(place: &Place) -> Result<Box<dyn Read + Send + '_>, ImageError> {
     Ok(match place {
         Place::Memory(bytes) => Box::new(&bytes[..]),
         Place::File(file) => {
             Box::new(std::fs::File::open(&file.path).map_err(ImageError::io("open", &file.path))?)
         }
-        Place::OnHost => Box::new(std::io::empty()),
+        Place::OnHost | Place::Delta(_) => Box::new(std::io::empty()),
     })
 }
 

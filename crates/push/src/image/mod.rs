@@ -12,6 +12,7 @@
 mod archive;
 mod cache;
 mod compress;
+mod delta;
 pub mod layout;
 mod manifest;
 
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use tokio::io::AsyncRead;
 
 pub use cache::Cache;
+pub use delta::{Ask, Delta};
 pub use manifest::ImageConfig;
 
 use crate::change::{BlobRef, Digest, Platform};
@@ -69,7 +71,7 @@ impl Outline {
 }
 
 /// How to prepare an image.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PrepareOptions {
     /// Directory for large temporary files; they are removed with the [`Prepared`] image.
     pub scratch: PathBuf,
@@ -79,6 +81,17 @@ pub struct PrepareOptions {
     pub platform: Option<Platform>,
     /// The image ID under which [`prepare_from_cache`] is to find the configuration next time.
     pub id: Option<Digest>,
+    /// Asks the host which chunks it has; without it, changed layers are sent whole.
+    pub ask: Option<Ask>,
+}
+
+impl std::fmt::Debug for PrepareOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PrepareOptions")
+            .field("scratch", &self.scratch)
+            .field("platform", &self.platform)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An image that is ready to be sent.
@@ -118,6 +131,8 @@ pub enum Place {
     Memory(Bytes),
     /// In a file, which is removed with the last clone if it is a temporary one.
     File(Arc<BlobFile>),
+    /// For the most part on the host, in other layers.
+    Delta(Arc<Delta>),
 }
 
 /// A blob in a file of its own.
@@ -168,7 +183,14 @@ impl Prepared {
             layers: self.layers.len(),
             layers_there: self.layers.iter().filter(on_host).count(),
             bytes: self.layers.iter().map(|layer| layer.blob.size).sum::<u64>() + self.config.len() as u64,
-            bytes_to_send: self.to_send().iter().map(|(blob, _)| blob.size).sum(),
+            bytes_to_send: self
+                .to_send()
+                .iter()
+                .map(|(blob, place)| match place {
+                    Place::Delta(delta) => delta.size,
+                    _ => blob.size,
+                })
+                .sum(),
         }
     }
 }

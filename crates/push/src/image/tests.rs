@@ -141,6 +141,7 @@ pub(crate) fn options(scratch: &Path) -> PrepareOptions {
         threads: 2,
         platform: None,
         id: None,
+        ask: None,
     }
 }
 
@@ -159,7 +160,7 @@ fn bytes_of(place: &Place) -> Vec<u8> {
     match place {
         Place::Memory(bytes) => bytes.to_vec(),
         Place::File(file) => std::fs::read(&file.path).expect("file"),
-        Place::OnHost => panic!("the bytes are on the host"),
+        Place::OnHost | Place::Delta(_) => panic!("the bytes are on the host"),
     }
 }
 

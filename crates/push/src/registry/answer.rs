@@ -115,6 +115,7 @@ impl Problem {
                     StoreError::Io { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
                     StoreError::NoRoom { .. } => (StatusCode::INSUFFICIENT_STORAGE, "SIZE_INVALID"),
                     StoreError::DigestMismatch { .. } => (StatusCode::BAD_REQUEST, "DIGEST_INVALID"),
+                    StoreError::DeltaInvalid { .. } => (StatusCode::BAD_REQUEST, "DELTA_INVALID"),
                     StoreError::SizeMismatch { .. } => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
                     StoreError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
                     StoreError::TooManyUploads { .. } => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),

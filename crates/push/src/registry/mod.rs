@@ -18,6 +18,7 @@
 mod access;
 mod answer;
 mod content;
+mod delta;
 mod loopback;
 mod route;
 mod uploads;

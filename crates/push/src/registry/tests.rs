@@ -50,7 +50,11 @@ pub(crate) async fn serve_with(authorize: Authorize, limits: Limits) -> Server {
                         if request.uri().path() == crate::upload::HAVE_PATH {
                             return Ok::<_, std::convert::Infallible>(have(&registry, request).await);
                         }
-                        Ok(registry.answer(request).await)
+                        Ok(match request.uri().path() {
+                            crate::upload::CHUNKS_PATH => registry.chunks(request).await,
+                            crate::upload::DELTAS_PATH => registry.delta(request).await,
+                            _ => registry.answer(request).await,
+                        })
                     }
                 });
                 let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());

@@ -13,7 +13,7 @@ use super::answer::{self, Problem, header};
 use super::route::Query;
 use super::{Action, AnswerBody, Registry, Token, blocking};
 use crate::change::{BlobRef, Digest, Repository};
-use crate::store::{UploadId, UploadStatus};
+use crate::store::{StoreError, UploadId, UploadStatus};
 
 /// How long another sender's upload must stand still before somebody else may continue it.
 const WATCH: Duration = Duration::from_millis(1500);
@@ -296,8 +296,13 @@ impl Registry {
     }
 
     async fn append(&self, id: &UploadId, offset: Option<u64>, piece: Bytes) -> Result<u64, Problem> {
-        let (store, id) = (self.store.clone(), id.clone());
-        blocking(move || store.append(&id, offset, &piece)).await
+        let (store, wanted) = (self.store.clone(), id.clone());
+        let appended = blocking(move || store.append(&wanted, offset, &piece)).await;
+        if let Err(Problem::Store(StoreError::TooLarge { .. })) = &appended {
+            // More bytes than were announced never become what was announced: nothing of it is kept.
+            let _gone = self.cancel(id).await;
+        }
+        appended
     }
 }
 

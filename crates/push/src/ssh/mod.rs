@@ -52,6 +52,18 @@ impl Target {
         format!("{user}{}{port}", self.host)
     }
 
+    /// Private keys that the configuration files name for this host (`IdentityFile`), in their order.
+    ///
+    /// # Errors
+    /// When a file cannot be read or makes no sense.
+    pub fn configured_identities(&self) -> Result<Vec<PathBuf>, SshError> {
+        let around = config::Surroundings {
+            home: self.options.home.as_deref(),
+            local_user: self.options.local_user.as_deref(),
+        };
+        Ok(config::lookup(&self.options.config_files, &self.host, around)?.identities)
+    }
+
     /// Parses `[user@]host[:port]`, with `[…]` around IPv6 addresses that carry a port.
     ///
     /// # Errors

@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use super::manifests::{media_type, names};
 use super::{Manifest, Store, StoreError};
 use crate::change::Digest;
+use crate::delta::{self, Chunk};
 
 /// Memory that reading one zstd blob may take, as a power of two: 32 MiB, above every ordinary level.
-const WINDOW_LOG: u32 = 25;
+pub(super) const WINDOW_LOG: u32 = 25;
 /// Bytes that a layer may unpack to before we stop looking: no image we run is near it, a bomb is soon.
-const UNPACKED_LIMIT: u64 = 64 << 30;
+pub(super) const UNPACKED_LIMIT: u64 = 64 << 30;
 
 /// How a layer is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -168,24 +169,28 @@ impl Store {
             };
             let path = self.blob_path(&layer.digest);
             let size = blob.size;
-            let diff_id = hash(compression, blob.file).map_err(StoreError::io("decompress", &path))?;
+            let (diff_id, chunks) =
+                look(compression, blob.file).map_err(StoreError::io("decompress", &path))?;
+            self.remember_chunks(&layer.digest, &chunks)?;
             let known = KnownLayer {
                 digest: layer.digest.clone(),
                 size,
                 compression,
             };
-            let text = serde_json::to_vec(&known).expect("plain data always has a JSON form");
-            let holder = self
-                .inner
-                .root
-                .join("diffs")
-                .join(diff_id.hex())
-                .join(layer.digest.hex());
-            self.write_file(&holder, &text)?;
-            self.write_file(&seen, diff_id.as_str().as_bytes())?;
+            self.remember_diff(&diff_id, &known)?;
             indexed += 1;
         }
         Ok(indexed)
+    }
+
+    /// Writes down which layer a blob holds.
+    pub(super) fn remember_diff(&self, diff_id: &Digest, known: &KnownLayer) -> Result<(), StoreError> {
+        let text = serde_json::to_vec(known).expect("plain data always has a JSON form");
+        let root = &self.inner.root;
+        let holder = root.join("diffs").join(diff_id.hex()).join(known.digest.hex());
+        self.write_file(&holder, &text)?;
+        let seen = root.join("indexed").join(known.digest.hex());
+        self.write_file(&seen, diff_id.as_str().as_bytes())
     }
 
     fn known_layers(&self, diff_id: &Digest) -> Result<Vec<KnownLayer>, StoreError> {
@@ -214,20 +219,15 @@ impl Store {
     }
 }
 
-fn hash(compression: Compression, blob: std::fs::File) -> std::io::Result<Digest> {
+/// The digest of the uncompressed bytes, and the chunks they fall into, in one pass.
+fn look(compression: Compression, blob: std::fs::File) -> std::io::Result<(Digest, Vec<Chunk>)> {
     let mut reader = compression.decoder(blob)?.take(UNPACKED_LIMIT + 1);
     let mut hash = digest::Context::new(&digest::SHA256);
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let count = reader.read(&mut buffer)?;
-        if count == 0 && reader.limit() == 0 {
-            return Err(std::io::Error::other(format!(
-                "it unpacks to more than {UNPACKED_LIMIT} bytes"
-            )));
-        }
-        if count == 0 {
-            return Ok(Digest::from_hash(hash.finish().as_ref()));
-        }
-        hash.update(&buffer[..count]);
+    let chunks = delta::cut(&mut reader, |_, bytes| hash.update(bytes))?;
+    if reader.limit() == 0 {
+        return Err(std::io::Error::other(format!(
+            "it unpacks to more than {UNPACKED_LIMIT} bytes"
+        )));
     }
+    Ok((Digest::from_hash(hash.finish().as_ref()), chunks))
 }

@@ -50,6 +50,12 @@ pub enum StoreError {
         /// Bytes found.
         found: u64,
     },
+    /// A delta that cannot be used.
+    #[error("the delta cannot be used: {why}")]
+    DeltaInvalid {
+        /// Why.
+        why: String,
+    },
     /// Larger than allowed.
     #[error("{size} bytes are too many; the limit is {limit}")]
     TooLarge {
@@ -114,4 +120,16 @@ impl StoreError {
         let path = path.to_owned();
         move |source| Self::Io { what, path, source }
     }
+}
+
+/// An error with its causes on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

@@ -148,6 +148,7 @@ impl Store {
             }
             let size = std::fs::metadata(&path).map_or(0, |about| about.len());
             remove(&path)?;
+            remove(&self.inner.root.join("chunks").join(digest.hex()))?;
             report.removed += 1;
             report.freed += size;
             // What is known about a layer goes with it.

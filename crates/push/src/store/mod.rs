@@ -7,12 +7,14 @@
 //!   repositories/org~app/tags/…        tag → digest
 //!   diffs/<diff_id>/<blob>             which blobs were seen to hold this uncompressed layer
 //!   indexed/<blob>                     the uncompressed digest of a blob that was looked into
+//!   chunks/<blob>                      the chunks of a layer, for deltas
 //!   uploads/<id>/{data,about.json}     unfinished uploads; they survive a restart of the agent
 //! ```
 //!
 //! A blob appears under its name only after its digest was checked and the data is on the disk (fsync, rename).
 //! Everything here blocks; async callers use `spawn_blocking`.
 
+mod chunks;
 mod diffs;
 mod error;
 mod gc;
@@ -99,6 +101,7 @@ impl Store {
             "repositories",
             "diffs",
             "indexed",
+            "chunks",
             "uploads",
             "temporary",
         ] {

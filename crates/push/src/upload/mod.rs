@@ -7,6 +7,7 @@
 //! all blobs done ─► PUT manifest by digest
 //! ```
 
+mod delta;
 mod progress;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ use tokio::io::AsyncSeekExt as _;
 use tokio::sync::Mutex;
 use tokio_util::io::ReaderStream;
 
+pub use delta::{CHUNKS_PATH, DELTAS_PATH, have_chunks};
 pub use progress::{Counter, Progress};
 
 use crate::change::{BlobRef, Digest, Repository};
@@ -310,6 +312,16 @@ async fn send_blob(
     place: &Place,
 ) -> Result<(), UploadError> {
     let mut moved = 0;
+    if let Place::Delta(changes) = place {
+        loop {
+            let (client, number) = link.client().await;
+            match delta::try_delta(&client, &link.counter, options, blob, changes).await? {
+                Some(Try::Done) => return Ok(()),
+                Some(Try::Cut(why)) => link.renew(number, why).await?,
+                Some(Try::Moved) | None => break,
+            }
+        }
+    }
     loop {
         let (client, number) = link.client().await;
         match try_blob(&client, &link.counter, options, blob, place).await? {
@@ -412,18 +424,30 @@ async fn body(place: &Place, offset: u64, counter: Counter, digest: Digest) -> s
             counter.sending(&digest, rest.len() as u64);
             Ok(full(rest))
         }
-        Place::File(file) => {
-            let kept = Arc::clone(file);
-            let mut file = tokio::fs::File::open(&file.path).await?;
-            file.seek(SeekFrom::Start(offset)).await?;
-            let stream = ReaderStream::with_capacity(file, 128 << 10).map_ok(move |piece| {
-                let _alive = &kept;
-                counter.sending(&digest, piece.len() as u64);
-                Frame::data(piece)
-            });
-            Ok(StreamBody::new(stream).boxed())
+        Place::File(file) => body_of(&file.path, offset, counter, digest, Some(Arc::clone(file))).await,
+        Place::Delta(delta) => {
+            let whole = Arc::clone(&delta.whole);
+            body_of(&whole.path, offset, counter, digest, Some(Arc::clone(&whole))).await
         }
     }
+}
+
+/// A file's bytes from `offset` on; `kept` stays alive as long as they are read.
+async fn body_of(
+    path: &std::path::Path,
+    offset: u64,
+    counter: Counter,
+    digest: Digest,
+    kept: Option<Arc<crate::image::BlobFile>>,
+) -> std::io::Result<Body> {
+    let mut file = tokio::fs::File::open(path).await?;
+    file.seek(SeekFrom::Start(offset)).await?;
+    let stream = ReaderStream::with_capacity(file, 128 << 10).map_ok(move |piece| {
+        let _alive = &kept;
+        counter.sending(&digest, piece.len() as u64);
+        Frame::data(piece)
+    });
+    Ok(StreamBody::new(stream).boxed())
 }
 
 async fn send_manifest(link: &Shared, options: &UploadOptions, image: &Prepared) -> Result<(), UploadError> {
@@ -454,6 +478,14 @@ fn request(options: &UploadOptions, method: Method) -> http::request::Builder {
     Request::builder()
         .method(method)
         .header(AUTHORIZATION, format!("Bearer {}", options.token))
+}
+
+fn odd(host: &str, what: &str, why: &str) -> UploadError {
+    UploadError::Answer {
+        host: host.to_owned(),
+        what: what.to_owned(),
+        why: why.to_owned(),
+    }
 }
 
 fn full(bytes: impl Into<Bytes>) -> Body {

@@ -38,6 +38,8 @@ pub struct Counter {
 struct State {
     /// How many bytes of each blob are there.
     there: HashMap<Digest, u64>,
+    /// What each blob costs to send: less than its size, where it is a delta.
+    costs: HashMap<Digest, u64>,
     total: u64,
     blobs: usize,
     blobs_total: usize,
@@ -50,6 +52,14 @@ struct State {
     start: Instant,
 }
 
+impl State {
+    fn arrived(&mut self, blob: &BlobRef) {
+        let cost = self.costs.get(&blob.digest).copied().unwrap_or(blob.size);
+        self.there.insert(blob.digest.clone(), cost);
+        self.blobs += 1;
+    }
+}
+
 impl Counter {
     pub(super) fn new(
         blobs: &[(BlobRef, Place)],
@@ -57,9 +67,17 @@ impl Counter {
         layers_total: usize,
         report: Arc<dyn Fn(Progress) + Send + Sync>,
     ) -> Self {
+        let costs: HashMap<Digest, u64> = blobs
+            .iter()
+            .map(|(blob, place)| match place {
+                Place::Delta(delta) => (blob.digest.clone(), delta.size),
+                _ => (blob.digest.clone(), blob.size),
+            })
+            .collect();
         let state = State {
             there: HashMap::new(),
-            total: blobs.iter().map(|(blob, _)| blob.size).sum(),
+            total: costs.values().sum(),
+            costs,
             blobs: 0,
             blobs_total: blobs.len(),
             layers_there,
@@ -100,8 +118,7 @@ impl Counter {
     /// The host turned out to have the blob.
     pub(super) fn there(&self, blob: &BlobRef) {
         self.update(|state| {
-            state.there.insert(blob.digest.clone(), blob.size);
-            state.blobs += 1;
+            state.arrived(blob);
             state.already_there += 1;
         });
     }
@@ -126,8 +143,7 @@ impl Counter {
     /// The blob has arrived.
     pub(super) fn finished(&self, blob: &BlobRef) {
         self.update(|state| {
-            state.there.insert(blob.digest.clone(), blob.size);
-            state.blobs += 1;
+            state.arrived(blob);
         });
     }
 

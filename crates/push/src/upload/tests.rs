@@ -1,5 +1,7 @@
 //! Whole uploads into a real registry: over TCP, over a link that keeps breaking, over SSH.
 
+mod delta;
+
 use std::net::SocketAddr;
 use std::sync::Mutex as StdMutex;
 use std::sync::atomic::{AtomicU32, Ordering};

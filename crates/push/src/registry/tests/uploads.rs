@@ -143,3 +143,20 @@ async fn too_little_room_is_said_before_bytes_move() {
     assert_eq!(whole.status, 507);
     assert_eq!(server.store.usage().expect("usage"), Default::default());
 }
+
+#[tokio::test]
+async fn more_bytes_than_announced_leave_no_unfinished_upload() {
+    let server = serve(everything()).await;
+    let content = vec![7_u8; 100];
+    let digest = Digest::of(&content);
+    let begin = format!("/v2/app/blobs/uploads/?expect={digest}&size={}", content.len());
+    let begun = server.ask("POST", &begin, &[], b"").await;
+    let path = format!("{}?digest={digest}", begun.header("location"));
+    let refused = server.ask("PUT", &path, &[], &[7_u8; 101]).await;
+    assert_eq!((refused.status, refused.code().as_str()), (413, "SIZE_INVALID"));
+    assert_eq!(server.store.usage().expect("usage").uploads, 0);
+    // The honest sender is not in its way.
+    let begun = server.ask("POST", &begin, &[], b"").await;
+    let path = format!("{}?digest={digest}", begun.header("location"));
+    assert_eq!(server.ask("PUT", &path, &[], &content).await.status, 201);
+}

@@ -1,0 +1,465 @@
+//! Kamal's verbs on a real host: commands with and without a terminal, logs, listings, prune, deltas, the tunnel.
+
+use std::process::Stdio;
+
+use anyhow::{Context as _, ensure};
+use appliance_sandbox::Distro;
+use appliance_tests::World;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+async fn push(world: &World, version: &str, more: &str) -> anyhow::Result<String> {
+    world.developer.demo_app(version, world, more).await?;
+    let ran = world
+        .developer
+        .appliance(["push", "--version", version])
+        .run()
+        .await?
+        .expect_code(0)?;
+    Ok(ran.stderr + &ran.stdout)
+}
+
+/// Runs a command line that must succeed; what it printed.
+async fn ours(world: &World, arguments: &[&str]) -> anyhow::Result<String> {
+    let ran = world.developer.appliance(arguments).run().await?.expect_code(0)?;
+    Ok(ran.stdout)
+}
+
+/// Docker on the developer's machine, beside the sandbox's hosts.
+async fn docker(arguments: &[&str]) -> anyhow::Result<()> {
+    let output = tokio::process::Command::new("docker")
+        .args(arguments)
+        .output()
+        .await?;
+    ensure!(
+        output.status.success(),
+        "docker {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn kamals_verbs_do_on_a_real_host_what_they_say() -> anyhow::Result<()> {
+    let world = World::bootstrapped("verbs", Distro::Debian12).await?;
+    let aliases = "aliases:\n  hello: app exec --reuse 'sh -c \"echo hello $KAMAL_VERSION\"'\n\
+                   env:\n  clear:\n    GREETING: good day\n";
+    push(&world, "v1", aliases).await?;
+    push(&world, "v2", aliases).await?;
+    commands(&world).await?;
+    terminal(&world).await?;
+    listings(&world).await?;
+    logs(&world).await?;
+    stop_and_start(&world).await?;
+    server(&world).await?;
+    prune(&world).await
+}
+
+async fn commands(world: &World) -> anyhow::Result<()> {
+    let out = ours(
+        world,
+        &["app", "exec", "sh -c 'echo $GREETING; echo to-stderr >&2'"],
+    )
+    .await?;
+    ensure!(out == "good day\n", "{out:?}");
+    let out = ours(world, &["app", "exec", "--reuse", "printenv", "KAMAL_VERSION"]).await?;
+    ensure!(out.trim() == "v2", "{out:?}");
+    let out = ours(
+        world,
+        &[
+            "app",
+            "exec",
+            "-e",
+            "A:x y",
+            "--version",
+            "v1",
+            "--",
+            "printenv",
+            "A",
+        ],
+    )
+    .await?;
+    ensure!(out == "x y\n", "{out:?}");
+    let out = ours(world, &["hello"]).await?;
+    ensure!(out.trim() == "hello v2", "an alias: {out:?}");
+
+    let failed = world
+        .developer
+        .appliance(["app", "exec", "sh -c 'exit 37'"])
+        .run()
+        .await?;
+    failed.expect_code(37)?;
+    // One-off containers leave nothing behind.
+    let left = world
+        .run(&[
+            "docker",
+            "ps",
+            "--all",
+            "--quiet",
+            "--filter",
+            "label=appliance.exec",
+        ])
+        .await?;
+    ensure!(left.is_empty(), "{left}");
+    let audit = ours(world, &["audit"]).await?;
+    ensure!(
+        audit.contains("app-exec") && audit.contains(r#""exit":37"#),
+        "{audit}"
+    );
+
+    // Standard input from a pipe, to its end.
+    let mut child = world
+        .developer
+        .appliance(["app", "exec", "-i", "wc -c"])
+        .command()?
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("its input")?;
+    stdin.write_all(&vec![b'x'; 300_000]).await?;
+    drop(stdin);
+    let output = child.wait_with_output().await?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success() && text.trim() == "300000", "{text}");
+    Ok(())
+}
+
+/// `script` gives the command line a real terminal; the size is set before and changed while it runs.
+async fn terminal(world: &World) -> anyhow::Result<()> {
+    let program = appliance_tests::bench::binary()?;
+    let inner = format!(
+        "stty rows 40 cols 100; exec {} app exec -i --reuse sh",
+        program.display()
+    );
+    let mut child = world
+        .developer
+        .appliance(["unused"])
+        .command_of("script")
+        .args(["--quiet", "--return", "--command", &inner, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("its input")?;
+    let mut stdout = child.stdout.take().context("its output")?;
+    let mut seen = String::new();
+    let mut wait_for = async |what: &str, seen: &mut String| -> anyhow::Result<()> {
+        let mut buffer = [0; 4096];
+        while !seen.contains(what) {
+            let count = tokio::time::timeout(std::time::Duration::from_secs(30), stdout.read(&mut buffer))
+                .await
+                .with_context(|| format!("{what:?} did not come: {seen}"))??;
+            ensure!(count > 0, "it ended before {what:?}: {seen}");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+        Ok(())
+    };
+    // What is typed comes back as echo: the answers are spelled so that the echo is no answer.
+    wait_for("# ", &mut seen).await?;
+    stdin.write_all(b"test -t 0 && echo is-a-\"terminal\"\n").await?;
+    wait_for("is-a-terminal", &mut seen).await?;
+    stdin.write_all(b"stty size | sed 's/^/size=/'\n").await?;
+    wait_for("size=40 100", &mut seen).await?;
+    // Ctrl-C ends the program in the container, not the command line.
+    stdin.write_all(b"echo begin\"ning\"; sleep 600\n").await?;
+    wait_for("beginning", &mut seen).await?;
+    stdin.write_all(b"\x03").await?;
+    stdin.write_all(b"echo still-\"here\"\n").await?;
+    wait_for("still-here", &mut seen).await?;
+    stdin.write_all(b"exit 5\n").await?;
+    let status = child.wait().await?;
+    ensure!(status.code() == Some(5), "{status}: {seen}");
+    Ok(())
+}
+
+async fn listings(world: &World) -> anyhow::Result<()> {
+    let out = ours(world, &["app", "containers"]).await?;
+    ensure!(
+        out.contains("App Host: ") && out.contains("demo-web-v1") && out.contains("demo-web-v2"),
+        "{out}"
+    );
+    let out = ours(world, &["app", "version"]).await?;
+    ensure!(out.contains("\nv2\n"), "{out}");
+    let out = ours(world, &["app", "images"]).await?;
+    ensure!(out.contains("demo:v1") && out.contains("demo:v2"), "{out}");
+    let out = ours(world, &["details"]).await?;
+    ensure!(
+        out.contains("demo-web") && out.contains("demo.test") && out.contains("running"),
+        "{out}"
+    );
+    let out = ours(world, &["app", "stale_containers"]).await?;
+    ensure!(out.contains("no stale container runs"), "{out}");
+    let out = ours(world, &["app", "details", "--json"]).await?;
+    let json: serde_json::Value = serde_json::from_str(&out)?;
+    let rows = json
+        .as_object()
+        .and_then(|hosts| hosts.values().next())
+        .context("a host")?;
+    ensure!(rows[0]["current"] == true, "{rows}");
+    // The same on the host, over the socket, without a configuration.
+    let out = world.run(&["appliance", "app", "containers"]).await?;
+    ensure!(out.contains("demo-web-v2"), "{out}");
+    Ok(())
+}
+
+async fn logs(world: &World) -> anyhow::Result<()> {
+    world.https("demo.test", "/a-page-to-find").await?.get().await?;
+    let all = ours(world, &["app", "logs"]).await?;
+    ensure!(!all.is_empty());
+    let one = ours(world, &["app", "logs", "-n", "1", "-T"]).await?;
+    ensure!(one.lines().count() == 1, "{one}");
+    let found = ours(
+        world,
+        &["app", "logs", "--grep", "v[0-9]", "--grep-options", "-c"],
+    )
+    .await?;
+    ensure!(found.trim().parse::<u32>().is_ok(), "{found}");
+    let none = ours(world, &["app", "logs", "--grep", "nothing-like-this"]).await?;
+    ensure!(none.is_empty(), "{none}");
+    world
+        .journal_says(
+            "appliance-proxy.service",
+            "/a-page-to-find",
+            std::time::Duration::from_secs(20),
+        )
+        .await?;
+    let proxy = ours(world, &["proxy", "logs", "-n", "500"]).await?;
+    ensure!(proxy.contains("/a-page-to-find"), "{proxy}");
+
+    // Following shows what is written from now on.
+    let mut child = world
+        .developer
+        .appliance(["app", "logs", "-f", "-n", "1"])
+        .command()?
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut stdout = child.stdout.take().context("its output")?;
+    let mut first = [0; 1];
+    stdout.read_exact(&mut first).await?;
+    ours(
+        world,
+        &["app", "exec", "--reuse", "sh -c 'echo followed > /proc/1/fd/1'"],
+    )
+    .await?;
+    let mut seen = String::new();
+    let mut buffer = [0; 4096];
+    while !seen.contains("followed") {
+        let count =
+            tokio::time::timeout(std::time::Duration::from_secs(30), stdout.read(&mut buffer)).await??;
+        ensure!(count > 0, "{seen}");
+        seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+    child.kill().await?;
+    Ok(())
+}
+
+async fn stop_and_start(world: &World) -> anyhow::Result<()> {
+    ours(world, &["app", "stop"]).await?;
+    let running = world
+        .run(&["docker", "ps", "--quiet", "--filter", "label=service=demo"])
+        .await?;
+    ensure!(running.is_empty(), "{running}");
+    let answer = world.https("demo.test", "/").await?.get().await;
+    ensure!(
+        answer.map_or(true, |answer| answer.status != 200),
+        "the route is gone"
+    );
+    ours(world, &["app", "start"]).await?;
+    let target = world.https("demo.test", "/").await?;
+    let back = tokio::time::timeout(std::time::Duration::from_secs(30), async {
+        loop {
+            match target.get().await {
+                Ok(answer) if answer.status == 200 => return answer,
+                _ => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            }
+        }
+    })
+    .await?;
+    ensure!(back.version() == Some("v2"));
+    ours(world, &["app", "boot"]).await?;
+    ours(world, &["app", "boot", "--version", "v1"]).await?;
+    ensure!(ours(world, &["app", "version"]).await?.contains("\nv1\n"));
+    ours(world, &["app", "boot", "--version", "v2"]).await.map(drop)
+}
+
+async fn server(world: &World) -> anyhow::Result<()> {
+    let out = ours(world, &["server", "exec", "id -u; cat /etc/hostname"]).await?;
+    let hostname = world.run(&["cat", "/etc/hostname"]).await?;
+    ensure!(out == format!("0\n{hostname}\n"), "{out:?}");
+    // Outside of the agent's own sandbox, where nothing could be written.
+    ours(world, &["server", "exec", "touch", "/usr/local/written"]).await?;
+    world.run(&["test", "-e", "/usr/local/written"]).await?;
+    let failed = world
+        .developer
+        .appliance(["server", "exec", "exit 9"])
+        .run()
+        .await?;
+    failed.expect_code(9)?;
+    let out = ours(world, &["server", "bootstrap"]).await?;
+    ensure!(out.contains("appliance "), "{out}");
+    Ok(())
+}
+
+async fn prune(world: &World) -> anyhow::Result<()> {
+    let count = async || -> anyhow::Result<usize> {
+        let all = world
+            .run(&[
+                "docker",
+                "ps",
+                "--all",
+                "--quiet",
+                "--filter",
+                "label=service=demo",
+            ])
+            .await?;
+        Ok(all.lines().count())
+    };
+    let before = count().await?;
+    ours(world, &["prune", "containers", "--retain", "1"]).await?;
+    let after = count().await?;
+    ensure!(
+        after < before && after >= 1,
+        "{before} containers before, {after} after"
+    );
+    ours(world, &["prune", "all"]).await?;
+    let answer = world.https("demo.test", "/").await?.get().await?;
+    ensure!(answer.status == 200, "pruning leaves what serves alone");
+    Ok(())
+}
+
+#[tokio::test]
+async fn images_come_as_deltas_through_the_tunnel_and_from_files() -> anyhow::Result<()> {
+    let world = World::bootstrapped("images", Distro::Debian13).await?;
+    world.developer.demo_app("v1", &world, "").await?;
+    // A layer of 24 MiB that no compression makes smaller, and one more line in it.
+    let mut content = appliance_tests::content::noise(24 << 20);
+    let build = async |version: &str, content: &[u8]| -> anyhow::Result<()> {
+        let context = tempfile::tempdir()?;
+        fs_err::write(context.path().join("app.bin"), content)?;
+        fs_err::write(
+            context.path().join("Dockerfile"),
+            "FROM demo:v1\nCOPY app.bin /app.bin\n",
+        )?;
+        let path = context.path().to_string_lossy().into_owned();
+        docker(&["build", "--quiet", "-t", &format!("demo:{version}"), &path]).await
+    };
+    build("big1", &content).await?;
+    let push = async |version: &str, more: &[&str]| -> anyhow::Result<String> {
+        let mut arguments = vec!["push", "--version", version];
+        arguments.extend(more);
+        let ran = world.developer.appliance(arguments).run().await?.expect_code(0)?;
+        Ok(ran.stderr)
+    };
+    push("big1", &[]).await?;
+    content.splice(9_000_000..9_000_000, *b"one line of source more");
+    build("big2", &content).await?;
+    let said = push("big2", &[]).await?;
+    ensure!(sent_bytes(&said)? < 2.0 * 1024.0 * 1024.0, "a delta: {said}");
+    let sum = world
+        .run(&["docker", "exec", "demo-web-big2", "sha256sum", "/app.bin"])
+        .await?;
+    let wanted = appliance_tests::content::sha256(&content);
+    ensure!(sum.starts_with(&wanted), "{sum}, not {wanted}");
+
+    // An archive and an OCI layout of the same image: everything is there already.
+    let directory = tempfile::tempdir()?;
+    let archive = directory.path().join("image.tar").to_string_lossy().into_owned();
+    docker(&["save", "-o", &archive, "demo:big2"]).await?;
+    let said = push("big3", &["--image", &archive]).await?;
+    ensure!(sent_bytes(&said)? < 64.0 * 1024.0, "{said}");
+    let layout = directory.path().join("layout").to_string_lossy().into_owned();
+    let skopeo = |arguments: Vec<String>| async move {
+        let output = tokio::process::Command::new("skopeo")
+            .args(&arguments)
+            .output()
+            .await?;
+        ensure!(
+            output.status.success(),
+            "skopeo {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok::<_, anyhow::Error>(())
+    };
+    skopeo(vec![
+        "--insecure-policy".into(),
+        "copy".into(),
+        format!("docker-archive:{archive}"),
+        format!("oci:{layout}"),
+    ])
+    .await?;
+    let said = push("big4", &["--image", &format!("oci:{layout}")]).await?;
+    ensure!(sent_bytes(&said)? < 64.0 * 1024.0, "{said}");
+    let missing = world
+        .developer
+        .appliance(["push", "--version", "x", "--image", "/not/there.tar"])
+        .run()
+        .await?;
+    missing
+        .expect_code(2)?
+        .expect_error("there is no image at /not/there.tar")?;
+
+    // Stock clients push through the tunnel; what they pushed can be deployed.
+    let through = async |port: &str, command: &[&str]| {
+        let mut arguments = vec!["tunnel", "--port", port, "--"];
+        arguments.extend(command);
+        world.developer.appliance(arguments).run().await?.expect_code(0)
+    };
+    through(
+        "5611",
+        &[
+            "skopeo",
+            "--insecure-policy",
+            "copy",
+            "--dest-tls-verify=false",
+            &format!("docker-archive:{archive}"),
+            "docker://localhost:5611/demo:by-skopeo",
+        ],
+    )
+    .await?;
+    docker(&["tag", "demo:big1", "localhost:5612/demo:by-docker"]).await?;
+    through("5612", &["docker", "push", "localhost:5612/demo:by-docker"]).await?;
+    docker(&["rmi", "localhost:5612/demo:by-docker"]).await?;
+    push("big5", &["--image", "host:by-docker"]).await?;
+    let sum = world
+        .run(&["docker", "exec", "demo-web-big5", "sha256sum", "/app.bin"])
+        .await?;
+    ensure!(!sum.starts_with(&wanted), "the first image's file");
+    let elsewhere = world
+        .developer
+        .appliance([
+            "tunnel",
+            "--port",
+            "5613",
+            "--",
+            "skopeo",
+            "--insecure-policy",
+            "copy",
+            "--dest-tls-verify=false",
+            &format!("docker-archive:{archive}"),
+            "docker://localhost:5613/other:v1",
+        ])
+        .run()
+        .await?;
+    ensure!(elsewhere.code != 0, "another repository may not be written");
+    for version in ["big1", "big2"] {
+        docker(&["rmi", "--force", &format!("demo:{version}")]).await?;
+    }
+    Ok(())
+}
+
+/// The bytes of the line `✓ HOST: upload: 1.2 MiB sent (…)`.
+fn sent_bytes(said: &str) -> anyhow::Result<f64> {
+    let line = said
+        .lines()
+        .find(|line| line.contains(" sent ("))
+        .with_context(|| format!("no upload: {said}"))?;
+    let (head, _) = line.split_once(" sent (").context("the figure")?;
+    let mut words = head.rsplit(' ');
+    let unit = match words.next().context("a unit")? {
+        "B" => 1.0,
+        "KiB" => 1024.0,
+        "MiB" => 1024.0 * 1024.0,
+        other => anyhow::bail!("{other} are many: {line}"),
+    };
+    Ok(words.next().context("a number")?.parse::<f64>()? * unit)
+}
