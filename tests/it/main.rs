@@ -2,6 +2,7 @@
 //!
 //! Run them with `cargo xtask test [FILTER]`.
 
+mod accessories;
 mod bootstrap;
 mod conformance;
 mod deploy;

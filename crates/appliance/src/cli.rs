@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    app, audit, bootstrap, build, canary, certificates, cloud_init, config, details, docs, host, init, keys,
-    listing, lock, proxy, proxy_verbs, prune, push, registry, rollback, sandbox, secrets, server, status,
-    tunnel, upgrade,
+    accessory, app, audit, bootstrap, build, canary, certificates, cloud_init, config, details, docs, host,
+    init, keys, listing, lock, proxy, proxy_verbs, prune, push, registry, rollback, sandbox, secrets, server,
+    status, tunnel, upgrade,
 };
 use crate::globals::Globals;
 use crate::{agent, receive, ui};
@@ -57,6 +57,9 @@ enum Command {
     /// Boot, stop, look into, run commands in, and remove the app
     #[command(subcommand)]
     App(app::AppCommand),
+    /// Boot, upgrade, look into and remove databases and other containers beside the app
+    #[command(subcommand)]
+    Accessory(accessory::AccessoryCommand),
     /// Show routes and containers of every server
     Details(listing::ListArgs),
     /// Remove stopped containers and images that no rollback needs
@@ -131,8 +134,15 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Abort(args) => block_on(canary::abort(&args, globals))?,
         Command::Lock(command) => block_on(lock::run(&command, globals))?,
         Command::Status(args) => block_on(status::run(&args, globals))?,
-        Command::Setup(args) | Command::Redeploy(args) => block_on(push::run(&args, globals))?,
+        Command::Setup(args) => block_on(async {
+            accessory::boot_all(&args.reach, globals).await?;
+            push::run(&args, globals).await
+        })?,
+        Command::Redeploy(args) => block_on(push::run(&args, globals))?,
         Command::App(command) => return block_on(app::run(&command, globals)).map(ExitCode::from),
+        Command::Accessory(command) => {
+            return block_on(accessory::run(&command, globals)).map(ExitCode::from);
+        }
         Command::Details(args) => block_on(details::run(&args, globals))?,
         Command::Prune(command) => block_on(prune::run(&command, globals))?,
         Command::Remove(args) => block_on(app::remove(&args, globals))?,

@@ -114,6 +114,17 @@ pub fn hint(text: &str) {
     eprintln!("{} {text}", paint("36", "next:"));
 }
 
+/// Asks a person; `None` if nobody can answer.
+pub fn ask(question: &str) -> Option<String> {
+    if !(std::io::stdin().is_terminal() && interactive()) {
+        return None;
+    }
+    eprint!("{question}");
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).ok()?;
+    Some(line.trim().to_owned())
+}
+
 /// A step with its duration: printed when it ends.
 #[derive(Debug)]
 pub struct Step {

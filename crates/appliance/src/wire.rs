@@ -8,6 +8,9 @@
 //! | `GET /v1/apps/{app}/containers` | list of [`ContainerRow`] |
 //! | `GET /v1/apps/{app}/images` | list of [`ImageRow`] |
 //! | `GET /v1/apps/{app}/logs?role=R&container=ID&since=S&lines=N&follow=1&timestamps=1` | [`appliance_push::session`] frames |
+//! | `GET /v1/apps/{app}/accessories` | list of [`Accessory`] |
+//! | `GET /v1/apps/{app}/accessories/{name}/logs?since=S&lines=N&follow=1&timestamps=1` | [`appliance_push::session`] frames |
+//! | `POST /v1/apps/{app}/accessories/{name}/tunnel` | bytes to and from a port of its container, in both bodies; needs the token of an `accessory-tunnel` change |
 //! | `GET /v1/proxy/services` | list of [`RouteRow`] |
 //! | `GET /v1/proxy/logs?since=S&lines=N&follow=1` | [`appliance_push::session`] frames |
 //! | `POST /v1/sessions/{id}?rows=R&columns=C` | [`appliance_push::session`] frames, in both bodies |
@@ -23,8 +26,10 @@
 //!
 //! `/v2/…` is the OCI distribution API; writing there needs the token that an `upload` change is answered with.
 
+mod accessories;
 mod containers;
 
+pub use accessories::Accessory;
 pub use appliance_rollout::Gate;
 pub use containers::{ContainerRow, ImageRow, RouteRow, TargetRow};
 
@@ -68,6 +73,9 @@ pub struct Status {
     pub memory_free: u64,
     /// The apps.
     pub apps: Vec<App>,
+    /// The accessories.
+    #[serde(default)]
+    pub accessories: Vec<Accessory>,
     /// What is wrong, one sentence each, with the next command.
     pub problems: Vec<String>,
 }

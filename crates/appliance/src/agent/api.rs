@@ -56,6 +56,7 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -
         (&Method::GET, ["v1", "status"]) => {
             let mut status = agent.status().await;
             status.apps.retain(|app| sight.app(&app.app));
+            status.accessories.retain(|accessory| sight.app(&accessory.app));
             json(&status)
         }
         (&Method::GET, ["v1", "apps", app]) => match agent.app(app).await {

@@ -432,9 +432,9 @@ pub async fn change(agent: &Agent, verb: &Verb) -> wire::End {
 }
 
 impl Agent {
-    /// How the proxy serves each proxied role that is current, of the apps that `wanted` names.
+    /// How the proxy serves each proxied role that is current, and each accessory, of the apps that `wanted` names.
     pub fn served(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<ProxySpec> {
-        let mut specs = Vec::new();
+        let mut specs = self.proxied_accessories(wanted);
         for app in self.apps.ids().unwrap_or_default() {
             if !wanted(&app) {
                 continue;

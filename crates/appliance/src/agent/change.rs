@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use appliance_push::change::{self, AppName, Destination, Envelope, Expectation, Verb};
+use appliance_push::change::{self, AccessoryAction, AppName, Destination, Envelope, Expectation, Verb};
 use appliance_push::registry::Scope;
 use appliance_push::trust::Verified;
 use appliance_rollout::Deployment;
@@ -14,7 +14,7 @@ use super::drive::Audience;
 use super::gate::{GateError, app_id};
 use super::lead::Lead;
 use super::lease::Holder;
-use super::{Agent, chain, exec, lock, manage, roll_out};
+use super::{Agent, accessories, chain, exec, lock, manage, roll_out};
 use crate::wire::{End, Event};
 
 /// How long uploads may go on after the signature; a cut link resumes within it.
@@ -134,9 +134,22 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience, lead:
         )),
         (Verb::KeyAdd { .. } | Verb::KeyRemove { .. }, _) => keys(agent, verified),
         // No lease: a console that stays open for a day must not keep anybody from deploying.
-        (Verb::AppExec(_) | Verb::HostExec { .. }, _) => exec::begin(agent, verified).await,
+        (
+            Verb::AppExec(_)
+            | Verb::HostExec { .. }
+            | Verb::Accessory {
+                action: AccessoryAction::Exec { .. },
+                ..
+            },
+            _,
+        ) => exec::begin(agent, verified).await,
         (verb @ (Verb::CertificateRenew { .. } | Verb::CertificateRevoke { .. }), _) => {
             Ok(super::certificates::change(agent, verb).await)
+        }
+        // An accessory has a lease of its own: a rollout of the app goes on meanwhile.
+        (Verb::Accessory { name, action }, Some(app)) => {
+            let app = app_id(app, change.destination.as_ref());
+            accessories::act(agent, verified, &app, name, action, audience).await
         }
         (verb, Some(app)) => {
             let app = app_id(app, change.destination.as_ref());

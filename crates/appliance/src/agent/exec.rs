@@ -18,7 +18,7 @@ use appliance_containers::ContainerSpec;
 use appliance_containers::engine::{ExecRequest, State, Stream};
 use appliance_containers::session::{Session, SessionId, TerminalSize};
 use appliance_containers::spec::Restart;
-use appliance_push::change::{Exec, Verb};
+use appliance_push::change::{AccessoryAction, Exec, Verb};
 use appliance_push::session::Frame;
 use appliance_push::trust::Verified;
 use appliance_rollout::{Deployment, ReleaseNumber};
@@ -74,6 +74,10 @@ pub fn command(verb: &Verb) -> Option<&[String]> {
     match verb {
         Verb::AppExec(exec) => Some(&exec.command),
         Verb::HostExec { command } => Some(command),
+        Verb::Accessory {
+            action: AccessoryAction::Exec { command, .. },
+            ..
+        } => Some(command),
         _ => None,
     }
 }
@@ -164,6 +168,28 @@ async fn start(
     let change = &verified.change;
     match (&change.verb, &change.app) {
         (Verb::HostExec { command }, _) => on_host(command),
+        (
+            Verb::Accessory {
+                name,
+                action:
+                    AccessoryAction::Exec {
+                        command,
+                        reuse,
+                        terminal,
+                    },
+            },
+            Some(app),
+        ) => {
+            let app = app_id(app, change.destination.as_ref());
+            let size = terminal.then_some(size.unwrap_or(TerminalSize {
+                rows: 24,
+                columns: 80,
+            }));
+            let (session, one_off) = agent
+                .accessory_session(&app, name.as_str(), command, *reuse, size)
+                .await?;
+            Ok(Running::Container { session, one_off })
+        }
         (Verb::AppExec(exec), Some(app)) => {
             let app = app_id(app, change.destination.as_ref());
             let size = exec.terminal.then_some(size.unwrap_or(TerminalSize {

@@ -94,9 +94,14 @@ pub async fn of_app(agent: Arc<Agent>, app: &str, wanted: Wanted) -> Response<Bo
         }
         Err(error) => return problem(StatusCode::INTERNAL_SERVER_ERROR, "logs", &chain(&*error)),
     };
+    of_container(agent, found, wanted.query)
+}
+
+/// The log of the container of this id.
+pub fn of_container(agent: Arc<Agent>, found: String, query: LogQuery) -> Response<Body> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
-        let mut lines = agent.docker.logs(&found, wanted.query);
+        let mut lines = agent.docker.logs(&found, query);
         loop {
             let next = tokio::select! {
                 next = lines.next() => next,

@@ -10,6 +10,7 @@
 //! Long-lived tasks: the server (one per connection), one drive per app at most, the keeper, the renewal of certificates.
 //! The agent may be killed at any instant: what it was doing is on disk, and `recover` goes on with it.
 
+pub mod accessories;
 mod api;
 mod apps;
 mod assets;
@@ -51,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use server::preamble;
 
+use self::accessories::Accessories;
 use self::apps::Apps;
 use self::certificates::Certificates;
 use self::drive::Drives;
@@ -92,6 +94,7 @@ pub struct Agent {
     host: HostId,
     gate: Gate,
     apps: Apps,
+    accessories: Accessories,
     leases: Leases,
     drives: Drives,
     images: Images,
@@ -127,13 +130,14 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let keeper = tokio::spawn(keeper::keep(Arc::clone(&agent), stop.clone()));
     let certificates = tokio::spawn(certificates::keep(Arc::clone(&agent), stop.clone()));
+    let accessories = tokio::spawn(accessories::keep(Arc::clone(&agent), stop.clone()));
     let server = tokio::spawn(server::serve(listener, Arc::clone(&agent), stop.clone()));
     notify_ready();
     let watchdog = tokio::spawn(watchdog(stop.clone()));
     stop_signal().await?;
     tracing::info!("stopping; rollouts in progress go on at the next start");
     stop.cancel();
-    let _ended = tokio::join!(server, keeper, certificates, watchdog);
+    let _ended = tokio::join!(server, keeper, certificates, accessories, watchdog);
     Ok(())
 }
 
@@ -150,6 +154,7 @@ impl Agent {
             identity,
             host,
             gate,
+            accessories: Accessories::new(store.clone(), &args.state, &args.config),
             apps: Apps::new(store),
             leases: Leases::default(),
             drives: Drives::default(),

@@ -8,6 +8,7 @@ use appliance_proxy::snapshot::Gate;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
+use super::accessories::{Which, tunnel};
 use super::api::{Body, json, problem};
 use super::logs::{self, Wanted, pairs};
 use super::permit::Sight;
@@ -44,6 +45,24 @@ pub async fn answer(agent: &Arc<Agent>, sight: &Sight, request: Request<Incoming
             Ok(wanted) => logs::of_app(Arc::clone(agent), app, wanted).await,
             Err(why) => problem(StatusCode::BAD_REQUEST, "query", &why),
         },
+        (_, ["v1", "apps", app, "accessories", rest @ ..]) => {
+            let app = (*app).to_owned();
+            match *rest {
+                [name, "tunnel"] if request.method() == Method::POST => {
+                    let which = Which {
+                        app,
+                        name: name.to_owned(),
+                    };
+                    return Read::Answer(tunnel::serve(Arc::clone(agent), sight, which, request).await);
+                }
+                [name, "logs"] => match Wanted::parse(query.as_deref()) {
+                    Ok(wanted) => accessory_logs(agent, &app, name, wanted).await,
+                    Err(why) => problem(StatusCode::BAD_REQUEST, "query", &why),
+                },
+                [] => json(&agent.accessories(Some(&app)).await.0),
+                _ => return Read::Other(request),
+            }
+        }
         (&Method::GET, ["v1", "proxy", "services"]) => outcome(routes(agent).await),
         (&Method::GET, ["v1", "proxy", "logs"]) => match Wanted::parse(query.as_deref()) {
             Ok(wanted) => logs::of_proxy(&wanted).await,
@@ -60,6 +79,18 @@ pub async fn answer(agent: &Arc<Agent>, sight: &Sight, request: Request<Incoming
         _ => return Read::Other(request),
     };
     Read::Answer(answered)
+}
+
+async fn accessory_logs(agent: &Arc<Agent>, app: &str, name: &str, wanted: Wanted) -> Response<Body> {
+    match agent.accessory_container(app, name).await {
+        Ok(Some(found)) => logs::of_container(Arc::clone(agent), found.id.0, wanted.query),
+        Ok(None) => problem(
+            StatusCode::NOT_FOUND,
+            "no-container",
+            &format!("{app} has no accessory {name} on this host; run: appliance accessory boot {name}"),
+        ),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "logs", &chain(&*error)),
+    }
 }
 
 /// The refusal of a read.

@@ -73,6 +73,8 @@ impl Agent {
             }
             Err(error) => problems.push(chain(&error)),
         }
+        let (accessories, wrong) = self.accessories(None).await;
+        problems.extend(wrong);
         let (disk_free, disk_total) = disk(&self.state);
         wire::Status {
             host,
@@ -89,6 +91,7 @@ impl Agent {
             disk_total,
             memory_free: memory_free(),
             apps,
+            accessories,
             problems,
         }
     }

@@ -145,7 +145,10 @@ pub async fn join(sessions: Vec<(&Link, String, String)>, input: Input) -> anyho
 }
 
 /// `app exec "bin/rails about"` and `app exec bin/rails about` are the same, as in Kamal; no shell is involved.
-fn words(given: &[String]) -> anyhow::Result<Vec<String>> {
+///
+/// # Errors
+/// When its quotes do not match.
+pub fn words(given: &[String]) -> anyhow::Result<Vec<String>> {
     let [only] = given else {
         return Ok(given.to_vec());
     };

@@ -1,5 +1,7 @@
 //! One file per verb: its arguments (the doc comments are the help text) and what it does.
 
+pub mod accessory;
+pub mod accessory_tunnel;
 pub mod app;
 pub mod audit;
 pub mod boot;

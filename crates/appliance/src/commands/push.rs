@@ -25,7 +25,7 @@ use crate::wire::{self, End};
 #[derive(Debug, clap::Args)]
 pub struct PushArgs {
     #[command(flatten)]
-    reach: ReachArgs,
+    pub reach: ReachArgs,
     #[command(flatten)]
     image: ImageArgs,
     #[command(flatten)]
@@ -96,6 +96,7 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
     if let Some(link) = first {
         tell_trust(&link, config).await;
     }
+    super::accessory::announce(&args.reach, globals).await;
     hooks.run_after("post-deploy", begun.elapsed())
 }
 

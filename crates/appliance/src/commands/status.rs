@@ -100,6 +100,9 @@ fn show(name: &str, status: &wire::Status) {
     for app in &status.apps {
         show_app(app);
     }
+    for accessory in &status.accessories {
+        super::accessory::show(accessory);
+    }
     for problem in &status.problems {
         ui::line(&format!("  problem {problem}"));
     }

@@ -15,10 +15,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 
+use super::accessory_tunnel;
 use crate::developer::change::{Subject, conclude, submit};
 use crate::developer::image;
 use crate::developer::project::Project;
 use crate::developer::reach::ReachArgs;
+use crate::developer::targets::AppArgs;
 use crate::failure::{Kind, failure};
 use crate::globals::Globals;
 use crate::ui;
@@ -32,9 +34,18 @@ use crate::wire::{self, End};
 pub struct TunnelArgs {
     #[command(flatten)]
     reach: ReachArgs,
-    /// Port on this machine, at 127.0.0.1 only; 0 picks a free one
-    #[arg(long, default_value_t = 5000)]
-    port: u16,
+    /// An accessory to reach instead of the registry, such as the database
+    #[arg(value_name = "ACCESSORY")]
+    accessory: Option<String>,
+    /// The app, where no configuration names it: service or service@destination
+    #[arg(long, value_name = "APP", requires = "accessory")]
+    app: Option<String>,
+    /// Port in the accessory's container (default: the one that is configured, or usual for its image)
+    #[arg(long, value_name = "PORT", requires = "accessory")]
+    to: Option<u16>,
+    /// Port on this machine, at 127.0.0.1 only; 0 picks a free one (default: 5000, or the accessory's own)
+    #[arg(long)]
+    port: Option<u16>,
     /// Repository that may be written (default: the configuration's image)
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
@@ -46,6 +57,9 @@ pub struct TunnelArgs {
     command: Vec<String>,
 }
 
+/// Where stock clients find the registry.
+const PORT: u16 = 5000;
+
 type Answer = BoxBody<Bytes, hyper::Error>;
 
 /// Opens the tunnel; the exit code is the command's.
@@ -53,6 +67,14 @@ type Answer = BoxBody<Bytes, hyper::Error>;
 /// # Errors
 /// When the host cannot be reached or refuses, or the port is taken.
 pub async fn run(args: &TunnelArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
+    if let Some(name) = &args.accessory {
+        let app = AppArgs {
+            reach: args.reach.clone(),
+            app: args.app.clone(),
+        };
+        accessory_tunnel::open(&app, name, args.port, args.to, globals).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let project = Project::open(globals)?;
     let config = &project.loaded.config;
     let repository = match &args.repository {
@@ -88,12 +110,15 @@ pub async fn run(args: &TunnelArgs, globals: &Globals) -> anyhow::Result<ExitCod
     else {
         anyhow::bail!("{} answers a tunnel without a token", link.name());
     };
-    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, args.port)))
+    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, args.port.unwrap_or(PORT))))
         .await
         .map_err(|error| {
             failure(
                 Kind::Other,
-                format!("cannot listen on 127.0.0.1:{}: {error}", args.port),
+                format!(
+                    "cannot listen on 127.0.0.1:{}: {error}",
+                    args.port.unwrap_or(PORT)
+                ),
             )
             .hint("appliance tunnel --port 0")
         })?;

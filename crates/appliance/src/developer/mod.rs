@@ -1,5 +1,6 @@
 //! The developer's side of a push: configuration, image, secrets, signature, connection.
 
+pub mod accessories;
 pub mod build;
 pub mod canary;
 pub mod change;

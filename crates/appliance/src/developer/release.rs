@@ -34,7 +34,7 @@ pub fn secret_names(config: &Resolved, host: &str) -> BTreeSet<String> {
 }
 
 /// `NAME` or `NAME:SECRET`.
-fn secret_of(entry: &str) -> (&str, &str) {
+pub(super) fn secret_of(entry: &str) -> (&str, &str) {
     entry.split_once(':').unwrap_or((entry, entry))
 }
 
@@ -267,7 +267,8 @@ fn role(config: &Resolved, extension: &Extension, role: &model::Role, host: &str
     })
 }
 
-fn proxy_spec(config: &Resolved, proxy: &model::Proxy) -> anyhow::Result<ProxySpec> {
+/// `proxy:` of a role or accessory, as the host takes it.
+pub(super) fn proxy_spec(config: &Resolved, proxy: &model::Proxy) -> anyhow::Result<ProxySpec> {
     let whole = |key: &str, value: Option<i64>, default: u32| match value {
         Some(value) => seconds(key, value),
         None => Ok(default),

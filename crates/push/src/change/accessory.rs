@@ -129,25 +129,16 @@ pub enum AccessoryAction {
     Stop,
     /// Stop and start the same container.
     Restart,
-    /// Run a command.
+    /// Run a command; answered with the name of a session.
     Exec {
-        /// Command words.
+        /// Program and arguments; no shell sees them.
         command: Vec<String>,
         /// In the running container instead of a new one.
+        #[serde(default)]
         reuse: bool,
-    },
-    /// Read what it wrote.
-    Logs {
-        /// The last lines only.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        lines: Option<u64>,
-        /// From this Unix second on.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        since: Option<i64>,
-        /// Go on until the reader leaves.
-        follow: bool,
-        /// Begin each line with its time.
-        timestamps: bool,
+        /// With a terminal.
+        #[serde(default)]
+        terminal: bool,
     },
     /// Remove its container, and its data with it if asked.
     Remove {
@@ -186,7 +177,6 @@ impl AccessoryAction {
             AccessoryAction::Stop => "accessory-stop",
             AccessoryAction::Restart => "accessory-restart",
             AccessoryAction::Exec { .. } => "accessory-exec",
-            AccessoryAction::Logs { .. } => "accessory-logs",
             AccessoryAction::Remove { .. } => "accessory-remove",
             AccessoryAction::Upgrade { .. } => "accessory-upgrade",
             AccessoryAction::UpgradeConfirm => "accessory-upgrade-confirm",
@@ -202,7 +192,6 @@ impl AccessoryAction {
             | AccessoryAction::Stop
             | AccessoryAction::Restart
             | AccessoryAction::Exec { .. }
-            | AccessoryAction::Logs { .. }
             | AccessoryAction::Tunnel { .. } => Power::Operate,
             _ => Power::Deploy,
         }
