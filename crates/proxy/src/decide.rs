@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, header};
 
+use crate::hold;
 use crate::options::Scheme;
 use crate::snapshot::Gate;
 use crate::table::{Route, Table, without_port};
@@ -29,8 +30,12 @@ pub(crate) struct Ask<'a> {
 pub(crate) enum Decision<'t> {
     /// It goes to one of the route's upstreams, without this many bytes at the front of its path.
     Forward { route: &'t Arc<Route>, strip: usize },
-    /// It waits until the route is changed, at most this long.
-    Wait { route: &'t Arc<Route>, most: Duration },
+    /// It waits until the route is changed, at most this long; then it gets this status.
+    Wait {
+        route: &'t Arc<Route>,
+        most: Duration,
+        late: StatusCode,
+    },
     /// The client is sent elsewhere.
     Redirect {
         route: &'t Arc<Route>,
@@ -100,9 +105,17 @@ pub(crate) fn decide<'t>(table: &'t Table, ask: &Ask<'_>) -> Decision<'t> {
             return Decision::Wait {
                 route,
                 most: *max_wait,
+                late: StatusCode::GATEWAY_TIMEOUT,
             };
         }
         Gate::Stopped { message } => return answer(StatusCode::SERVICE_UNAVAILABLE, message),
+    }
+    if route.waits() {
+        return Decision::Wait {
+            route,
+            most: route.service.response_timeout.min(hold::LONGEST),
+            late: StatusCode::SERVICE_UNAVAILABLE,
+        };
     }
     if route
         .service
@@ -140,6 +153,16 @@ fn rewritten(route: &Route, target: &str) -> Option<(StatusCode, String)> {
         }
         Some((StatusCode::from_u16(redirect.status).ok()?, location))
     })
+}
+
+/// The answer to a request that waited in vain.
+pub(crate) fn too_late(route: &Route, status: StatusCode) -> Response<Bytes> {
+    let mut page = route.page(status, "");
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        page.headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(hold::RETRY_AFTER));
+    }
+    page
 }
 
 /// Where the client is sent instead, in one hop: to HTTPS, to the canonical host, or both.

@@ -18,7 +18,7 @@ use crate::access_log::{self, Entry};
 use crate::assign::{self, Assignment, Lane};
 use crate::clock::Clock;
 use crate::connection::Peer;
-use crate::decide::{Ask, Decision, decide};
+use crate::decide::{Ask, Decision, decide, too_late};
 use crate::encoded::{self, Encoded};
 use crate::h1;
 use crate::headers::{self, ClientView};
@@ -182,11 +182,11 @@ pub(crate) async fn handle(
             body: request.body().size_hint().lower(),
         };
         let (route, mut response) = match decide(&table, &ask) {
-            Decision::Wait { route, most } => {
+            Decision::Wait { route, most, late } => {
                 let until = *until.get_or_insert(tokio::time::Instant::from_std(begun) + most);
                 tokio::select! {
                     () = changed => continue,
-                    () = tokio::time::sleep_until(until) => (Some(route), failure(StatusCode::GATEWAY_TIMEOUT)),
+                    () = tokio::time::sleep_until(until) => (Some(route), own(too_late(route, late))),
                 }
             }
             Decision::Redirect {

@@ -18,6 +18,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::control::{ProbeFailure, ProbedUpstream};
 use crate::names::UpstreamAddress;
+use crate::shared::Shared;
 use crate::snapshot::{HealthCheck, UpstreamProtocol};
 use crate::upstream::Upstream;
 
@@ -219,10 +220,20 @@ pub(crate) async fn until_healthy(
 }
 
 /// Watches an upstream in use until it drains; `siblings` are all upstreams of its service.
-pub(crate) async fn watch(upstream: Arc<Upstream>, siblings: Vec<Arc<Upstream>>, health: HealthCheck) {
+pub(crate) async fn watch(
+    shared: Arc<Shared>,
+    upstream: Arc<Upstream>,
+    siblings: Vec<Arc<Upstream>>,
+    health: HealthCheck,
+) {
     let mut failures = 0;
+    let mut pause = FIRST_PAUSE;
     loop {
-        tokio::time::sleep(health.interval).await;
+        if upstream.is_proven() {
+            pause = health.interval;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(health.interval);
         if upstream.is_draining() {
             return;
         }
@@ -233,6 +244,10 @@ pub(crate) async fn watch(upstream: Arc<Upstream>, siblings: Vec<Arc<Upstream>>,
                     tracing::info!(upstream = %upstream.address, "the upstream is healthy again");
                 }
                 upstream.set_health(true, None);
+                if !upstream.is_proven() {
+                    upstream.prove();
+                    shared.changed.notify_waiters();
+                }
             }
             Err(failure) => {
                 failures += 1;

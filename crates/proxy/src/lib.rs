@@ -10,6 +10,7 @@
 //! | [`snapshot`], `check` | the routing state as a document, and what must hold for it |
 //! | `table` | that state compiled: which service a request belongs to |
 //! | `upstream`, `health` | one upstream: in flight, drained, asked |
+//! | `hold` | routes of an earlier boot, which are not believed yet |
 //! | `connection`, `decide`, `headers`, `pages` | the path of a request: protocol, decision, fields, own answers |
 //! | `policy`, `auth`, `limits`, `visitor` | what a service asks of a request: its visitor's rate, a password |
 //! | `compress`, `encoded`, [`template`] | responses made smaller, error pages of an app |
@@ -39,6 +40,7 @@ pub mod fuzzing;
 mod h1;
 mod headers;
 mod health;
+mod hold;
 mod http2;
 mod limits;
 mod link;

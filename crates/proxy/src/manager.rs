@@ -14,6 +14,7 @@ use crate::control::{
     Applied, Batch, CertificatePem, Drained, Refusal, RefusalCode, ServiceStats, ServiceStatus,
 };
 use crate::health;
+use crate::hold;
 use crate::local_ca::LocalCa;
 use crate::names::{CertificateName, HostPattern, ServiceName, UpstreamAddress};
 use crate::shared::Shared;
@@ -72,14 +73,22 @@ impl Manager {
     ///
     /// # Errors
     /// What is wrong with such a file.
-    pub(crate) async fn start(shared: Arc<Shared>, disk: Disk) -> Result<Self, String> {
+    pub(crate) async fn start(shared: Arc<Shared>, disk: Disk, boot: Option<String>) -> Result<Self, String> {
         let mut state = State::default();
         let snapshot = if disk.watched {
             disk.read_strict()?
         } else {
             let loaded = disk.read_lenient();
             state.load_problems = loaded.problems;
-            loaded.snapshot
+            let mut snapshot = loaded.snapshot;
+            hold::hold(&mut snapshot, boot);
+            if !snapshot.held.is_empty() {
+                tracing::warn!(
+                    services = snapshot.held.len(),
+                    "the machine was rebooted: requests wait until the routes are confirmed"
+                );
+            }
+            snapshot
         };
         for (name, content) in disk.read_certificates() {
             let key = content
@@ -169,10 +178,17 @@ impl Manager {
             https_port,
             |service| {
                 let old = before.routes.get(&service.name);
+                let doubtful = snapshot.held.contains(&service.name) || old.is_some_and(|old| old.held);
                 let one = |address: &UpstreamAddress| {
                     old.and_then(|old| old.every_upstream().find(|upstream| upstream.address == *address))
                         .cloned()
-                        .unwrap_or_else(|| Arc::new(Upstream::new(address.clone(), workers)))
+                        .unwrap_or_else(|| {
+                            Arc::new(if doubtful {
+                                Upstream::unproven(address.clone(), workers)
+                            } else {
+                                Upstream::new(address.clone(), workers)
+                            })
+                        })
                 };
                 let live = |addresses: &[UpstreamAddress]| addresses.iter().map(one).collect();
                 let counters = match old {
@@ -231,7 +247,12 @@ impl Manager {
                     .flat_map(|set| set.iter().map(move |upstream| (set, upstream)))
                 {
                     let (siblings, check) = (set.clone(), route.service.settled_health_check());
-                    watchers.spawn(health::watch(Arc::clone(upstream), siblings, check));
+                    watchers.spawn(health::watch(
+                        Arc::clone(&self.shared),
+                        Arc::clone(upstream),
+                        siblings,
+                        check,
+                    ));
                 }
                 state.watchers.insert(name.clone(), watchers);
             }
@@ -331,6 +352,7 @@ impl Manager {
             snapshot
                 .services
                 .retain(|service| !batch.remove.contains(&service.name));
+            snapshot.held.retain(|name| !batch.remove.contains(name));
             for service in batch.put {
                 put(snapshot, service);
             }
@@ -343,6 +365,7 @@ impl Manager {
     pub(crate) async fn remove_service(&self, name: &ServiceName) -> Result<Applied, Refusal> {
         self.change(std::slice::from_ref(name), |snapshot| {
             snapshot.services.retain(|service| service.name != *name);
+            snapshot.held.remove(name);
             Ok(())
         })
         .await
@@ -544,6 +567,7 @@ impl Manager {
             .iter()
             .map(|(name, route)| ServiceStatus {
                 service: route.service.clone(),
+                held: route.held,
                 upstreams: route.every_upstream().map(|upstream| upstream.status()).collect(),
                 draining: state
                     .draining
@@ -601,6 +625,7 @@ impl State {
 
 /// Puts a service in the place of a former one of its name.
 fn put(snapshot: &mut Snapshot, mut service: Service) {
+    snapshot.held.remove(&service.name);
     match snapshot
         .services
         .iter_mut()

@@ -294,7 +294,11 @@ async fn oversee(
     ready: std::sync::mpsc::SyncSender<Result<(), RunError>>,
 ) {
     let path = disk.snapshot_path().to_owned();
-    let manager = match Manager::start(Arc::clone(&shared), disk).await {
+    let boot = listening
+        .control
+        .as_deref()
+        .and_then(|socket| this_boot(socket, &disk));
+    let manager = match Manager::start(Arc::clone(&shared), disk, boot).await {
         Ok(manager) => Arc::new(manager),
         Err(reason) => {
             let _caller_waits = ready.send(Err(RunError::Snapshot { path, reason }));
@@ -382,6 +386,22 @@ async fn oversee(
     let _cut_at = tokio::time::timeout(Duration::from_secs(5), tracker.wait()).await;
     if let Some(workers) = Arc::into_inner(workers) {
         workers.into_iter().for_each(Handle::join);
+    }
+}
+
+/// The id of this boot, if a control socket is there to confirm routes of an earlier one.
+fn this_boot(socket: &Path, disk: &Disk) -> Option<String> {
+    let directory = socket.parent().filter(|_| !disk.watched)?;
+    let fresh = crate::request_id::Ids::new().next();
+    match crate::hold::boot(directory, &String::from_utf8_lossy(&fresh)) {
+        Ok(boot) => Some(boot),
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot tell this boot from others: routes of an earlier one are not held"
+            );
+            None
+        }
     }
 }
 

@@ -19,7 +19,7 @@
 //! Every key that is left out has the default named at its field; unknown keys are errors.
 //! Times are whole milliseconds, sizes are bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,6 +40,12 @@ pub struct Snapshot {
     /// Counts the changes; higher is newer.
     #[serde(default)]
     pub generation: u64,
+    /// The boot of the machine in which it was written; absent in a file that a person edits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
+    /// Services of an earlier boot that nobody has put again yet: their requests wait (see [`crate::hold`]).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub held: BTreeSet<ServiceName>,
     /// Settings that concern every service.
     #[serde(default)]
     pub settings: Settings,
@@ -53,6 +59,8 @@ impl Default for Snapshot {
         Self {
             format: FORMAT,
             generation: 0,
+            boot: None,
+            held: BTreeSet::new(),
             settings: Settings::default(),
             services: Vec::new(),
         }

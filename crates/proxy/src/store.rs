@@ -193,6 +193,10 @@ struct Loose {
     #[serde(default)]
     generation: u64,
     #[serde(default)]
+    boot: Option<String>,
+    #[serde(default)]
+    held: std::collections::BTreeSet<crate::names::ServiceName>,
+    #[serde(default)]
     settings: serde_json::Value,
     #[serde(default)]
     services: Vec<serde_json::Value>,
@@ -208,6 +212,7 @@ fn parse_lenient(text: &[u8]) -> Result<Loaded, String> {
     }
     let mut loaded = Loaded::default();
     loaded.snapshot.generation = loose.generation;
+    (loaded.snapshot.boot, loaded.snapshot.held) = (loose.boot, loose.held);
     loaded.snapshot.settings = match loose.settings {
         serde_json::Value::Null => Settings::default(),
         value => serde_json::from_value(value).unwrap_or_else(|error| {

@@ -52,6 +52,8 @@ pub(crate) struct Route {
     pub(crate) readers: Vec<Arc<Upstream>>,
     /// Counts of the whole service, kept over switches; one for each worker.
     pub(crate) counters: Arc<[Counters]>,
+    /// Whether it was stored in an earlier boot, and nobody has put it again.
+    pub(crate) held: bool,
     /// Whether plain HTTP is redirected; a service on a path takes it from the host's root service.
     pub(crate) redirect_to_https: bool,
     /// The port of the HTTPS listener, when there is one.
@@ -105,6 +107,7 @@ impl Table {
                 counters,
             } = live(service);
             let route = Arc::new(Route {
+                held: snapshot.held.contains(&service.name),
                 redirect_to_https: redirects(service, snapshot),
                 https_port,
                 response_headers: service
@@ -250,6 +253,11 @@ impl Route {
             *page.body_mut() = Bytes::from(template.fill(message));
         }
         page
+    }
+
+    /// Whether requests wait for what [`crate::hold`] waits for.
+    pub(crate) fn waits(&self) -> bool {
+        self.held || !self.upstreams.iter().any(|upstream| upstream.is_proven())
     }
 
     /// Every upstream that it may send requests to.

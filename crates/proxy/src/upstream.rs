@@ -30,6 +30,8 @@ pub(crate) struct Upstream {
     pub(crate) id: u64,
     pub(crate) address: UpstreamAddress,
     healthy: AtomicBool,
+    /// False until the first successful health check, if it was joined after a reboot.
+    proven: AtomicBool,
     draining: AtomicBool,
     /// Cancelled at the drain timeout: whatever is still in flight ends.
     pub(crate) cut: CancellationToken,
@@ -56,6 +58,7 @@ impl Upstream {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             address,
             healthy: AtomicBool::new(true),
+            proven: AtomicBool::new(true),
             draining: AtomicBool::new(false),
             cut: CancellationToken::new(),
             is_cut: AtomicBool::new(false),
@@ -68,6 +71,23 @@ impl Upstream {
     /// Whether requests may be sent here.
     pub(crate) fn is_healthy(&self) -> bool {
         self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// An upstream that has to show first that it is one.
+    pub(crate) fn unproven(address: UpstreamAddress, workers: usize) -> Self {
+        let upstream = Self::new(address, workers);
+        upstream.proven.store(false, Ordering::Relaxed);
+        upstream
+    }
+
+    /// Whether it may be believed to be what the snapshot says.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
+    /// Records that it passed a health check.
+    pub(crate) fn prove(&self) {
+        self.proven.store(true, Ordering::Relaxed);
     }
 
     /// Records the outcome of a health check.

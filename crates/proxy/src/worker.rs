@@ -165,7 +165,7 @@ async fn work(worker: Rc<Worker>, mut accepted: mpsc::Receiver<Accepted>) {
         tokio::select! {
             next = accepted.recv() => match next {
                 Some(accepted) => {
-                    connections.spawn_local(connection::serve(Rc::clone(&worker), accepted));
+                    connection::start(&worker, &mut connections, accepted);
                 }
                 None => break,
             },

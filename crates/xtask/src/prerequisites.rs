@@ -21,6 +21,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("skopeo", "skopeo"),
     // For templates beyond the native subset of ERB.
     ("ruby", "ruby"),
+    // Load for the proxy's tests.
+    ("wrk", "wrk"),
     // A certificate authority for tests, with its DNS server.
     ("pebble", "pebble"),
 ];

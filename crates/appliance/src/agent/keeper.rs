@@ -129,6 +129,8 @@ async fn reconcile(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
         let upstream = super::route::upstream(spec, address);
         let routed = services.iter().any(|status| {
             status.service.name.as_str() == spec.service_name
+                // After a reboot the proxy waits for us to say again what it knows already.
+                && !status.held
                 && status.service.upstreams == [upstream.clone()]
         });
         // Between the look and the change a rollout may have begun; it sets the route itself.

@@ -195,6 +195,9 @@ pub struct ServiceStatus {
     pub service: Service,
     /// Each upstream's state.
     pub upstreams: Vec<UpstreamStatus>,
+    /// Whether it was stored before the machine's last boot and has to be put again before requests pass.
+    #[serde(default)]
+    pub held: bool,
     /// Upstreams switched away from that still have something in flight.
     pub draining: Vec<UpstreamStatus>,
     /// Why the service cannot be served in full, such as a certificate that does not load.

@@ -26,6 +26,7 @@ pub(crate) fn request(bytes: &[u8]) {
         port: 4711,
         scheme: Scheme::Http,
         local_port: 80,
+        _slot: None,
     };
     let view = rewrite::View {
         peer: &peer,

@@ -47,7 +47,7 @@ use crate::buffer::Buffer;
 use crate::clock::{Clock, Deadline};
 use crate::compress;
 use crate::connection::Peer;
-use crate::decide::{Ask, Decision, decide};
+use crate::decide::{Ask, Decision, decide, too_late};
 use crate::forward::{self, Patience};
 use crate::http2;
 use crate::link::Link;
@@ -100,6 +100,8 @@ enum Next {
     Keep,
     /// The answer was given; the client may still be sending.
     Close,
+    /// The client speaks HTTP/2.
+    Http2,
     /// Nothing more can be said.
     Gone,
 }
@@ -114,13 +116,13 @@ enum Plan {
         minor: u8,
         head_only: bool,
     },
-    Wait(Arc<Route>, Duration),
+    Wait(Arc<Route>, Duration, StatusCode),
     /// A password is to be checked.
     Check(Box<Check>),
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve<S>(worker: &Rc<Worker>, stream: S, peer: Rc<Peer>)
+pub(crate) fn serve<S>(worker: Rc<Worker>, stream: S, peer: Rc<Peer>) -> impl Future<Output = ()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -128,31 +130,28 @@ where
         stream,
         input: Buffer::default(),
         place: worker.wakers.register(),
-        worker: Rc::clone(worker),
+        worker,
         peer,
         deadline: Deadline::new(),
         idle: Duration::from_secs(75),
     };
-    let mut first = true;
-    loop {
-        let next = match conn.arrival(first).await {
-            Arrival::Head(_) if first && conn.input.bytes().starts_with(PREFACE) => {
-                // HTTP/2 by prior knowledge (RFC 9113 §3.3): what gRPC clients speak without TLS.
-                let Conn {
-                    stream, input, peer, ..
-                } = conn;
-                let stream = Rewound::new(input.bytes().to_vec(), stream);
-                return Box::pin(http2::serve(worker, stream, peer)).await;
+    // A block and not a function, so that the connection lies in the task once.
+    async move {
+        let mut first = true;
+        loop {
+            let next = match conn.arrival(first).await {
+                Arrival::Head(_) if first && conn.input.bytes().starts_with(PREFACE) => Next::Http2,
+                // Boxed, so that an idle connection's task stays small.
+                Arrival::Head(end) => Box::pin(conn.request(end)).await,
+                Arrival::Refuse(status) => Box::pin(conn.refuse(status)).await,
+                Arrival::Nothing => Next::Gone,
+            };
+            match next {
+                Next::Keep => first = false,
+                Next::Close => return Box::pin(conn.linger()).await,
+                Next::Http2 => return conn.http2().await,
+                Next::Gone => return,
             }
-            // Boxed, so that an idle connection's task stays small.
-            Arrival::Head(end) => Box::pin(conn.request(end)).await,
-            Arrival::Refuse(status) => Box::pin(conn.refuse(status)).await,
-            Arrival::Nothing => Next::Gone,
-        };
-        match next {
-            Next::Keep => first = false,
-            Next::Close => return Box::pin(conn.linger()).await,
-            Next::Gone => return,
         }
     }
 }
@@ -170,6 +169,15 @@ impl<S> Conn<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
+    /// Goes on as HTTP/2, by prior knowledge (RFC 9113 §3.3): what gRPC clients speak without TLS.
+    fn http2(&mut self) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+        let first = self.input.bytes().to_vec();
+        self.input.consume(first.len());
+        self.input.release(&self.worker.buffers);
+        let stream = Rewound::new(first, &mut self.stream);
+        Box::pin(http2::serve(&self.worker, stream, Rc::clone(&self.peer)))
+    }
+
     /// Waits for the next request's head.
     async fn arrival(&mut self, first: bool) -> Arrival {
         let (header_timeout, most) = {
@@ -263,14 +271,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                         .give(&response, route.as_deref(), keep, minor, head_only)
                         .await;
                 }
-                Plan::Wait(route, most) => {
+                Plan::Wait(route, most, late) => {
                     let until = *until.get_or_insert(begun + most);
                     tokio::select! {
                         () = changed => {}
                         () = tokio::time::sleep_until(until) => {
                             self.input.consume(end);
-                            route.counters[worker.index].answered(504, begun.elapsed());
-                            let page = route.page(StatusCode::GATEWAY_TIMEOUT, "");
+                            route.counters[worker.index].answered(late.as_u16(), begun.elapsed());
+                            let page = too_late(&route, late);
                             return self.give(&page, Some(&route), false, 1, false).await;
                         }
                     }
@@ -319,7 +327,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         };
         let (route, strip) = match decide(&table, &ask) {
             Decision::Forward { route, strip } => (route, strip),
-            Decision::Wait { route, most } => return Plan::Wait(Arc::clone(route), most),
+            Decision::Wait { route, most, late } => return Plan::Wait(Arc::clone(route), most, late),
             Decision::Redirect {
                 route,
                 status,
@@ -615,7 +623,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
 
     /// Ends a connection so that the client can still read the last answer: closing at once with bytes unread would
     /// make the kernel reset it (RFC 9112 §9.6).
-    async fn linger(mut self) {
+    async fn linger(&mut self) {
         self.deadline.set(Some(Instant::now() + LINGER));
         let mut shut = false;
         std::future::poll_fn(|cx| {

@@ -264,6 +264,50 @@ async fn a_restart_serves_the_last_good_snapshot() {
 }
 
 #[tokio::test]
+async fn after_a_reboot_requests_wait_until_the_agent_has_confirmed_their_route() {
+    let (rig, app, stranger) = (
+        Rig::start(),
+        App::start("one").await,
+        App::start("stranger").await,
+    );
+    rig.put(&service("web", "h", &[&stranger])).await;
+    rig.put(&service("other", "o", &[&app])).await;
+    let home = rig.stop().await;
+    // A restart in the same boot holds nothing.
+    let rig = Rig::over(home);
+    assert_eq!(rig.get("h", "/").await.status, 200);
+    let home = rig.stop().await;
+    // A reboot empties the directory of the control socket; meanwhile the address was given to a stranger, who is healthy.
+    fs_err::remove_file(home.path().join("boot")).unwrap();
+    let rig = Rig::over(home);
+    let before = stranger.state.requests.load(Ordering::Relaxed);
+    assert!(rig.client.list().await.unwrap().iter().all(|status| status.held));
+    let asking = rig.get("h", "/");
+    let confirming = async {
+        // Another restart does not make the stranger a friend.
+        app.state.healthy.store(false, Ordering::Relaxed);
+        rig.put(&service("web", "h", &[&app])).await;
+        app.state.healthy.store(true, Ordering::Relaxed);
+    };
+    let (answer, ()) = tokio::join!(asking, confirming);
+    assert!(answer.body.starts_with("one GET"), "{}", answer.body);
+    assert_eq!(stranger.state.requests.load(Ordering::Relaxed), before);
+
+    // Put unchanged, it is confirmed as well; one that nobody confirms gets 503 in the end.
+    let mut impatient = service("other", "o", &[&app]);
+    impatient.response_timeout = Duration::from_millis(100);
+    rig.put(&impatient).await;
+    assert_eq!(rig.get("o", "/").await.status, 200);
+    let home = rig.stop().await;
+    fs_err::remove_file(home.path().join("boot")).unwrap();
+    let rig = Rig::over(home);
+    let answer = rig.get("o", "/").await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "5"));
+    let rig = Rig::over(rig.stop().await);
+    assert!(rig.client.list().await.unwrap().iter().all(|status| status.held));
+}
+
+#[tokio::test]
 async fn a_stop_lets_requests_finish() {
     let (rig, app) = (Rig::start(), App::start("one").await);
     rig.put(&service("web", "h", &[&app])).await;
