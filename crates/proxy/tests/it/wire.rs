@@ -461,7 +461,7 @@ async fn a_client_that_leaves_is_noticed_while_the_upstream_thinks() {
     assert_eq!(talk.0.read(&mut [0]).await.unwrap(), 0, "the upstream is let go");
 }
 
-fn with_settings(settings: Settings, app: &App) -> Rig {
+pub(crate) fn with_settings(settings: Settings, app: &App) -> Rig {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("routes.json");
     let snapshot = Snapshot {
