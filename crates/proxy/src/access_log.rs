@@ -38,9 +38,11 @@ impl AccessLog {
                     .name("proxy-log".into())
                     .spawn(move || {
                         for batch in batches {
-                            // Nobody reads any more: the requests go on.
-                            if sink.write_all(&batch).and_then(|()| sink.flush()).is_err() {
-                                return;
+                            match sink.write_all(&batch).and_then(|()| sink.flush()) {
+                                // Nobody reads any more: the requests go on.
+                                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return,
+                                // A full disk, say: these lines are lost, later ones may not be.
+                                Err(_) | Ok(()) => {}
                             }
                         }
                     })?;

@@ -20,6 +20,37 @@
 //! | `manager`, `store`, [`control`] | changes: checked, written down, made live |
 //! | `tls`, [`local_ca`], `challenges` | certificates by host, answers to certificate authorities |
 //! | `run`, `worker` | threads and listeners |
+//!
+//! # When things go wrong
+//!
+//! Each row is a test against the real process or real sockets (`tests/it/`).
+//!
+//! | what happens | what comes of it | test |
+//! |---|---|---|
+//! | an upstream is killed in the middle of a response | begun: the connection (HTTP/1.1) or the stream (HTTP/2) breaks off, never ended as if complete; not begun: 502; then it is out until a health check succeeds: 503 | `attacks` |
+//! | an upstream refuses connections | the request goes to another one, whatever its method, as nothing was sent; else 502 | `basics` |
+//! | an upstream closed a connection while it rested | sent once more on a fresh one, if the method is idempotent and there is no body | `wire` |
+//! | 100 switches under load, 200 WebSockets of another service open | no answer but 2xx, no reset, every WebSocket lives | `switching` |
+//! | the proxy itself is killed | the kernel's queue holds new connections; the last good snapshot is served, a torn one falls back to the one before | `lifecycle`, `store` |
+//! | the machine reboots | requests wait until the agent has confirmed the route and the app has passed its health check, at most 30 s, then 503 with `Retry-After` | `switching`, `hold` |
+//! | the agent is gone | nothing: it is needed for changes only | all of them: they have none |
+//! | the disk is full: snapshot | the change is refused with `storage`, what was live stays live | `switching` |
+//! | the disk is full: access log | lines are lost, requests are not | `observing` |
+//! | a snapshot file is wrong | the live one stays; at the start, service by service, a wrong one costs itself only | `basics`, `store` |
+//! | 10,000 malformed requests | 400 or 505 each; neither memory nor descriptors grow | `attacks` |
+//! | 2,000 clients that never finish their heads | others get every answer; each ends with 408 after `header_timeout_ms` | `attacks`, `wire` |
+//! | HTTP/2: rapid reset, CONTINUATION or empty DATA without end | GOAWAY with ENHANCE_YOUR_CALM | `attacks` |
+//! | HTTP/2: SETTINGS or PING without end, answers not read; header bombs | memory stays bounded, others are served | `attacks` |
+//! | a client that takes nothing of its response | the upload goes on; after `idle_timeout_ms` the response is given up | `http2`, `attacks` |
+//!
+//! # HTTP/3
+//!
+//! It is left out, and `--quic` says so.
+//! The HTTP/3 layer that fits the rest (`h3` on `quinn`) buffers what a peer sends without a bound while the reader is
+//! slow (hyperium/h3#308), which here would be every upload to a slow app: memory cannot be shown to stay bounded.
+//! Beyond that, UDP sockets cannot be handed to a successor with the connections on them, so a replaced binary would
+//! drop requests, and WebSockets have no way over it yet.
+//! Clients lose nothing but a round trip: without `Alt-Svc` they use HTTP/2.
 
 mod access_log;
 mod assign;

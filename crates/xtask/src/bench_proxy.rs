@@ -129,6 +129,10 @@ pub(crate) async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
             })?;
         }
     }
+    let mut fresh = BTreeMap::new();
+    for contender in &contenders {
+        fresh.insert(contender.name, resident(contender.child.id())?);
+    }
     let mut samples: BTreeMap<(Row, &str), Vec<Sample>> = BTreeMap::new();
     for round in 1..=args.rounds {
         for row in Row::ALL {
@@ -151,7 +155,7 @@ pub(crate) async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     for contender in &contenders {
         let before = resident(contender.child.id())?;
         let after = hold_idle(contender, idle).await?;
-        memory.push((contender.name, before, after));
+        memory.push((contender.name, fresh[contender.name], before, after));
     }
     let table = table(&samples, &memory, args, idle)?;
     say::line(&table);
@@ -549,7 +553,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// The result, in Markdown.
 fn table(
     samples: &BTreeMap<(Row, &str), Vec<Sample>>,
-    memory: &[(&str, u64, u64)],
+    memory: &[(&str, u64, u64, u64)],
     args: &BenchArgs,
     idle: usize,
 ) -> anyhow::Result<String> {
@@ -590,16 +594,17 @@ fn table(
     }
     writeln!(
         text,
-        "## Memory\n\n| | after the load, MiB | with {idle} idle connections, MiB | bytes each |"
+        "## Memory\n\n| | at the start, MiB | after the load, MiB | with {idle} idle connections, MiB | bytes each |"
     )?;
-    writeln!(text, "|---|---|---|---|")?;
-    for (name, before, after) in memory {
+    writeln!(text, "|---|---|---|---|---|")?;
+    for (name, fresh, before, after) in memory {
         #[allow(clippy::cast_precision_loss)]
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let each = after.saturating_sub(*before) / idle.max(1) as u64;
         writeln!(
             text,
-            "| {name} | {:.1} | {:.1} | {each} |",
+            "| {name} | {:.1} | {:.1} | {:.1} | {each} |",
+            mib(*fresh),
             mib(*before),
             mib(*after)
         )?;

@@ -244,3 +244,23 @@ async fn an_upstream_killed_in_the_middle_of_a_response_is_told_from_its_end() {
     let mut next = send(front.http, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert_eq!(Answer::read(&mut next).await.status, 503);
 }
+
+#[tokio::test]
+async fn a_response_that_nobody_takes_is_given_up() {
+    let app = App::start("one").await;
+    let settings = Settings {
+        idle_timeout: Duration::from_secs(1),
+        ..Settings::default()
+    };
+    let rig = with_settings(settings, &app);
+    let mut stream = frames::open(rig.http).await;
+    // No window at all for what the proxy has to give.
+    let setting = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    stream.write_all(&setting).await.unwrap();
+    let ask = frame(HEADERS, END_HEADERS | END_STREAM, 1, GET);
+    stream.write_all(&ask).await.unwrap();
+    assert_eq!(frames::end(&mut stream).await, frames::End::Answer);
+    // CANCEL, for this stream alone.
+    assert_eq!(frames::end(&mut stream).await, frames::End::Stream(8));
+    assert_eq!(rig.get("h", "/").await.status, 200);
+}

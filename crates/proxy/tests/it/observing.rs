@@ -76,3 +76,24 @@ async fn requests_are_logged_when_asked_for_and_queries_are_not() {
     assert!(line["duration"].as_u64().unwrap() > 0);
     assert!(line["resp_content_length"].as_u64().unwrap() > answer.body.len() as u64);
 }
+
+#[tokio::test]
+async fn a_full_disk_costs_lines_of_the_log_and_no_request() {
+    use std::sync::atomic::Ordering;
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    let mut web = service("web", "h", &[&app]);
+    web.log.requests = true;
+    rig.put(&web).await;
+    rig.log.1.store(true, Ordering::SeqCst);
+    for _ in 0..100 {
+        assert_eq!(rig.get("h", "/lost").await.status, 200);
+    }
+    rig.log.1.store(false, Ordering::SeqCst);
+    // Once there is room again, lines are written again.
+    loop {
+        assert_eq!(rig.get("h", "/kept").await.status, 200);
+        if String::from_utf8_lossy(&rig.log.0.lock().unwrap()).contains("/kept") {
+            break;
+        }
+    }
+}

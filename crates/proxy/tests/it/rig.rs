@@ -32,12 +32,18 @@ pub(crate) struct Rig {
     pub(crate) home: tempfile::TempDir,
 }
 
-/// What the proxy wrote to its access log.
+/// What the proxy wrote to its access log, and whether there is no room for more.
 #[derive(Clone, Default)]
-pub(crate) struct Log(pub(crate) Arc<std::sync::Mutex<Vec<u8>>>);
+pub(crate) struct Log(
+    pub(crate) Arc<std::sync::Mutex<Vec<u8>>>,
+    pub(crate) Arc<AtomicBool>,
+);
 
 impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.1.load(Ordering::SeqCst) {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
     }
