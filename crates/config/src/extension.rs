@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::checked;
+use crate::front::Front;
 use crate::model::Resolved;
 use crate::problem::{Problem, did_you_mean};
 use crate::source::Sources;
@@ -34,6 +35,8 @@ pub struct Extension {
     /// Backups, by the name of the accessory.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub backups: BTreeMap<String, Backup>,
+    /// What the proxy does beyond Kamal's `proxy:`.
+    pub proxy: Front,
     /// Limits of the app's containers where their own options set none.
     pub limits: Limits,
     /// Warnings to keep quiet about, by name.

@@ -13,6 +13,7 @@ mod checked;
 pub mod edge;
 pub mod erb;
 pub mod extension;
+pub mod front;
 pub mod host;
 pub mod load;
 pub mod model;

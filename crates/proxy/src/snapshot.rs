@@ -67,6 +67,14 @@ impl Default for Snapshot {
     }
 }
 
+impl Snapshot {
+    /// Every rule that is broken, for people; empty when the proxy would serve it.
+    pub fn problems(&self) -> Vec<String> {
+        let problems = crate::check::problems(self).into_iter();
+        problems.map(|problem| problem.message).collect()
+    }
+}
+
 /// Settings of the proxy as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -11,6 +11,12 @@
 #[cfg(test)]
 mod tests;
 
+/// A role with these hosts.
+#[cfg(test)]
+pub fn example(hosts: &[&str]) -> ProxySpec {
+    tests::spec(&hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>())
+}
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +81,16 @@ impl Certificates {
             host_yml: config.join("host.yml"),
             wake: Notify::new(),
         }
+    }
+
+    /// Where the host's settings stand.
+    pub fn host_yml(&self) -> &Path {
+        &self.host_yml
+    }
+
+    /// Makes the next pass begin now.
+    pub fn look_again(&self) {
+        self.wake.notify_one();
     }
 
     /// The `acme:` section as it stands in the file now.

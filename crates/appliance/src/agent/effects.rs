@@ -50,6 +50,9 @@ pub enum EffectError {
     /// The proxy.
     #[error(transparent)]
     Proxy(#[from] appliance_proxy::control::ControlError),
+    /// The proxy would refuse it.
+    #[error("the proxy cannot serve the release: {0}")]
+    Unserved(String),
     /// The certificates.
     #[error(transparent)]
     Certificates(#[from] super::certificates::CertificatesError),
@@ -231,6 +234,17 @@ impl Effects {
         let accepted = self.accepted(self.plan.new.release)?;
         let roles = accepted.release.roles.iter();
         let specs: Vec<_> = roles.filter_map(|role| role.proxy.as_ref()).collect();
+        // What the proxy would refuse at the switch is refused here, before anything starts.
+        for spec in &specs {
+            let somewhere = IpAddr::from([127, 0, 0, 1]);
+            let snapshot = appliance_proxy::Snapshot {
+                services: vec![self.agent.service(&accepted, spec, somewhere)?],
+                ..appliance_proxy::Snapshot::default()
+            };
+            if let Some(problem) = snapshot.problems().into_iter().next() {
+                return Err(EffectError::Unserved(problem));
+            }
+        }
         Ok(self.agent.certificates.ensure(&specs).await?)
     }
 

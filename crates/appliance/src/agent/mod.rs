@@ -19,8 +19,10 @@ mod change;
 mod container;
 mod door;
 mod drive;
+mod edge;
 mod effects;
 mod exec;
+mod extras;
 pub mod gate;
 mod host_env;
 pub mod identity;
@@ -131,13 +133,14 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
     let keeper = tokio::spawn(keeper::keep(Arc::clone(&agent), stop.clone()));
     let certificates = tokio::spawn(certificates::keep(Arc::clone(&agent), stop.clone()));
     let accessories = tokio::spawn(accessories::keep(Arc::clone(&agent), stop.clone()));
+    let edge = tokio::spawn(edge::keep(Arc::clone(&agent), stop.clone()));
     let server = tokio::spawn(server::serve(listener, Arc::clone(&agent), stop.clone()));
     notify_ready();
     let watchdog = tokio::spawn(watchdog(stop.clone()));
     stop_signal().await?;
     tracing::info!("stopping; rollouts in progress go on at the next start");
     stop.cancel();
-    let _ended = tokio::join!(server, keeper, certificates, accessories, watchdog);
+    let _ended = tokio::join!(server, keeper, certificates, accessories, edge, watchdog);
     Ok(())
 }
 

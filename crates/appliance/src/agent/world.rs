@@ -7,7 +7,7 @@ use appliance_containers::EngineError;
 use appliance_containers::engine::{ContainerInfo, ContainerSummary, State};
 use appliance_proxy::control::CertificatePem;
 use appliance_proxy::snapshot::{Gate, Service};
-use appliance_push::change::{Role, Tls};
+use appliance_push::change::{ProxySpec, Role, Tls};
 use appliance_rollout::{Instance, ReleaseNumber};
 
 use super::apps::Accepted;
@@ -15,7 +15,7 @@ use super::container;
 use super::effects::EffectError;
 use super::gate::app_id;
 use super::identity::IdentityError;
-use super::{Agent, assets, route};
+use super::{Agent, assets, extras, route};
 
 impl Agent {
     /// The container of one role of one rollout of `app`.
@@ -69,14 +69,29 @@ impl Agent {
             let name = route::certificate_name(spec).map_err(EffectError::Route)?;
             self.proxy.put_certificate(&name, &pem).await?;
         }
-        let mut service = route::service(spec, &[address], self.certificates.local_hosts(spec))
-            .map_err(EffectError::Route)?;
+        let mut service = self.service(accepted, spec, address)?;
         // A stopped app stays stopped over a rollout, as in Kamal (Kamal's `app maintenance`).
         let app = app_id(&accepted.release.service, accepted.release.destination.as_ref());
         if let Some(message) = self.apps.read(&app)?.stopped {
             service.gate = Gate::Stopped { message };
         }
         Ok(Some(service))
+    }
+
+    /// What the proxy is to do for a role, but for its gate.
+    ///
+    /// # Errors
+    /// When the release names something that the proxy cannot serve.
+    pub fn service(
+        &self,
+        accepted: &Accepted,
+        spec: &ProxySpec,
+        address: IpAddr,
+    ) -> Result<Service, EffectError> {
+        let mut service = route::service(spec, &[address], self.certificates.local_hosts(spec))
+            .map_err(EffectError::Route)?;
+        extras::apply(&mut service, spec, &accepted.release.error_pages).map_err(EffectError::Route)?;
+        Ok(service)
     }
 
     /// Makes the proxy send a role's requests to the container at `address`; the certificate goes first.

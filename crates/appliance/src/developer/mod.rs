@@ -5,6 +5,7 @@ pub mod build;
 pub mod canary;
 pub mod change;
 pub mod fleet;
+pub mod front;
 pub mod git;
 pub mod hooks;
 pub mod image;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context as _;
 use appliance_config::extension::Extension;
 use appliance_config::model::{self, Resolved};
+use appliance_push::change::extras::ProxyExtras;
 use appliance_push::change::{
     AppName, Buffering, Canary, Destination, Digest, EnvName, Healthcheck, Image, Logging, ProxySpec,
     Release, ReleaseCommand, Role, RoleName, Tag, Tls, Watch,
@@ -262,7 +263,11 @@ fn role(config: &Resolved, extension: &Extension, role: &model::Role, host: &str
             .proxy
             .as_ref()
             .filter(|_| role.running_proxy)
-            .map(|proxy| proxy_spec(config, proxy))
+            .map(|proxy| {
+                let mut spec = proxy_spec(config, proxy)?;
+                spec.extras = super::front::extras(&extension.proxy)?;
+                anyhow::Ok(spec)
+            })
             .transpose()?,
     })
 }
@@ -317,6 +322,7 @@ pub(super) fn proxy_spec(config: &Resolved, proxy: &model::Proxy) -> anyhow::Res
             max_request_body: bytes(proxy.buffering.max_request_body),
             max_response_body: bytes(proxy.buffering.max_response_body),
         }),
+        extras: ProxyExtras::default(),
         log_request_headers: proxy.log_request_headers.clone(),
         log_response_headers: proxy.log_response_headers.clone().unwrap_or_default(),
     })

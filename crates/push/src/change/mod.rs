@@ -5,6 +5,7 @@
 
 mod accessory;
 mod exec;
+pub mod extras;
 mod names;
 mod release;
 

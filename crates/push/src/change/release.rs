@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::extras::ProxyExtras;
 use super::{AppName, Destination, Digest, EnvName, Repository, RoleName, Tag};
 
 /// One immutable release of one app for one host.
@@ -212,6 +213,9 @@ pub struct ProxySpec {
     /// Buffering; absent means streaming.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buffering: Option<Buffering>,
+    /// What the proxy does beyond Kamal's `proxy:`.
+    #[serde(default, skip_serializing_if = "ProxyExtras::is_none")]
+    pub extras: ProxyExtras,
     /// Request headers in the access log.
     #[serde(default)]
     pub log_request_headers: Vec<String>,

@@ -137,7 +137,7 @@ async fn handshake(
         .await
 }
 
-fn spec(hosts: &[String]) -> ProxySpec {
+pub(super) fn spec(hosts: &[String]) -> ProxySpec {
     ProxySpec {
         service_name: "shop-web".to_owned(),
         hosts: hosts.to_vec(),
@@ -156,6 +156,7 @@ fn spec(hosts: &[String]) -> ProxySpec {
         drain_timeout: 30,
         forward_headers: None,
         buffering: None,
+        extras: Default::default(),
         log_request_headers: Vec::new(),
         log_response_headers: Vec::new(),
     }
