@@ -1,0 +1,181 @@
+//! What is under way, written down before it happens, so that a crash leaves nothing that nobody knows of.
+//!
+//! One file per operation, replaced whole at each step and removed at the end. What is found at the start was interrupted;
+//! [`crate::recover`] settles it.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{BackupId, Subject};
+
+/// An operation that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "operation", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Intent {
+    /// A backup is being written. Without its manifest its objects are rubbish.
+    Backup {
+        /// What is backed up.
+        subject: Subject,
+        /// As which backup.
+        id: BackupId,
+        /// Uploads that were begun: key and the store's id.
+        uploads: Vec<(String, String)>,
+    },
+    /// A side database is being filled.
+    Restore {
+        /// What the backup is of.
+        subject: Subject,
+        /// The side database.
+        side: String,
+        /// Random word in the side database's mark: only a database with this mark is dropped.
+        mark: String,
+    },
+    /// Two databases are changing places. From here on the names tell how far it came.
+    Swap {
+        /// What the backup is of.
+        subject: Subject,
+        /// The live database.
+        live: String,
+        /// The one that takes its place.
+        side: String,
+        /// What the live one is called afterwards.
+        before: String,
+        /// The side database's mark, where it is to be dropped if it did not take the place.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mark: Option<String>,
+    },
+    /// Backups are being removed; their manifests first.
+    Prune {
+        /// What the backups are of.
+        subject: Subject,
+        /// Keys, in the order of their removal.
+        keys: Vec<String>,
+    },
+}
+
+impl Intent {
+    /// What it concerns.
+    pub fn subject(&self) -> &Subject {
+        match self {
+            Intent::Backup { subject, .. }
+            | Intent::Restore { subject, .. }
+            | Intent::Swap { subject, .. }
+            | Intent::Prune { subject, .. } => subject,
+        }
+    }
+}
+
+/// The directory of operations under way.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    directory: PathBuf,
+}
+
+/// One operation's file; removed by [`Entry::done`] only.
+#[derive(Debug)]
+pub struct Entry {
+    path: PathBuf,
+    /// What is under way.
+    pub intent: Intent,
+}
+
+impl Journal {
+    /// The journal in `directory`, which is made.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open(directory: impl Into<PathBuf>) -> io::Result<Self> {
+        let directory = directory.into();
+        fs_err::create_dir_all(&directory)?;
+        Ok(Self { directory })
+    }
+
+    /// Writes down that something begins; `name` is unique.
+    ///
+    /// # Errors
+    /// When it cannot be written: then it must not begin.
+    pub fn begin(&self, name: &str, intent: Intent) -> io::Result<Entry> {
+        let entry = Entry {
+            path: self.directory.join(format!("{name}.json")),
+            intent,
+        };
+        entry.write()?;
+        Ok(entry)
+    }
+
+    /// What was interrupted, oldest first. A file that makes no sense is set aside and said.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn interrupted(&self) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        let mut paths: Vec<PathBuf> = fs_err::read_dir(&self.directory)?
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
+        paths.sort();
+        for path in paths {
+            if path.extension().is_none_or(|extension| extension != "json") {
+                // A temporary file of a write that did not end: its entry still says what it said before.
+                if path.extension().is_some_and(|extension| extension == "new") {
+                    fs_err::remove_file(&path)?;
+                }
+                continue;
+            }
+            match serde_json::from_slice(&fs_err::read(&path)?) {
+                Ok(intent) => entries.push(Entry { path, intent }),
+                Err(error) => {
+                    tracing::error!("{} makes no sense and is set aside: {error}", path.display());
+                    fs_err::rename(&path, path.with_extension("damaged"))?;
+                }
+            }
+        }
+        Ok(entries)
+    }
+}
+
+impl Entry {
+    /// Notes a further upload of a backup.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note_upload(&mut self, key: &str, upload: &str) -> io::Result<()> {
+        if let Intent::Backup { uploads, .. } = &mut self.intent {
+            uploads.push((key.to_owned(), upload.to_owned()));
+        }
+        self.write()
+    }
+
+    /// Goes over to the next step.
+    ///
+    /// # Errors
+    /// When it cannot be written: then the step must not be taken.
+    pub fn proceed(&mut self, intent: Intent) -> io::Result<()> {
+        self.intent = intent;
+        self.write()
+    }
+
+    /// It has ended, one way or the other, and left nothing to settle.
+    ///
+    /// # Errors
+    /// When the file cannot be removed; settling it again does no harm.
+    pub fn done(self) -> io::Result<()> {
+        fs_err::remove_file(&self.path)?;
+        self.sync()
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let temporary = self.path.with_extension("new");
+        let mut file = fs_err::File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec(&self.intent)?)?;
+        file.sync_all()?;
+        fs_err::rename(&temporary, &self.path)?;
+        self.sync()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        fs_err::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    }
+}

@@ -1,0 +1,197 @@
+//! Where a data server's own programs run: its container, so that their version always fits.
+//!
+//! Large streams do not go through Docker's API: they go through a FIFO that both sides can open, which costs Docker no
+//! processor time and loses nothing. The end of such a stream says nothing; the exit code does. So the side that is ours
+//! keeps a second handle until the program has ended: a reader sees the end only after the exit code is known, and a
+//! program that never opens its end cannot make us wait for ever.
+//!
+//! When our process dies, its ends close and the program ends with it: nothing is left that holds a snapshot.
+
+mod local;
+
+use std::io;
+use std::path::PathBuf;
+
+use futures_util::future::BoxFuture;
+
+pub use local::LocalPlace;
+
+/// What a program wrote is cut to this many bytes, on either stream.
+pub const OUTPUT_LIMIT: usize = 64 << 20;
+
+/// A program to run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Job {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Additional environment.
+    pub env: Vec<(String, String)>,
+    /// FIFO that becomes its standard input.
+    pub stdin: Option<String>,
+    /// FIFO that becomes its standard output.
+    pub stdout: Option<String>,
+}
+
+impl Job {
+    /// A job of these words.
+    pub fn new<S: Into<String>>(command: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            command: command.into_iter().map(Into::into).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Exit code; 128 and more for signals.
+    pub code: i64,
+    /// What it wrote to standard output, unless that was a FIFO.
+    pub stdout: Vec<u8>,
+    /// What it wrote to standard error.
+    pub stderr: String,
+}
+
+impl Ended {
+    /// The last lines of standard error, for a message.
+    pub fn complaint(&self) -> String {
+        let lines: Vec<&str> = self
+            .stderr
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .collect();
+        let from = lines.len().saturating_sub(6);
+        lines.get(from..).unwrap_or_default().join("; ")
+    }
+}
+
+/// Why a program could not be run, or ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// Not run at all.
+    #[error("cannot run {program} in {place}")]
+    Run {
+        /// The program.
+        program: String,
+        /// Where.
+        place: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No FIFO.
+    #[error("cannot make a FIFO in {place}")]
+    Pipe {
+        /// Where.
+        place: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It ended with another code than 0.
+    #[error("{program} in {place} ended with code {code}: {complaint}")]
+    Failed {
+        /// The program.
+        program: String,
+        /// Where.
+        place: String,
+        /// The code.
+        code: i64,
+        /// What it said.
+        complaint: String,
+    },
+}
+
+/// A FIFO that a program and we can both open; removed when dropped.
+#[derive(Debug)]
+pub struct Pipe {
+    /// How we name it.
+    pub outside: PathBuf,
+    /// How the program names it.
+    pub inside: String,
+    /// Kept open while `outside` needs it.
+    pub holder: Option<std::os::fd::OwnedFd>,
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        let _gone_already = std::fs::remove_file(&self.outside);
+    }
+}
+
+/// Somewhere programs can be run.
+pub trait Place: Send + Sync {
+    /// What it is called, for messages.
+    fn name(&self) -> &str;
+
+    /// Runs a program to its end.
+    fn run<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Ended, PlaceError>>;
+
+    /// Makes a FIFO; `name` is a random word.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn pipe(&self, name: &str) -> Result<Pipe, PlaceError>;
+
+    /// Lets go of programs that wait for a FIFO whose other end died before it was opened.
+    fn release_pipes(&self);
+}
+
+/// Runs a job that must succeed.
+///
+/// # Errors
+/// When it cannot be run or ends with another code than 0.
+pub async fn succeed(place: &dyn Place, job: &Job) -> Result<Ended, PlaceError> {
+    let ended = place.run(job).await?;
+    if ended.code == 0 {
+        return Ok(ended);
+    }
+    Err(failed(place, job, &ended))
+}
+
+pub(crate) fn failed(place: &dyn Place, job: &Job, ended: &Ended) -> PlaceError {
+    PlaceError::Failed {
+        program: job.command.first().cloned().unwrap_or_default(),
+        place: place.name().to_owned(),
+        code: ended.code,
+        complaint: ended.complaint(),
+    }
+}
+
+/// Both ends of a FIFO, ours open: no program can make us wait.
+pub(crate) struct Ends {
+    pub(crate) ours: std::fs::File,
+    /// The second handle; dropped once the program has ended.
+    pub(crate) guard: std::fs::File,
+}
+
+/// Opens a FIFO to read what a program writes.
+pub(crate) fn open_to_read(pipe: &Pipe) -> io::Result<Ends> {
+    let ours = end(pipe, false)?;
+    let guard = end(pipe, true)?;
+    Ok(Ends { ours, guard })
+}
+
+/// Opens a FIFO to write what a program reads.
+pub(crate) fn open_to_write(pipe: &Pipe) -> io::Result<Ends> {
+    let guard = end(pipe, false)?;
+    let ours = end(pipe, true)?;
+    Ok(Ends { ours, guard })
+}
+
+/// Opens without waiting for the other side, then makes reads and writes wait.
+fn end(pipe: &Pipe, write: bool) -> io::Result<std::fs::File> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+    let file = std::fs::OpenOptions::new()
+        .read(!write)
+        .write(write)
+        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits())
+        .open(&pipe.outside)?;
+    if !file.metadata()?.file_type().is_fifo() {
+        return Err(io::Error::other("it is not a FIFO any more"));
+    }
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(file)
+}

@@ -1,0 +1,162 @@
+//! Settles what a crash interrupted, and removes what no backup needs.
+
+use crate::backup::application;
+use crate::journal::{Entry, Intent, Journal};
+use crate::names::MANIFEST;
+use crate::postgres::{Postgres, PostgresError};
+use crate::repository::{Catalogue, Repository};
+use crate::retention::Plan;
+use crate::store::StoreError;
+
+/// Why it cannot be settled yet.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The server failed.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    /// The journal failed.
+    #[error("cannot write the journal of backups")]
+    Journal(#[source] std::io::Error),
+    /// There is no server to ask.
+    #[error("the server of {subject} does not run")]
+    NoServer {
+        /// Whose.
+        subject: String,
+    },
+}
+
+/// Settles one interrupted operation; `server` is that of its subject, if it has one and it runs.
+///
+/// # Errors
+/// When it cannot be settled now; the entry stays and is tried again at the next start.
+pub async fn settle(
+    repository: &Repository,
+    server: Option<&Postgres>,
+    entry: Entry,
+) -> Result<String, RecoverError> {
+    let need = || {
+        server.ok_or_else(|| RecoverError::NoServer {
+            subject: entry.intent.subject().to_string(),
+        })
+    };
+    let said = match &entry.intent {
+        Intent::Backup { id, .. } => {
+            if let Some(server) = server {
+                server.place().release_pipes();
+                // Best effort: without its reader the program ends by itself at its next write.
+                let _not_reachable = server.end_sessions(&application(id)).await;
+            }
+            backup(repository, &entry.intent).await?
+        }
+        Intent::Restore { side, mark, .. } => {
+            let server = need()?;
+            server.place().release_pipes();
+            server.quiet().await?;
+            match server.drop_marked(side, mark).await? {
+                true => format!("the half restored database {side} is dropped"),
+                false => format!("a restore into {side} had not begun"),
+            }
+        }
+        Intent::Swap {
+            live,
+            side,
+            before,
+            mark,
+            ..
+        } => {
+            let server = need()?;
+            server.quiet().await?;
+            server.reopen(live).await?;
+            if server.exists(before).await? {
+                format!("{live} had been swapped; the former one is {before}")
+            } else {
+                if let Some(mark) = mark {
+                    server.drop_marked(side, mark).await?;
+                }
+                format!("{live} had not been swapped and is as it was")
+            }
+        }
+        Intent::Prune { keys, .. } => {
+            for key in keys {
+                repository.store.delete(key).await?;
+            }
+            format!("{} objects of pruned backups are removed", keys.len())
+        }
+    };
+    entry.done().map_err(RecoverError::Journal)?;
+    Ok(said)
+}
+
+/// Removes what a backup without a manifest has stored; one with a manifest is left as it is.
+///
+/// # Errors
+/// When the store fails.
+pub(crate) async fn backup(repository: &Repository, intent: &Intent) -> Result<String, StoreError> {
+    let Intent::Backup { subject, id, uploads } = intent else {
+        return Ok(String::new());
+    };
+    let store = &repository.store;
+    if store.size(&subject.key(id, MANIFEST)).await?.is_some() {
+        return Ok(format!("the backup {id} was complete"));
+    }
+    for (key, upload) in uploads {
+        store.abort(key, upload).await?;
+    }
+    // Under an id that is nobody else's.
+    let left = store.list(&subject.key(id, "")).await?;
+    for object in &left {
+        store.delete(&object.key).await?;
+    }
+    Ok(format!(
+        "the unfinished backup {id} is removed ({} objects)",
+        left.len()
+    ))
+}
+
+/// Carries a plan out: manifests first, so that a half-done one never shows a broken backup.
+///
+/// # Errors
+/// When the store or the journal fails; the rest is removed at the next start.
+pub async fn prune(
+    repository: &Repository,
+    journal: &Journal,
+    catalogue: &Catalogue,
+    plan: &Plan,
+    word: &str,
+) -> Result<usize, RecoverError> {
+    if plan.frozen.is_some() || plan.remove.is_empty() {
+        return Ok(0);
+    }
+    let mut manifests = Vec::new();
+    let mut objects = Vec::new();
+    let mut subject = None;
+    for found in &catalogue.backups {
+        let manifest = &found.manifest;
+        if !plan.remove.contains(&manifest.id) {
+            continue;
+        }
+        manifests.push(manifest.subject.key(&manifest.id, MANIFEST));
+        objects.extend(found.beside.iter().cloned());
+        objects.extend(
+            manifest
+                .objects()
+                .map(|object| manifest.subject.key(&manifest.id, &object.name)),
+        );
+        subject = Some(manifest.subject.clone());
+    }
+    let Some(subject) = subject else { return Ok(0) };
+    let count = manifests.len();
+    manifests.append(&mut objects);
+    let intent = Intent::Prune {
+        subject,
+        keys: manifests,
+    };
+    let entry = journal
+        .begin(&format!("prune-{word}"), intent)
+        .map_err(RecoverError::Journal)?;
+    settle(repository, None, entry).await?;
+    Ok(count)
+}

@@ -1,0 +1,244 @@
+//! Content on its way from a source into volumes, and from volumes into a program.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use age::x25519;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::manifest::{Manifest, Object};
+use crate::place::{self, Ended, Job, Place, PlaceError};
+use crate::repository::Repository;
+use crate::seal::{self, Arriving, Piece, SealError, Summary};
+use crate::tap::Tap;
+use crate::volumes::{self, Pace, VolumeError};
+
+/// Parts that wait between two stages.
+const QUEUE: usize = 1;
+
+/// Where content comes from.
+pub enum Feed {
+    /// What a program writes to its standard output.
+    Job {
+        /// Where it runs.
+        place: Arc<dyn Place>,
+        /// The program.
+        job: Job,
+    },
+    /// What a reader reads; it is whole when it ends without an error.
+    Reader(Box<dyn Read + Send>),
+}
+
+/// Why content did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The program failed.
+    #[error(transparent)]
+    Program(#[from] PlaceError),
+    /// Sealing or opening failed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The volumes failed.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// The FIFO cannot be used.
+    #[error("cannot use the FIFO to the program")]
+    Pipe(#[source] io::Error),
+    /// A thread ended in a panic.
+    #[error("a thread of the pipeline ended unexpectedly")]
+    Thread(#[source] tokio::task::JoinError),
+}
+
+/// Stores what `feed` gives as volumes below `prefix`.
+///
+/// # Errors
+/// When any stage fails; nothing is left that has a manifest.
+pub(crate) async fn store(
+    repository: &Repository,
+    prefix: &str,
+    feed: Feed,
+    tap: Option<Tap>,
+    pipe_name: &str,
+    mut pace: Pace,
+    note: &mut (dyn FnMut(&str, &str) -> io::Result<()> + Send),
+) -> Result<(Vec<Object>, Summary), StreamError> {
+    let (pieces, arriving) = mpsc::channel(QUEUE);
+    let recipients = repository.recipients().to_vec();
+    let uploading = async {
+        let mut arriving = arriving;
+        // Owned here, so that a failed upload closes the channel and with it the whole pipeline.
+        volumes::upload(&*repository.store, prefix, &mut arriving, &mut pace, note).await
+    };
+    let (sealed, uploaded, ran) = match feed {
+        Feed::Reader(mut reader) => {
+            let sealing = tokio::task::spawn_blocking(move || {
+                seal::seal(&mut *reader, tap, &recipients, &pieces, || true)
+            });
+            let (sealed, uploaded) = tokio::join!(sealing, uploading);
+            (sealed, uploaded, Ok(None))
+        }
+        Feed::Job { place, mut job } => {
+            let pipe = place.pipe(pipe_name)?;
+            let ends = place::open_to_read(&pipe).map_err(StreamError::Pipe)?;
+            job.stdout = Some(pipe.inside.clone());
+            let (verdict, judged) = oneshot::channel();
+            let mut ours = ends.ours;
+            let sealing = tokio::task::spawn_blocking(move || {
+                seal::seal(&mut ours, tap, &recipients, &pieces, || {
+                    judged.blocking_recv().unwrap_or(false)
+                })
+            });
+            let guard = ends.guard;
+            let running = async {
+                let ended = place.run(&job).await;
+                let good = ended.as_ref().is_ok_and(|ended| ended.code == 0);
+                let _sealing_gave_up = verdict.send(good);
+                drop(guard);
+                ended
+            };
+            let (sealed, uploaded, ran) = tokio::join!(sealing, uploading, running);
+            (sealed, uploaded, ran.map(|ended| Some((ended, place, job))))
+        }
+    };
+    let sealed = sealed.map_err(StreamError::Thread)?;
+    match (sealed, uploaded) {
+        (Ok(summary), Ok(objects)) => Ok((objects, summary)),
+        (Err(SealError::Verdict), _) => {
+            if let Some((ended, place, job)) = ran? {
+                return Err(place::failed(&*place, &job, &ended).into());
+            }
+            Err(SealError::Verdict.into())
+        }
+        (Err(SealError::Gone) | Ok(_), Err(error)) => Err(error.into()),
+        // A program that failed is the better reason for content that is not whole.
+        (Err(error), _) => match ran {
+            Ok(Some((ended, place, job))) if ended.code != 0 && !killed_by_us(&ended) => {
+                Err(place::failed(&*place, &job, &ended).into())
+            }
+            Err(failure) => Err(failure.into()),
+            _ => Err(error.into()),
+        },
+    }
+}
+
+/// Whether a program only noticed that nobody reads any more.
+fn killed_by_us(ended: &Ended) -> bool {
+    ended.code == 141 || ended.stderr.contains("Broken pipe")
+}
+
+/// Runs the content of a backup through a program's standard input.
+///
+/// # Errors
+/// When any stage fails, or the content is not what the manifest says.
+pub(crate) async fn replay(
+    repository: &Repository,
+    manifest: &Manifest,
+    place: &Arc<dyn Place>,
+    mut job: Job,
+    tap: Option<Tap>,
+    pipe_name: &str,
+) -> Result<Summary, StreamError> {
+    let pipe = place.pipe(pipe_name)?;
+    let ends = place::open_to_write(&pipe).map_err(StreamError::Pipe)?;
+    job.stdin = Some(pipe.inside.clone());
+    let guard = ends.guard;
+    let running = async {
+        let ended = place.run(&job).await;
+        drop(guard);
+        ended
+    };
+    let (opened, ran) = tokio::join!(read(repository, manifest, tap, Box::new(ends.ours)), running);
+    match (opened, ran) {
+        (Ok(summary), Ok(ended)) if ended.code == 0 => Ok(summary),
+        // The program stopped reading: what it says is the reason.
+        (Ok(_) | Err(StreamError::Seal(SealError::Sink(_))), Ok(ended)) => {
+            Err(place::failed(&**place, &job, &ended).into())
+        }
+        (_, Err(error)) => Err(error.into()),
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// Reads the content of a backup into `sink` and compares it with the manifest.
+///
+/// # Errors
+/// When it cannot be fetched or opened, was altered, or the sink does not take it.
+pub async fn read(
+    repository: &Repository,
+    manifest: &Manifest,
+    tap: Option<Tap>,
+    mut sink: Box<dyn Write + Send>,
+) -> Result<Summary, StreamError> {
+    let (chunks, arriving) = mpsc::channel(QUEUE);
+    let prefix = manifest.subject.key(&manifest.id, "");
+    let fetching = volumes::fetch(
+        Arc::clone(&repository.store),
+        prefix,
+        manifest.volumes.clone(),
+        chunks,
+    );
+    let identity = repository.keys.identity.clone();
+    let opening =
+        tokio::task::spawn_blocking(move || seal::open(Arriving::new(arriving), &identity, tap, &mut *sink));
+    let ((), opened) = tokio::join!(fetching, opening);
+    let summary = opened.map_err(StreamError::Thread)??;
+    let differs = |what| Err(SealError::Differs { what }.into());
+    if summary.bytes != manifest.plain_bytes {
+        return differs("it has another size");
+    }
+    if summary.sha256 != manifest.plain_sha256 {
+        return differs("it has another digest");
+    }
+    if summary.counts.is_some() && summary.counts != manifest.counts {
+        return differs("it has other tables or rows");
+    }
+    Ok(summary)
+}
+
+/// Seals a small content.
+///
+/// # Errors
+/// When it is empty, or sealing fails.
+pub(crate) async fn seal_small(
+    recipients: &[x25519::Recipient],
+    content: Vec<u8>,
+) -> Result<Bytes, StreamError> {
+    let recipients = recipients.to_vec();
+    // Room for all of it: nobody takes anything out before the end.
+    let (pieces, mut arriving) = mpsc::channel(content.len() / crate::store::PART + 3);
+    let sealed = tokio::task::spawn_blocking(move || {
+        seal::seal(&mut content.as_slice(), None, &recipients, &pieces, || true)
+    });
+    sealed.await.map_err(StreamError::Thread)??;
+    let mut bytes = Vec::new();
+    while let Some(Piece::Part(part)) = arriving.recv().await {
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes.into())
+}
+
+/// Opens one small object of a backup, such as the globals.
+///
+/// # Errors
+/// When it cannot be fetched or opened, or was altered.
+pub(crate) async fn read_small(
+    repository: &Repository,
+    manifest: &Manifest,
+    object: &Object,
+) -> Result<Vec<u8>, StreamError> {
+    let (chunks, arriving) = mpsc::channel(QUEUE);
+    let fetching = volumes::fetch(
+        Arc::clone(&repository.store),
+        manifest.subject.key(&manifest.id, ""),
+        vec![object.clone()],
+        chunks,
+    );
+    let identity = repository.keys.identity.clone();
+    let opening = tokio::task::spawn_blocking(move || {
+        let mut content = Vec::new();
+        seal::open(Arriving::new(arriving), &identity, None, &mut content).map(|_| content)
+    });
+    let ((), opened) = tokio::join!(fetching, opening);
+    Ok(opened.map_err(StreamError::Thread)??)
+}

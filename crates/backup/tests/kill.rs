@@ -1,0 +1,230 @@
+//! A process that backs up, restores, swaps and prunes is killed at 200 arbitrary moments: no listed backup that does not
+//! restore, live data as it was, and the next run clean.
+//!
+//! The program is its own victim: started with `--victim` it does one operation after the other until it is killed.
+
+#[path = "rig/mod.rs"]
+mod rig;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use appliance_backup::backup::{Order, Source, backup};
+use appliance_backup::recover;
+use appliance_backup::repository::Repository;
+use appliance_backup::restore::{self, Target, drill, restore};
+use appliance_backup::retention::Plan;
+use appliance_backup::stream;
+use rig::{S3, cluster, outside, subject};
+
+const ROUNDS: u64 = 200;
+const DATABASE: &str = "live";
+/// The data of the live database, whatever happens.
+const EXPECTED: &str = "3000|5";
+const QUESTION: &str =
+    "SELECT (SELECT count(*) FROM public.t), (SELECT count(*) FROM pg_largeobject_metadata)";
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    match arguments.iter().position(|argument| argument == "--victim") {
+        Some(at) => runtime.block_on(victim(
+            Path::new(&arguments[at + 1]),
+            Path::new(&arguments[at + 2]),
+            arguments[at + 3].parse().expect("port"),
+        )),
+        None => runtime.block_on(kill_and_look()),
+    }
+}
+
+/// One operation after the other, for ever.
+async fn victim(directory: &Path, socket: &Path, port: u16) {
+    let repository = rig::repository(rig::s3::store(rig::s3::options(port, "kill"))).await;
+    let journal = rig::journal(directory);
+    let server = cluster::postgres(socket, &directory.join("pipes"));
+    let order = Order {
+        subject: subject(DATABASE),
+        image: None,
+        bandwidth: None,
+        previous: None,
+    };
+    loop {
+        let manifest = backup(
+            &repository,
+            &journal,
+            &order,
+            Source::Postgres(&server),
+            outside(),
+        )
+        .await
+        .expect("a backup");
+        restore(
+            &repository,
+            &journal,
+            &server,
+            &manifest,
+            &Target::Swap,
+            None,
+            outside(),
+        )
+        .await
+        .expect("restored");
+        // Everything but the newest two goes, as far as it is there.
+        let catalogue = repository.catalogue("").await.expect("listed");
+        let ids: Vec<_> = catalogue
+            .backups
+            .iter()
+            .map(|found| found.manifest.id.clone())
+            .collect();
+        let plan = Plan {
+            keep: vec![],
+            remove: ids[..ids.len().saturating_sub(2)].to_vec(),
+            frozen: None,
+        };
+        recover::prune(&repository, &journal, &catalogue, &plan, &outside().word())
+            .await
+            .expect("pruned");
+    }
+}
+
+async fn kill_and_look() {
+    let directory = tempfile::tempdir().expect("directory");
+    let pipes = directory.path().join("pipes");
+    std::fs::create_dir(&pipes).expect("directory");
+    let s3 = S3::start(&directory.path().join("s3")).await;
+    let cluster = cluster::shared();
+    let server = cluster.postgres(&pipes);
+    server
+        .run("postgres", "CREATE DATABASE live")
+        .await
+        .expect("made");
+    server
+        .run(
+            DATABASE,
+            "CREATE TABLE public.t AS SELECT n, md5(n::text) AS x FROM generate_series(1, 3000) AS n; \
+             CREATE INDEX ON public.t (n); SELECT lo_from_bytea(0, 'x') FROM generate_series(1, 5)",
+        )
+        .await
+        .expect("filled");
+    let repository = rig::repository(s3.store("kill")).await;
+    let mut state = 88_172_645_463_325_252_u64;
+    let (mut interrupted, mut most) = (std::collections::BTreeMap::<String, u32>::new(), 0);
+    for round in 0..ROUNDS {
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .arg("--victim")
+            .args([directory.path(), cluster.socket()])
+            .arg(s3.port.to_string())
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("it starts");
+        // Anywhere within the first rounds of its loop.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        tokio::time::sleep(Duration::from_micros(20_000 + state % 900_000)).await;
+        assert!(
+            child.try_wait().expect("asked").is_none(),
+            "round {round}: it ended by itself"
+        );
+        child.kill().expect("kill");
+        child.wait().expect("it ends");
+
+        orphans_ended(cluster.socket()).await;
+
+        // Settled as at a start.
+        let journal = rig::journal(directory.path());
+        for entry in journal.interrupted().expect("read") {
+            let text = serde_json::to_value(&entry.intent).expect("json");
+            let name = text["operation"].as_str().unwrap_or_default().to_owned();
+            *interrupted.entry(name).or_default() += 1;
+            recover::settle(&repository, Some(&server), entry)
+                .await
+                .expect("settled");
+        }
+        assert!(journal.interrupted().expect("read").is_empty());
+        look(&repository, &server, &pipes, round, &mut most).await;
+    }
+    assert!(
+        interrupted.len() >= 3,
+        "the kills met several operations: {interrupted:?}"
+    );
+    assert!(most > 0, "some backups were made");
+    let scratch = cluster::scratch().postgres(&pipes);
+    for found in repository.catalogue("").await.expect("listed").backups {
+        drill(&repository, &scratch, &found.manifest, outside())
+            .await
+            .expect("every listed backup passes a drill");
+    }
+    use std::io::Write as _;
+    writeln!(
+        std::io::stdout(),
+        "killed {ROUNDS} times; interrupted: {interrupted:?}"
+    )
+    .expect("stdout");
+}
+
+/// Waits until the programs that the victim had started have ended: each does, by itself, when its other end is gone.
+async fn orphans_ended(socket: &Path) {
+    let wanted = format!("PGHOST={}", socket.display());
+    let running = || {
+        std::fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|process| {
+                let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
+                environment
+                    .split(|byte| *byte == 0)
+                    .any(|entry| entry == wanted.as_bytes())
+            })
+    };
+    let ended = async {
+        while running() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ended)
+        .await
+        .expect("no program is left behind");
+}
+
+async fn look(
+    repository: &Repository,
+    server: &appliance_backup::postgres::Postgres,
+    pipes: &Path,
+    round: u64,
+    most: &mut usize,
+) {
+    assert_eq!(
+        server.run(DATABASE, QUESTION).await.expect("live"),
+        EXPECTED,
+        "round {round}"
+    );
+    let catalogue = repository.catalogue("").await.expect("listed");
+    assert_eq!(catalogue.unusable, [], "round {round}");
+    // Every one is read whole; those of earlier rounds have been.
+    for found in catalogue.backups.iter().rev().take(2) {
+        stream::read(
+            repository,
+            &found.manifest,
+            Some(Default::default()),
+            Box::new(std::io::sink()),
+        )
+        .await
+        .expect("whole");
+    }
+    *most = (*most).max(catalogue.backups.len());
+    let left: Vec<_> = std::fs::read_dir(pipes)
+        .expect("list")
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
+    assert!(left.is_empty(), "round {round}: {left:?}");
+    // What a swap replaced is forgotten after a day; here at once, or the server would fill.
+    let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(25);
+    restore::forget_replaced(server, later).await.expect("forgotten");
+    let databases = server.marked().await.expect("asked");
+    assert!(databases.is_empty(), "round {round}: {databases:?}");
+}

@@ -1,0 +1,219 @@
+//! The strict S3 server in this process, with faults on request: what a store does on a bad day.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use appliance_backup::store::{Patience, Retrying, S3Options, S3Store, Store};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s_fs::FileSystem;
+
+/// What goes wrong with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Answered with this status and an error document of this code.
+    Status(u16, &'static str),
+    /// The connection is cut before anything happens.
+    Reset,
+    /// Carried out, and the connection cut before the answer.
+    LostReply,
+    /// Never answered.
+    Hang,
+    /// One byte of the body is another one when it arrives.
+    FlippedByte,
+    /// Answered with 200 and an error document.
+    ErrorWith200,
+}
+
+/// Which requests a fault is for.
+type Which = fn(&Seen) -> bool;
+
+/// A request as it arrived.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub method: String,
+    pub path: String,
+    pub query: String,
+    pub headers: hyper::HeaderMap,
+    pub body: usize,
+}
+
+impl Seen {
+    pub fn part(&self) -> bool {
+        self.method == "PUT" && self.query.contains("partNumber=")
+    }
+    pub fn complete(&self) -> bool {
+        self.method == "POST" && self.query.contains("uploadId=")
+    }
+    pub fn manifest(&self) -> bool {
+        self.method == "PUT" && self.path.ends_with("manifest.json")
+    }
+}
+
+#[derive(Default)]
+struct State {
+    faults: VecDeque<(Which, Fault)>,
+    down: bool,
+    seen: Vec<Seen>,
+}
+
+/// The server.
+pub struct S3 {
+    pub port: u16,
+    state: Arc<Mutex<State>>,
+}
+
+pub const ACCESS: &str = "AKIDTEST";
+pub const SECRET: &str = "SECRETTEST";
+
+impl S3 {
+    /// Serves `root` with one bucket, `bkt`.
+    pub async fn start(root: &Path) -> Self {
+        std::fs::create_dir_all(root.join("bkt")).expect("bucket");
+        let mut builder = S3ServiceBuilder::new(FileSystem::new(root).expect("root"));
+        builder.set_auth(SimpleAuth::from_single(ACCESS, SECRET));
+        let service = builder.build();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("listen");
+        let port = listener.local_addr().expect("address").port();
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                if shared.lock().expect("state").down {
+                    continue;
+                }
+                let (service, state) = (service.clone(), Arc::clone(&shared));
+                tokio::spawn(async move {
+                    let answer =
+                        service_fn(move |request| answer(service.clone(), Arc::clone(&state), request));
+                    let _cut = auto::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(socket), answer)
+                        .await;
+                });
+            }
+        });
+        Self { port, state }
+    }
+
+    /// The next request that fits meets this fault; several for one kind of request come one after the other.
+    pub fn fault(&self, which: Which, fault: Fault) {
+        self.state.lock().expect("state").faults.push_back((which, fault));
+    }
+
+    /// Every connection is cut, until told otherwise.
+    pub fn down(&self, down: bool) {
+        self.state.lock().expect("state").down = down;
+    }
+
+    pub fn faults_left(&self) -> usize {
+        self.state.lock().expect("state").faults.len()
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.state.lock().expect("state").seen.clone()
+    }
+
+    pub fn options(&self, prefix: &str) -> S3Options {
+        options(self.port, prefix)
+    }
+
+    /// A store that is patient in small steps.
+    pub fn store(&self, prefix: &str) -> Arc<dyn Store> {
+        store(self.options(prefix))
+    }
+}
+
+pub fn options(port: u16, prefix: &str) -> S3Options {
+    S3Options {
+        bucket: "bkt".to_owned(),
+        prefix: prefix.to_owned(),
+        endpoint: Some(format!("http://127.0.0.1:{port}")),
+        region: "us-east-1".to_owned(),
+        path_style: true,
+        access_key_id: ACCESS.to_owned(),
+        secret_access_key: SECRET.to_owned(),
+        attempt_limit: None,
+    }
+}
+
+pub fn store(options: S3Options) -> Arc<dyn Store> {
+    let patience = Patience {
+        limit: Duration::from_secs(20),
+        first: Duration::from_millis(20),
+        longest: Duration::from_millis(300),
+    };
+    Arc::new(Retrying::new(Arc::new(S3Store::new(options)), patience))
+}
+
+async fn answer(
+    service: S3Service,
+    state: Arc<Mutex<State>>,
+    request: Request<Incoming>,
+) -> Result<Response<s3s::Body>, std::io::Error> {
+    let (head, body) = request.into_parts();
+    let mut body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    let seen = Seen {
+        method: head.method.to_string(),
+        path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        headers: head.headers.clone(),
+        body: body.len(),
+    };
+    let fault = {
+        let mut state = state.lock().expect("state");
+        state.seen.push(seen.clone());
+        if state.down {
+            Some(Fault::Reset)
+        } else {
+            let at = state.faults.iter().position(|(which, _)| which(&seen));
+            at.and_then(|at| state.faults.remove(at)).map(|(_, fault)| fault)
+        }
+    };
+    let cut = || std::io::Error::other("the connection is cut");
+    match fault {
+        Some(Fault::Status(status, code)) => return Ok(error(status, code)),
+        Some(Fault::ErrorWith200) => return Ok(error(200, "InternalError")),
+        Some(Fault::Reset) => return Err(cut()),
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::FlippedByte) => {
+            let mut bytes = body.to_vec();
+            if let Some(byte) = bytes.get_mut(100) {
+                *byte ^= 1;
+            }
+            body = Bytes::from(bytes);
+        }
+        Some(Fault::LostReply) | None => {}
+    }
+    let request = Request::from_parts(head, s3s::Body::from(body));
+    let answered = service.call(request).await.map_err(|_| cut())?;
+    if fault == Some(Fault::LostReply) {
+        // The answer to Complete comes with its body: only then it is carried out.
+        let _carried_out = answered.into_body().collect().await;
+        return Err(cut());
+    }
+    Ok(answered)
+}
+
+fn error(status: u16, code: &str) -> Response<s3s::Body> {
+    let text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>made by the test</Message></Error>"
+    );
+    let mut response = Response::new(s3s::Body::from(text));
+    *response.status_mut() = StatusCode::from_u16(status).expect("status");
+    response.headers_mut().insert(
+        "content-type",
+        hyper::header::HeaderValue::from_static("application/xml"),
+    );
+    response
+}
