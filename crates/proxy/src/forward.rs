@@ -576,13 +576,23 @@ async fn send(
                 };
                 h1::fetch(worker, taken, &mut request, upgrade, patience, interim)
                     .await
-                    .map(|response| response.map(|relay| Reply::Relayed(Relay::Http1(Box::new(relay)))))
+                    .map(|response| {
+                        response.map(|mut relay| {
+                            relay.count_for(&route);
+                            Reply::Relayed(Relay::Http1(Box::new(relay)))
+                        })
+                    })
             }
             Ok(Opened::H2c(lease)) => {
                 let counted = (Arc::clone(upstream), Some(in_flight));
                 http2::upstream::fetch(worker, lease, counted, &mut request, patience, interim)
                     .await
-                    .map(|response| response.map(|relay| Reply::Relayed(Relay::H2c(Box::new(relay)))))
+                    .map(|response| {
+                        response.map(|mut relay| {
+                            relay.count_for(&route);
+                            Reply::Relayed(Relay::H2c(Box::new(relay)))
+                        })
+                    })
             }
             Err(error) => {
                 // Nothing was sent, so any method may go to another upstream.

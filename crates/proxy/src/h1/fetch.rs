@@ -25,6 +25,7 @@ use crate::forward::{Broken, Patience, RelayError};
 use crate::headers;
 use crate::http2::{Interim, Upload, UploadError, Working};
 use crate::link::Link;
+use crate::table::Route;
 use crate::upstream::{InFlight, Upstream};
 use crate::wakers::Place;
 use crate::worker::Worker;
@@ -295,6 +296,7 @@ pub(crate) async fn fetch(
         (sending.last, sending.body) = (body.is_over(), body);
         uploading = true;
     }
+    let sent = sending.bytes;
     let sending = if uploading && !broken_link {
         Some(Box::new(sending))
     } else {
@@ -315,6 +317,8 @@ pub(crate) async fn fetch(
         place,
         worker: Rc::clone(worker),
         trailers: HeaderMap::new(),
+        sent,
+        route: None,
         given: 0,
         length: match head.framing {
             Framing::Length(length) => Some(length),
@@ -389,6 +393,10 @@ pub(crate) struct Relay {
     place: Place,
     worker: Rc<Worker>,
     trailers: HeaderMap,
+    /// Bytes written to the upstream, once nothing more is.
+    sent: u64,
+    /// Whose counters they go to.
+    route: Option<Arc<Route>>,
     given: u64,
     length: Option<u64>,
 }
@@ -412,7 +420,9 @@ impl Relay {
 impl Working for Relay {
     fn poll_work(&mut self, cx: &mut Context<'_>) {
         if let (Some(sending), Some(link)) = (&mut self.sending, &mut self.link) {
-            match sending.poll(link, cx) {
+            let outcome = sending.poll(link, cx);
+            self.sent = sending.bytes;
+            match outcome {
                 Poll::Pending => {}
                 Poll::Ready(Ok(())) => self.sending = None,
                 Poll::Ready(Err(_)) => {
@@ -425,6 +435,11 @@ impl Working for Relay {
 }
 
 impl Relay {
+    /// Counts the bytes for `route`, when all is over.
+    pub(crate) fn count_for(&mut self, route: &Arc<Route>) {
+        self.route = Some(Arc::clone(route));
+    }
+
     /// Puts the link back once nothing is left to be done on it.
     fn rest(&mut self) {
         if !matches!(self.down, Down::Given) {
@@ -525,6 +540,14 @@ impl Body for Relay {
         match self.length {
             Some(length) => SizeHint::with_exact(length.saturating_sub(self.given)),
             None => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(route) = &self.route {
+            route.counters[self.worker.index].moved(self.sent, self.given);
         }
     }
 }

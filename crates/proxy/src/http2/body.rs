@@ -1,6 +1,8 @@
 //! The body of a request on its way to an upstream.
 
+use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -19,6 +21,8 @@ pub(crate) struct Upload {
     length: Option<u64>,
     /// Bytes handed out that the client's window does not know of yet.
     unreleased: usize,
+    /// Adds up what was handed out, for somebody who asked.
+    counted: Option<Rc<Cell<u64>>>,
 }
 
 /// Where the bytes come from.
@@ -59,6 +63,7 @@ pub(super) fn of_client(request: Request<RecvStream>) -> Request<Upload> {
         left: u64::MAX,
         length,
         unreleased: 0,
+        counted: None,
     })
 }
 
@@ -78,6 +83,7 @@ impl Upload {
             left: u64::MAX,
             length,
             unreleased: 0,
+            counted: None,
         }
     }
 
@@ -92,6 +98,11 @@ impl Upload {
             Source::Nothing => Some(0),
             _ => self.length,
         }
+    }
+
+    /// What will have been handed out.
+    pub(super) fn count(&mut self) -> Rc<Cell<u64>> {
+        Rc::clone(self.counted.get_or_insert_default())
     }
 
     /// Whether nothing is left to be sent.
@@ -148,6 +159,9 @@ impl Body for Upload {
             Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
             _ => 0,
         };
+        if let Some(counted) = &self.counted {
+            counted.set(counted.get() + length);
+        }
         Poll::Ready(match self.left.checked_sub(length) {
             Some(left) => {
                 self.left = left;

@@ -25,6 +25,7 @@ use super::{Interim, Upload, UploadError};
 use crate::forward::{Broken, Patience, RelayError};
 use crate::headers;
 use crate::link::Link;
+use crate::table::Route;
 use crate::upstream::{InFlight, Upstream};
 use crate::wakers::Place;
 use crate::worker::Worker;
@@ -236,7 +237,8 @@ pub(crate) async fn fetch(
             Broken::Status(StatusCode::NOT_IMPLEMENTED)
         });
     }
-    let body = std::mem::take(request.body_mut());
+    let mut body = std::mem::take(request.body_mut());
+    let counted = body.count();
     let ended = body.is_end_stream() && !connect;
     let (mut answer, to) = lease.sender.send_request(sent, ended).map_err(|error| {
         worker.streams.forget(&lease.usage);
@@ -302,6 +304,9 @@ pub(crate) async fn fetch(
         }),
         upstream,
         place,
+        sent: counted,
+        route: None,
+        worker: worker.index,
         given: 0,
         length,
         _lease: lease,
@@ -341,6 +346,11 @@ pub(crate) struct Relay {
     upstream: Arc<Upstream>,
     _in_flight: Option<InFlight>,
     place: Place,
+    /// Bytes of body that the upstream was given.
+    sent: Rc<Cell<u64>>,
+    /// Whose counters they go to.
+    route: Option<Arc<Route>>,
+    worker: usize,
     given: u64,
     length: Option<u64>,
     _lease: Lease,
@@ -356,6 +366,11 @@ impl std::fmt::Debug for Relay {
 }
 
 impl Relay {
+    /// Counts the bytes for `route`, when all is over.
+    pub(crate) fn count_for(&mut self, route: &Arc<Route>) {
+        self.route = Some(Arc::clone(route));
+    }
+
     /// The upstream that answers.
     pub(crate) fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
@@ -425,6 +440,14 @@ impl Body for Relay {
         match self.length {
             Some(length) => SizeHint::with_exact(length.saturating_sub(self.given)),
             None => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(route) = &self.route {
+            route.counters[self.worker].moved(self.sent.get(), self.given);
         }
     }
 }
