@@ -1,4 +1,7 @@
 //! One app on two hosts with two roles, a release command, hooks and a canary: all hosts go together, or none does.
+//!
+//! It prints the timeline of each rollout.
+#![allow(clippy::print_stdout)]
 
 use std::time::{Duration, Instant};
 

@@ -3,6 +3,7 @@
 //! Run them with `cargo xtask test [FILTER]`.
 
 mod accessories;
+mod behaviours;
 mod bootstrap;
 mod conformance;
 mod deploy;

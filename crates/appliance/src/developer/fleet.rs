@@ -183,9 +183,23 @@ pub async fn roll_out(
         follows.push(follow(way, host, verb.clone(), (says, said), index, told.clone()));
     }
     drop(told);
-    let lead = lead_all(&mut group, order, hooks, &hosts, &words, &mut hears);
-    // Whoever follows a host ends with it; whoever leads ends with the last of them.
-    let (outcomes, ()) = tokio::join!(join_all(follows), lead);
+    let outcomes = {
+        let follows = join_all(follows);
+        let lead = lead_all(&mut group, order, hooks, &hosts, &words, &mut hears);
+        tokio::pin!(follows, lead);
+        tokio::select! {
+            outcomes = &mut follows => {
+                // What was heard last counts too; with the hosts gone this comes to its end.
+                lead.await;
+                outcomes
+            }
+            Led::Left = &mut lead => {
+                return Err(failure(Kind::Other, "the hosts were left to themselves: those that have not switched go back")
+                    .hint("appliance status")
+                    .into());
+            }
+        }
+    };
     finish(way, &group, &hosts, outcomes).await
 }
 
@@ -282,6 +296,14 @@ fn phase_of(name: &str) -> Option<Phase> {
     serde_json::from_value(serde_json::Value::String(name.replace('-', "_"))).ok()
 }
 
+/// How leading ended.
+enum Led {
+    /// With the last host.
+    Through,
+    /// Whoever led had enough.
+    Left,
+}
+
 /// Does what the group decides, until all hosts have ended.
 async fn lead_all(
     group: &mut Group,
@@ -290,7 +312,7 @@ async fn lead_all(
     hosts: &[(Host, Verb)],
     words: &[mpsc::Sender<Word>],
     hears: &mut mpsc::Receiver<(usize, Heard)>,
-) {
+) -> Led {
     let mut queue = VecDeque::new();
     let mut closed_at: Option<Instant> = None;
     let mut interrupts = 0;
@@ -320,7 +342,7 @@ async fn lead_all(
         tokio::select! {
             heard = hears.recv() => match heard {
                 Some((index, heard)) => queue.extend(group.heard(index, heard)),
-                None => return,
+                None => return Led::Through,
             },
             () = tokio::time::sleep_until(closed_at.unwrap_or_else(Instant::now)), if closed_at.is_some() => {
                 closed_at = None;
@@ -329,8 +351,7 @@ async fn lead_all(
             Ok(()) = tokio::signal::ctrl_c() => {
                 interrupts += 1;
                 if interrupts > 1 {
-                    // Gone without a word: each host does what it does without a leader.
-                    std::process::exit(130);
+                    return Led::Left;
                 }
                 ui::note("taking every host back; once more to leave them to themselves");
                 queue.extend(group.cancel("interrupted by whoever led it"));
