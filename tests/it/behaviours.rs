@@ -108,7 +108,14 @@ async fn environment(world: &World) -> anyhow::Result<()> {
 /// Both releases have the assets of both, and no container can write into them.
 async fn assets(world: &World) -> anyhow::Result<()> {
     image_with_asset(world, "v2").await?;
-    configure(world, "demo", "demo.test", "asset_path: /app/public\n").await?;
+    let more = "asset_path: /app/public\nerror_pages_path: public/errors\n";
+    world
+        .developer
+        .write("public/errors/503.html", "<h1>Closed: {{ .Message }}</h1>")?;
+    world
+        .developer
+        .write("public/errors/readme.html", "no page of a status")?;
+    configure(world, "demo", "demo.test", more).await?;
     let push = world.developer.appliance(["push", "--version", "v2"]);
     push.run().await?.expect_code(0)?;
     let read = async |file: &str| world.run(&["docker", "exec", "demo-web-v2", "cat", file]).await;
@@ -176,7 +183,7 @@ async fn maintenance(world: &World) -> anyhow::Result<()> {
     stop.run().await?.expect_code(0)?;
     let answer = site.get().await?;
     ensure!(
-        answer.status == 503 && answer.text().contains("Back at noon"),
+        answer.status == 503 && answer.text() == "<h1>Closed: Back at noon</h1>",
         "{answer:?}"
     );
     command(&["app", "live"]).run().await?.expect_code(0)?;

@@ -56,16 +56,7 @@ impl Fleet {
         let key = first.developer.app().join("second.pub");
         fs_err::write(&key, second.developer.public_key().context("has a key")?)?;
         let on = format!("deploy@{}", first.ip().await?);
-        let add = [
-            "keys",
-            "add",
-            "second.pub",
-            "--admin",
-            "--deploy",
-            "*",
-            "--on",
-            &on,
-        ];
+        let add = ["keys", "add", "second.pub", "--admin", "--on", &on];
         first.developer.appliance(add).run().await?.expect_code(0)?;
         second.developer.know(&first).await?;
         Ok(Self {
