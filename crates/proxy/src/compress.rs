@@ -105,7 +105,7 @@ pub(crate) fn suits(compression: &Compression, response: &Candidate<'_>) -> bool
 pub(crate) enum Encoder {
     Zstd(Box<zstd::stream::write::Encoder<'static, Vec<u8>>>),
     Br(Box<brotli::CompressorWriter<Vec<u8>>>),
-    Gzip(flate2::write::GzEncoder<Vec<u8>>),
+    Gzip(Box<flate2::write::GzEncoder<Vec<u8>>>),
     Done,
 }
 
@@ -125,7 +125,10 @@ impl Encoder {
                 Err(_) => Self::Done,
             },
             Coding::Br => Self::Br(Box::new(brotli::CompressorWriter::new(out, 4 << 10, 4, 18))),
-            Coding::Gzip => Self::Gzip(flate2::write::GzEncoder::new(out, flate2::Compression::new(5))),
+            Coding::Gzip => {
+                let encoder = flate2::write::GzEncoder::new(out, flate2::Compression::new(5));
+                Self::Gzip(Box::new(encoder))
+            }
         }
     }
 
@@ -146,7 +149,7 @@ impl Encoder {
                 fine
             }
             Self::Gzip(encoder) => {
-                let fine = write(encoder, data, flush);
+                let fine = write(&mut **encoder, data, flush);
                 out.append(encoder.get_mut());
                 fine
             }

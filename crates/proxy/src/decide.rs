@@ -140,7 +140,7 @@ fn rewritten(route: &Route, target: &str) -> Option<(StatusCode, String)> {
         };
         let mut location = match redirect.to.strip_suffix("/*") {
             // `//host` would be another site.
-            Some(base) if base.is_empty() => format!("/{}", rest.trim_start_matches('/')),
+            Some("") => format!("/{}", rest.trim_start_matches('/')),
             Some(base) => format!("{base}{rest}"),
             None => redirect.to.clone(),
         };
