@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    accessory, app, audit, bootstrap, build, canary, certificates, cloud_init, config, details, docs, host,
-    init, keys, listing, lock, proxy, proxy_verbs, prune, push, registry, rollback, sandbox, secrets, server,
+    accessory, app, audit, backup, bootstrap, build, canary, certificates, cloud_init, config, details, docs, host,
+    init, keys, listing, lock, proxy, proxy_verbs, prune, push, registry, restore, rollback, sandbox, secrets, server,
     status, tunnel, upgrade,
 };
 use crate::globals::Globals;
@@ -82,6 +82,11 @@ enum Command {
     Docs(docs::DocsArgs),
     /// What to do in place of Kamal's upgrade
     Upgrade(upgrade::UpgradeArgs),
+    /// Backups: list, make, check, try to restore, remove
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
+    /// Bring data back from a backup: beside the live database, or in its place
+    Restore(restore::RestoreArgs),
     /// Show the resolved configuration
     Config(config::ConfigArgs),
     /// Fetch, extract and print secrets
@@ -152,6 +157,8 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tunnel(args) => return block_on(tunnel::run(&args, globals)),
         Command::Docs(args) => docs::run(&args)?,
         Command::Upgrade(args) => upgrade::run(&args),
+        Command::Backup(command) => block_on(backup::run(&command, globals))?,
+        Command::Restore(args) => block_on(restore::run(&args, globals))?,
         Command::Config(args) => return config::run(&args, globals),
         Command::Secrets(command) => return secrets::run(&command, globals),
         Command::Audit(args) => block_on(audit::run(&args, globals))?,

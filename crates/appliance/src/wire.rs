@@ -14,6 +14,7 @@
 //! | `GET /v1/proxy/services` | list of [`RouteRow`] |
 //! | `GET /v1/proxy/logs?since=S&lines=N&follow=1` | [`appliance_push::session`] frames |
 //! | `POST /v1/sessions/{id}?rows=R&columns=C` | [`appliance_push::session`] frames, in both bodies |
+//! | `GET /v1/apps/{app}/backups` | list of [`BackupJob`], each with its backups as their place lists them |
 //! | `GET /v1/ca` | the local CA's certificate, PEM |
 //! | `GET /v1/keys` | list of [`Key`] |
 //! | `GET /v1/certificates` | list of [`Certificate`] |
@@ -111,6 +112,71 @@ pub struct App {
     /// The lock that keeps everybody from changing it.
     #[serde(default)]
     pub lock: Option<Lock>,
+    /// How its backups fare.
+    #[serde(default)]
+    pub backups: Vec<BackupJob>,
+}
+
+/// The backups of one accessory.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BackupJob {
+    /// The accessory.
+    pub accessory: String,
+    /// Where they are.
+    pub to: String,
+    /// Cron expression.
+    pub schedule: String,
+    /// The next run.
+    pub next: Option<Timestamp>,
+    /// The last run that went well.
+    pub last_good: Option<Timestamp>,
+    /// How long it took, milliseconds.
+    pub took_ms: Option<u64>,
+    /// The last drill that went well.
+    pub verified: Option<Timestamp>,
+    /// How long its restore took, milliseconds.
+    pub restore_ms: Option<u64>,
+    /// When a run was due that began late, the last time.
+    pub missed: Option<Timestamp>,
+    /// Whether something runs at this moment.
+    pub running: bool,
+    /// What is wrong, with the next command.
+    pub problems: Vec<String>,
+    /// The backups, oldest first; empty in a status.
+    pub backups: Vec<BackupRow>,
+    /// Why the retention removes nothing for now.
+    pub frozen: Vec<String>,
+}
+
+/// A backup in a list.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BackupRow {
+    /// The database, or what else it is of.
+    pub database: String,
+    /// Its id.
+    pub id: String,
+    /// When its snapshot was taken.
+    pub at: Timestamp,
+    /// Bytes in the place.
+    pub stored_bytes: u64,
+    /// Bytes of its content.
+    pub plain_bytes: u64,
+    /// Rows.
+    pub rows: Option<u64>,
+    /// Tables with data.
+    pub tables: Option<u64>,
+    /// Version of the server.
+    pub server: Option<String>,
+    /// When it was last restored by a drill.
+    pub verified: Option<Timestamp>,
+    /// How long that took, milliseconds.
+    pub restore_ms: Option<u64>,
+    /// Why the retention keeps it; empty when it would go.
+    pub kept_because: Vec<String>,
+    /// Why it may hold less than it should.
+    pub suspicious: Vec<String>,
+    /// Why it cannot be used at all.
+    pub unusable: Option<String>,
 }
 
 /// A release in a list.

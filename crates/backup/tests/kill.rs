@@ -3,6 +3,9 @@
 //!
 //! The program is its own victim: started with `--victim` it does one operation after the other until it is killed.
 
+// The rig is shared by two programs, in whose eyes nothing of it can be reached from outside.
+#![allow(unreachable_pub)]
+
 #[path = "rig/mod.rs"]
 mod rig;
 

@@ -188,6 +188,11 @@ pub struct Backup {
     pub path_style: bool,
     /// Names of the secrets with the S3 credentials.
     pub credentials: Credentials,
+    /// Public half of the recovery key (`age1…`, from `appliance backup keygen`): whoever keeps the other half can restore
+    /// when this host is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^age1[02-9ac-hj-np-z]{58}$"))]
+    pub recovery: Option<String>,
     /// Most bytes a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<Bytes>,
@@ -210,6 +215,7 @@ impl Default for Backup {
             region: "us-east-1".to_owned(),
             path_style: false,
             credentials: Credentials::default(),
+            recovery: None,
             bandwidth: None,
             ping: None,
         }

@@ -151,6 +151,11 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience, lead:
             let app = app_id(app, change.destination.as_ref());
             accessories::act(agent, verified, &app, name, action, audience).await
         }
+        // Its own claim keeps two apart: a backup of an hour must not keep anybody from deploying.
+        (Verb::Backup { accessory, action }, Some(app)) => {
+            let app = app_id(app, change.destination.as_ref());
+            super::backups::change(agent, &app, accessory.as_str(), action, audience).await
+        }
         (verb, Some(app)) => {
             let app = app_id(app, change.destination.as_ref());
             let holder = Holder {

@@ -74,6 +74,24 @@ impl Identity {
         &self.recipient
     }
 
+    /// The private half, for backups: they are encrypted to this host, too.
+    pub fn identity(&self) -> &x25519::Identity {
+        &self.identity
+    }
+
+    /// A secret for one purpose, always the same on this host (HKDF-SHA256, RFC 5869).
+    pub fn derive(&self, purpose: &str) -> [u8; 32] {
+        use age::secrecy::ExposeSecret as _;
+        let secret = self.identity.to_string();
+        let salt = aws_lc_rs::hkdf::Salt::new(aws_lc_rs::hkdf::HKDF_SHA256, b"appliance host key");
+        let mut derived = [0; 32];
+        salt.extract(secret.expose_secret().as_bytes())
+            .expand(&[purpose.as_bytes()], aws_lc_rs::hkdf::HKDF_SHA256)
+            .and_then(|okm| okm.fill(&mut derived))
+            .expect("32 bytes are less than the longest output of HKDF-SHA256");
+        derived
+    }
+
     /// Opens what [`seal`] closed.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ pub mod accessories;
 mod api;
 mod apps;
 mod assets;
+pub mod backups;
 mod certificates;
 mod change;
 mod container;
@@ -37,6 +38,7 @@ mod permit;
 mod reads;
 mod roll_out;
 mod route;
+mod schedule;
 mod server;
 mod status;
 mod watching;
@@ -104,6 +106,7 @@ pub struct Agent {
     docker: Arc<dyn Engine>,
     proxy: appliance_proxy::Client,
     certificates: Certificates,
+    backups: backups::Backups,
     state: PathBuf,
     started: Timestamp,
 }
@@ -134,13 +137,14 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
     let certificates = tokio::spawn(certificates::keep(Arc::clone(&agent), stop.clone()));
     let accessories = tokio::spawn(accessories::keep(Arc::clone(&agent), stop.clone()));
     let edge = tokio::spawn(edge::keep(Arc::clone(&agent), stop.clone()));
+    let schedules = tokio::spawn(schedule::keep(Arc::clone(&agent), stop.clone()));
     let server = tokio::spawn(server::serve(listener, Arc::clone(&agent), stop.clone()));
     notify_ready();
     let watchdog = tokio::spawn(watchdog(stop.clone()));
     stop_signal().await?;
     tracing::info!("stopping; rollouts in progress go on at the next start");
     stop.cancel();
-    let _ended = tokio::join!(server, keeper, certificates, accessories, edge, watchdog);
+    let _ended = tokio::join!(server, keeper, certificates, accessories, edge, schedules, watchdog);
     Ok(())
 }
 
@@ -158,6 +162,7 @@ impl Agent {
             host,
             gate,
             accessories: Accessories::new(store.clone(), &args.state, &args.config),
+            backups: backups::Backups::open(&store, &args.state)?,
             apps: Apps::new(store),
             leases: Leases::default(),
             drives: Drives::default(),

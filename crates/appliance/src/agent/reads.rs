@@ -40,6 +40,7 @@ pub async fn answer(agent: &Arc<Agent>, sight: &Sight, request: Request<Incoming
     }
     let answered = match (request.method(), segments.as_slice()) {
         (&Method::GET, ["v1", "apps", app, "containers"]) => outcome(containers(agent, app).await),
+        (&Method::GET, ["v1", "apps", app, "backups"]) => outcome(agent.backup_lists(app).await),
         (&Method::GET, ["v1", "apps", app, "images"]) => outcome(images(agent, app).await),
         (&Method::GET, ["v1", "apps", app, "logs"]) => match Wanted::parse(query.as_deref()) {
             Ok(wanted) => logs::of_app(Arc::clone(agent), app, wanted).await,

@@ -66,7 +66,10 @@ impl Agent {
             Ok(ids) => {
                 for id in ids {
                     match self.app(&id).await {
-                        Ok(app) => apps.push(app),
+                        Ok(app) => {
+                            problems.extend(app.backups.iter().flat_map(|job| job.problems.clone()));
+                            apps.push(app);
+                        }
                         Err(error) => problems.push(format!("{id}: {}", chain(&*error))),
                     }
                 }
@@ -139,6 +142,7 @@ impl Agent {
             stopped: state.stopped.is_some(),
             changing: self.leases.holder(id),
             lock: state.lock,
+            backups: self.backup_ages(id),
         })
     }
 

@@ -53,7 +53,10 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
     let config = &project.loaded.config;
     let hosts = project.hosts(globals)?;
     // Everything that can be wrong on this side is found before anything is sent.
-    let names: BTreeSet<String> = hosts.iter().flat_map(|host| secret_names(config, host)).collect();
+    let names: BTreeSet<String> = hosts
+        .iter()
+        .flat_map(|host| secret_names(config, &project.loaded.extension, host))
+        .collect();
     let mut secrets = project.secrets(&names)?;
     let error_pages = release::error_pages(config, &project.directory)?;
     args.canary.resolve(&project.loaded.extension, true)?;

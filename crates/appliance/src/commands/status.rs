@@ -136,6 +136,9 @@ fn show_app(app: &wire::App) {
             container.role, container.name, container.state
         ));
     }
+    for job in &app.backups {
+        ui::line(&format!("    backup   {}", super::backup::summary(job)));
+    }
     if let Some(rollout) = &app.rollout {
         let why = rollout
             .why

@@ -92,9 +92,6 @@ impl Project {
         if !extension.cron.is_empty() {
             sections.push("cron");
         }
-        if !extension.backups.is_empty() {
-            sections.push("backups");
-        }
         sections
     }
 

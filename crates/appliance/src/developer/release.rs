@@ -12,12 +12,19 @@ use appliance_push::change::{
 };
 use base64::Engine as _;
 
+use crate::agent::backups::{SECTION, Spec};
 use crate::agent::identity;
 use crate::failure::{Kind, failure};
 
 /// Secrets a release has to carry: those of every role on `host`, and of custom certificates.
-pub fn secret_names(config: &Resolved, host: &str) -> BTreeSet<String> {
+pub fn secret_names(config: &Resolved, extension: &Extension, host: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
+    for spec in backups(config, extension, host) {
+        if spec.settings.to.0.starts_with("s3://") {
+            names.insert(spec.settings.credentials.access_key_id);
+            names.insert(spec.settings.credentials.secret_access_key);
+        }
+    }
     for role in on_host(config, host) {
         if let Some((_, secrets)) = role.env(host) {
             names.extend(secrets.iter().map(|entry| secret_of(entry).1.to_owned()));
@@ -108,8 +115,35 @@ pub fn release(config: &Resolved, extension: &Extension, making: &Making<'_>) ->
         sealed_secrets: base64::engine::general_purpose::STANDARD.encode(sealed),
         config_digest: Digest::of(&canonical),
         created_by: making.performer.to_owned(),
-        extensions: BTreeMap::new(),
+        extensions: extensions(config, extension, making.host)?,
     })
+}
+
+/// The backups of the accessories that are on `host`.
+fn backups(config: &Resolved, extension: &Extension, host: &str) -> Vec<Spec> {
+    let spec = |accessory: &model::Accessory| {
+        let settings = extension.backups.get(&accessory.name)?.clone();
+        accessory.hosts.iter().any(|name| name == host).then(|| Spec {
+            accessory: accessory.name.clone(),
+            container: accessory.service_name.clone(),
+            image: accessory.image.clone(),
+            settings,
+        })
+    };
+    config.accessories.iter().filter_map(spec).collect()
+}
+
+fn extensions(
+    config: &Resolved,
+    extension: &Extension,
+    host: &str,
+) -> anyhow::Result<BTreeMap<String, serde_json::Value>> {
+    let backups = backups(config, extension, host);
+    if backups.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let section = serde_json::to_value(&backups).context("x-appliance/backups")?;
+    Ok(BTreeMap::from([(SECTION.to_owned(), section)]))
 }
 
 /// The release command runs once, so only on the primary host.

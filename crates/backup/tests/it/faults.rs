@@ -137,7 +137,7 @@ async fn an_outage_in_the_middle_and_an_answer_that_never_comes_are_outlived() {
     let s3 = Arc::new(S3::start(&directory.path().join("s3")).await);
     // The attempt's limit is short, so that a hung answer is noticed within the test.
     let quick = S3Options {
-        attempt_limit: Some(Duration::from_secs(3)),
+        attempt_limit: Some(Duration::from_secs(10)),
         ..s3.options("outage")
     };
     let repository = rig::repository(rig::s3::store(quick)).await;

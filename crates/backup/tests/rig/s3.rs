@@ -149,7 +149,7 @@ pub fn options(port: u16, prefix: &str) -> S3Options {
 
 pub fn store(options: S3Options) -> Arc<dyn Store> {
     let patience = Patience {
-        limit: Duration::from_secs(20),
+        limit: Duration::from_secs(60),
         first: Duration::from_millis(20),
         longest: Duration::from_millis(300),
     };

@@ -4,6 +4,7 @@
 //! Unknown fields are refused: a field that this version does not know could change the meaning of what was signed.
 
 mod accessory;
+mod backup;
 mod exec;
 pub mod extras;
 mod names;
@@ -18,6 +19,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use accessory::{Accessory, AccessoryAction, MountedDirectory, MountedFile};
+pub use backup::{BackupAction, Restore};
 pub use exec::{ContainersAction, Exec};
 pub use names::{
     AccessoryName, AppName, BadName, ContainerName, Destination, Digest, EnvName, Fingerprint, HostId, Nonce,
@@ -168,6 +170,13 @@ pub enum Verb {
         /// What.
         action: AccessoryAction,
     },
+    /// Something with the backups of one accessory of the app.
+    Backup {
+        /// Which accessory.
+        accessory: AccessoryName,
+        /// What.
+        action: BackupAction,
+    },
     /// Enrol a key, or change the permissions of a known one.
     KeyAdd {
         /// OpenSSH public key line.
@@ -238,6 +247,7 @@ impl Verb {
             Verb::AppStop { .. } => "app-stop",
             Verb::AppStart => "app-start",
             Verb::Accessory { action, .. } => action.name(),
+            Verb::Backup { action, .. } => action.name(),
             Verb::AppExec(_) => "app-exec",
             Verb::AppContainers { action, .. } => match action {
                 ContainersAction::Start => "containers-start",
@@ -260,6 +270,7 @@ impl Verb {
                 Power::Deploy
             }
             Verb::Accessory { action, .. } => action.power(),
+            Verb::Backup { action, .. } => action.power(),
             Verb::AppRestart
             | Verb::AppStop { .. }
             | Verb::AppStart
@@ -383,6 +394,7 @@ impl Change {
         }
         match &self.verb {
             Verb::Accessory { name, action } => action.consistent(name).or_else(fail)?,
+            Verb::Backup { action, .. } => action.consistent().or_else(fail)?,
             Verb::AppExec(exec) => exec.consistent().or_else(fail)?,
             Verb::HostExec { command } if command.is_empty() => {
                 return fail("there is no command to run".to_owned());

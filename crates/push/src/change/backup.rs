@@ -1,0 +1,137 @@
+//! What a change can do with the backups of one accessory.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Power;
+
+/// Longest name that is passed on, bytes: PostgreSQL's own limit.
+const NAME_LIMIT: usize = 63;
+
+/// Something to do with backups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum BackupAction {
+    /// Make one now.
+    Now,
+    /// Read backups whole and compare them with their manifests.
+    Verify {
+        /// Which one; the newest of each database if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        backup: Option<String>,
+    },
+    /// Restore into a throw-away server and compare.
+    Drill {
+        /// Which one; the newest of each database if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        backup: Option<String>,
+    },
+    /// Remove what the retention does not keep.
+    Prune {
+        /// Somebody looked at the plan: what only looks wrong does not stop it.
+        confirmed: bool,
+    },
+    /// Restore.
+    Restore(Restore),
+    /// Put what the last restore replaced into its place again.
+    Undo {
+        /// Which database; the only one if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        database: Option<String>,
+    },
+}
+
+/// What is restored, and where to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// Which database; the only one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+    /// Which backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
+    /// The newest one that is not younger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// Into a new database of this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub into: Option<String>,
+    /// In the place of the live database.
+    #[serde(default)]
+    pub swap: bool,
+    /// One table only, `schema.name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+}
+
+impl BackupAction {
+    /// The action's stable name, as audit records show it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            BackupAction::Now => "backup-now",
+            BackupAction::Verify { .. } => "backup-verify",
+            BackupAction::Drill { .. } => "backup-drill",
+            BackupAction::Prune { .. } => "backup-prune",
+            BackupAction::Restore(_) => "restore",
+            BackupAction::Undo { .. } => "restore-undo",
+        }
+    }
+
+    /// The power that the signer's key needs: what changes live data or removes backups needs more than to run things.
+    pub fn power(&self) -> Power {
+        match self {
+            BackupAction::Now | BackupAction::Verify { .. } | BackupAction::Drill { .. } => Power::Operate,
+            BackupAction::Restore(_) | BackupAction::Undo { .. } => Power::Deploy,
+            BackupAction::Prune { .. } => Power::Admin,
+        }
+    }
+
+    /// Whether the parts fit each other.
+    ///
+    /// # Errors
+    /// A sentence that says what does not fit.
+    pub fn consistent(&self) -> Result<(), String> {
+        let BackupAction::Restore(restore) = self else {
+            return Ok(());
+        };
+        if restore.swap && restore.into.is_some() {
+            return Err(
+                "a restore goes into a new database or takes the live one's place, not both".to_owned(),
+            );
+        }
+        if restore.swap && restore.table.is_some() {
+            return Err(
+                "one table cannot take the place of a database: restore it beside the live one".to_owned(),
+            );
+        }
+        if restore.backup.is_some() && restore.at.is_some() {
+            return Err("a restore is of one backup or of one time, not both".to_owned());
+        }
+        if let Some(name) = &restore.into
+            && (name.is_empty() || name.len() > NAME_LIMIT || name.chars().any(char::is_control))
+        {
+            return Err(format!("{name:?} is not a name for a database"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        let restore = |change: fn(&mut Restore)| {
+            let mut restore = Restore::default();
+            change(&mut restore);
+            BackupAction::Restore(restore).consistent()
+        };
+        assert_eq!(restore(|_| ()), Ok(()));
+        assert!(restore(|r| (r.swap, r.into) = (true, Some("x".into()))).is_err());
+        assert!(restore(|r| (r.swap, r.table) = (true, Some("t".into()))).is_err());
+        assert!(restore(|r| (r.backup, r.at) = (Some("x".into()), Some(Timestamp::UNIX_EPOCH))).is_err());
+        assert!(restore(|r| r.into = Some(String::new())).is_err());
+    }
+}
