@@ -4,6 +4,7 @@
 
 mod accessories;
 mod behaviours;
+mod backups;
 mod bootstrap;
 mod conformance;
 mod deploy;

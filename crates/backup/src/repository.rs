@@ -175,13 +175,13 @@ impl Repository {
         if found.format != FORMAT {
             return Err(form(format!("form {}", found.format)));
         }
-        match store
-            .put_new(README, Bytes::from_static(crate::readme::TEXT.as_bytes()))
-            .await
-        {
-            Ok(()) => {}
-            Err(error) if error.kind == StoreErrorKind::Exists => {}
-            Err(error) => return Err(error.into()),
+        if store.size(README).await?.is_none() {
+            let text = Bytes::from_static(crate::readme::TEXT.as_bytes());
+            match store.put_new(README, text).await {
+                Ok(()) => {}
+                Err(error) if error.kind == StoreErrorKind::Exists => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(Self {
             store,

@@ -36,13 +36,14 @@ fn main() {
             Path::new(&arguments[at + 1]),
             Path::new(&arguments[at + 2]),
             arguments[at + 3].parse().expect("port"),
+            arguments[at + 4].parse().expect("number"),
         )),
         None => runtime.block_on(kill_and_look()),
     }
 }
 
 /// One operation after the other, for ever.
-async fn victim(directory: &Path, socket: &Path, port: u16) {
+async fn victim(directory: &Path, socket: &Path, port: u16, first: u64) {
     let repository = rig::repository(rig::s3::store(rig::s3::options(port, "kill"))).await;
     let journal = rig::journal(directory);
     let server = cluster::postgres(socket, &directory.join("pipes"));
@@ -52,42 +53,46 @@ async fn victim(directory: &Path, socket: &Path, port: u16) {
         bandwidth: None,
         previous: None,
     };
-    loop {
-        let manifest = backup(
-            &repository,
-            &journal,
-            &order,
-            Source::Postgres(&server),
-            outside(),
-        )
-        .await
-        .expect("a backup");
-        restore(
-            &repository,
-            &journal,
-            &server,
-            &manifest,
-            &Target::Swap,
-            None,
-            outside(),
-        )
-        .await
-        .expect("restored");
-        // Everything but the newest two goes, as far as it is there.
+    for step in first.. {
         let catalogue = repository.catalogue("").await.expect("listed");
-        let ids: Vec<_> = catalogue
-            .backups
-            .iter()
-            .map(|found| found.manifest.id.clone())
-            .collect();
-        let plan = Plan {
-            keep: vec![],
-            remove: ids[..ids.len().saturating_sub(2)].to_vec(),
-            frozen: None,
-        };
-        recover::prune(&repository, &journal, &catalogue, &plan, &outside().word())
-            .await
-            .expect("pruned");
+        let newest = catalogue.backups.last().map(|found| found.manifest.clone());
+        match (step % 3, newest) {
+            (1, Some(manifest)) => {
+                restore(
+                    &repository,
+                    &journal,
+                    &server,
+                    &manifest,
+                    &Target::Swap,
+                    None,
+                    outside(),
+                )
+                .await
+                .expect("restored");
+            }
+            (2, Some(_)) => {
+                // Everything but the newest goes.
+                let ids: Vec<_> = catalogue
+                    .backups
+                    .iter()
+                    .map(|found| found.manifest.id.clone())
+                    .collect();
+                let plan = Plan {
+                    keep: vec![],
+                    remove: ids[..ids.len() - 1].to_vec(),
+                    frozen: None,
+                };
+                recover::prune(&repository, &journal, &catalogue, &plan, &outside().word())
+                    .await
+                    .expect("pruned");
+            }
+            _ => {
+                let source = Source::Postgres(&server);
+                backup(&repository, &journal, &order, source, outside())
+                    .await
+                    .expect("a backup");
+            }
+        }
     }
 }
 
@@ -118,6 +123,8 @@ async fn kill_and_look() {
             .arg("--victim")
             .args([directory.path(), cluster.socket()])
             .arg(s3.port.to_string())
+            // Another operation comes first each time, so that each is met early and late.
+            .arg(round.to_string())
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
             .spawn()
@@ -126,7 +133,7 @@ async fn kill_and_look() {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        tokio::time::sleep(Duration::from_micros(20_000 + state % 900_000)).await;
+        tokio::time::sleep(Duration::from_micros(20_000 + state % 700_000)).await;
         assert!(
             child.try_wait().expect("asked").is_none(),
             "round {round}: it ended by itself"

@@ -19,6 +19,10 @@ const PACKAGES: &[(&str, &str)] = &[
     // Statically linked, for images of one file.
     ("busybox", "busybox-static"),
     ("skopeo", "skopeo"),
+    // Backups are tested on an unprivileged server, and restored with common tools alone.
+    ("pg_ctlcluster", "postgresql"),
+    ("age", "age"),
+    ("zstd", "zstd"),
     // For templates beyond the native subset of ERB.
     ("ruby", "ruby"),
     // Load for the proxy's tests.

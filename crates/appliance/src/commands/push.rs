@@ -111,6 +111,7 @@ impl Cargo<'_> {
         // The release is made before the upload, so that a value it cannot carry costs no upload.
         let mut names = secret_names(config, &host.name);
         names.extend(self.wanted.secret().map(|(name, _)| name));
+        let names = secret_names(config, &self.project.loaded.extension, &host.name);
         let secrets = self.secrets.iter().filter(|(name, _)| names.contains(*name));
         let making = Making {
             host: &host.name,

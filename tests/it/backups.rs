@@ -1,0 +1,157 @@
+//! Backups on a real host: made, listed, drilled, restored in the place of the live database, and undone.
+
+use anyhow::{Context as _, ensure};
+use appliance_sandbox::{Command, Distro, Image};
+use appliance_tests::World;
+
+#[tokio::test]
+async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Result<()> {
+    let world = World::bootstrapped("backups", Distro::Debian12).await?;
+    let image = world
+        .bench
+        .sandbox
+        .ensure(&Image::Postgres(Distro::Debian12), &|_| ())
+        .await?;
+    let saved = tokio::process::Command::new("docker")
+        .args(["save", image.as_str()])
+        .output()
+        .await?;
+    let loaded = world
+        .host
+        .exec(&Command::new(["docker", "load"]).stdin(saved.stdout))
+        .await?;
+    ensure!(loaded.success(), "{}", loaded.error_text());
+    // As stock Kamal would have made it: nothing about it is prepared for backups.
+    world
+        .run(&[
+            "docker",
+            "run",
+            "--detach",
+            "--name=demo-db",
+            "--env=POSTGRES_PASSWORD=secret",
+            "--env=POSTGRES_DB=shop",
+            image.as_str(),
+        ])
+        .await?;
+    let psql = async |database: &str, statement: &str| {
+        world
+            .run(&[
+                "docker",
+                "exec",
+                "demo-db",
+                "psql",
+                "-h",
+                "127.0.0.1",
+                "-U",
+                "postgres",
+                "-d",
+                database,
+                "-Atc",
+                statement,
+            ])
+            .await
+    };
+    let begun = std::time::Instant::now();
+    while psql("shop", "SELECT 1").await.is_err() {
+        ensure!(begun.elapsed().as_secs() < 60, "the database does not start");
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
+    psql(
+        "shop",
+        "CREATE TABLE orders AS SELECT n, md5(n::text) AS x FROM generate_series(1, 5000) AS n",
+    )
+    .await?;
+
+    let ip = world.ip().await?;
+    let more = format!(
+        "accessories:\n  db:\n    image: {}\n    host: {ip}\n\
+         x-appliance:\n  watch: false\n  backups:\n    db: {{kind: postgres, to: \"file:///var/backups/db\"}}\n",
+        image.as_str()
+    );
+    world.developer.demo_app("v1", &world, &more).await?;
+    let developer = &world.developer;
+    developer.appliance(["push"]).run().await?.expect_code(0)?;
+
+    // Before the first one, `status` says so.
+    let ran = developer.appliance(["status"]).run().await?.expect_code(0)?;
+    ensure!(ran.stdout.contains("none yet, never restored"), "{}", ran.stdout);
+    ensure!(ran.stdout.contains("appliance backup keygen"), "{}", ran.stdout);
+    let ran = developer
+        .appliance(["backup", "now", "db"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    ensure!(ran.stderr.contains("5000 rows"), "{}", ran.stderr);
+    // The first backup is tried at once.
+    ensure!(
+        ran.stderr.contains("5000 rows in 1 tables equal"),
+        "{}",
+        ran.stderr
+    );
+    let ran = developer
+        .appliance(["backup", "list", "--json"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    let jobs = ran.json()?;
+    let job = jobs
+        .as_object()
+        .and_then(|hosts| hosts.values().next())
+        .context("a host")?[0]
+        .clone();
+    let backup = &job["backups"][0];
+    ensure!(backup["rows"] == 5000 && backup["tables"] == 1, "{backup}");
+    ensure!(
+        backup["restore_ms"].is_u64() && job["verified"].is_string(),
+        "{job}"
+    );
+    // The dump never touched the disk in clear, and nothing of the drill is left.
+    let containers = world
+        .run(&["docker", "ps", "--all", "--format={{.Names}}"])
+        .await?;
+    ensure!(!containers.contains("appliance-drill"), "{containers}");
+    let pipes = world
+        .run(&["docker", "exec", "demo-db", "ls", "/dev/shm"])
+        .await?;
+    ensure!(!pipes.contains("appliance-"), "{pipes}");
+
+    psql("shop", "DROP TABLE orders").await?;
+    let ran = developer
+        .appliance(["restore", "db", "latest", "--dry-run"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    ensure!(ran.stdout.contains("would restore shop"), "{}", ran.stdout);
+    developer
+        .appliance(["restore", "db", "--swap"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    ensure!(psql("shop", "SELECT count(*) FROM orders").await? == "5000");
+    developer
+        .appliance(["restore", "undo", "db"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    ensure!(psql("shop", "SELECT to_regclass('orders') IS NULL").await? == "t");
+    developer
+        .appliance(["restore", "db", "--into", "copy"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    ensure!(psql("copy", "SELECT count(*) FROM orders").await? == "5000");
+
+    // A container that does not run is a failure that everybody sees, and the next run is clean.
+    world.run(&["docker", "stop", "demo-db"]).await?;
+    developer
+        .appliance(["backup", "now", "db"])
+        .run()
+        .await?
+        .expect_code(1)?
+        .expect_error("demo-db")?;
+    let ran = developer.appliance(["status"]).run().await?.expect_code(0)?;
+    ensure!(ran.stdout.contains("backup of demo/db failed"), "{}", ran.stdout);
+    let audit = world.run(&["appliance", "audit", "--verify"]).await?;
+    ensure!(!audit.is_empty());
+    Ok(())
+}
