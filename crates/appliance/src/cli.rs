@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    accessory, app, audit, backup, bootstrap, build, canary, certificates, cloud_init, config, details, docs, host,
-    init, keys, listing, lock, proxy, proxy_verbs, prune, push, registry, restore, rollback, sandbox, secrets, server,
-    status, tunnel, upgrade,
+    accessory, app, audit, backup, bootstrap, build, canary, certificates, cloud_init, config, details, docs,
+    host, init, keys, listing, lock, proxy, proxy_verbs, prune, push, registry, restore, rollback, sandbox,
+    secrets, server, status, tunnel, upgrade,
 };
 use crate::globals::Globals;
 use crate::{agent, receive, ui};

@@ -109,9 +109,8 @@ impl Cargo<'_> {
         let config = &self.project.loaded.config;
         let (described, prepared) = self.wanted.on(&host.link, &host.info.platform, config).await?;
         // The release is made before the upload, so that a value it cannot carry costs no upload.
-        let mut names = secret_names(config, &host.name);
+        let mut names = secret_names(config, &self.project.loaded.extension, &host.name);
         names.extend(self.wanted.secret().map(|(name, _)| name));
-        let names = secret_names(config, &self.project.loaded.extension, &host.name);
         let secrets = self.secrets.iter().filter(|(name, _)| names.contains(*name));
         let making = Making {
             host: &host.name,
