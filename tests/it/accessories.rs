@@ -301,7 +301,14 @@ async fn upgraded(
     configure: &impl Fn(&str, &str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let check = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM items t";
-    ask(world, "CREATE ROLE reader LOGIN PASSWORD 'r'; CREATE SEQUENCE tickets START 42; SELECT nextval('tickets'); CREATE DATABASE second").await?;
+    for sql in [
+        "CREATE ROLE reader LOGIN PASSWORD 'r'",
+        "CREATE SEQUENCE tickets START 42",
+        "SELECT nextval('tickets')",
+        "CREATE DATABASE second",
+    ] {
+        ask(world, sql).await?;
+    }
     let before = ask(world, check).await?;
     configure("postgres-test:17", "")?;
     let refused = world

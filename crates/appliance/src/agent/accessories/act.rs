@@ -239,7 +239,11 @@ impl Agent {
         self.check_ports(definition, audience).await?;
         let opened = self.open_accessory(definition)?;
         let record = self.accessories.records.read(which)?;
-        let found = self.container_of(&record).await?;
+        let found = match self.container_of(&record).await? {
+            Some(found) => Some(found),
+            // Nobody told us of it yet, such as one that Kamal booted.
+            None => self.docker.inspect(definition.container.as_str()).await?,
+        };
         if let (Some(found), Some(_)) = (&found, &record.made) {
             self.remember(which, verified, definition, Some(Goal::Running))?;
             self.docker.start(&found.id.0).await?;
