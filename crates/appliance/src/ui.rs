@@ -94,9 +94,11 @@ pub fn detail(text: &str) {
     }
 }
 
-/// Something that will hurt later but does not stop the command.
+/// Something that will hurt later but does not stop the command; silent with `--quiet`.
 pub fn warn(text: &str) {
-    eprintln!("{} {text}", paint("33", "warning:"));
+    if verbosity() >= 1 {
+        eprintln!("{} {text}", paint("33", "warning:"));
+    }
 }
 
 /// One line on standard error as it is, for what a program reads there.

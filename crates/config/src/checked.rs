@@ -64,6 +64,19 @@ impl<'a> Checker<'a> {
     }
 
     fn check(&mut self, schema: &'a Schema, node: &Node, path: &str, depth: usize) {
+        if node.is_base_60() {
+            let written = node.raw.as_deref().unwrap_or_default();
+            let message = format!(
+                "{}{written} without quotes is read as the number {}",
+                prefix(path),
+                node.to_s()
+            );
+            let hint = format!(
+                "YAML 1.1 counts a:b in base 60; write a duration as 90s or 5m, and a text in quotes: \"{written}\""
+            );
+            self.problem(node, path, message).hint = Some(hint);
+            return;
+        }
         let schema = self.resolve(schema);
         if depth > MAX_DEPTH || schema.as_bool() == Some(true) {
             return;

@@ -7,11 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::checked;
 use crate::front::Front;
-use crate::model::Resolved;
-use crate::problem::{Problem, did_you_mean};
+use crate::problem::Problem;
 use crate::source::Sources;
 use crate::units::{Bytes, CommandLine, Location, Schedule, Seconds, Share};
-use crate::warnings;
 use crate::yaml::tree::Node;
 
 /// The root key.
@@ -374,62 +372,6 @@ impl Extension {
         }
     }
 
-    /// Checks the names that the section uses against the configuration.
-    pub fn check(&self, root: &Node, config: &Resolved, sources: &Sources) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut name = |path: &[&str], found: &str, known: Vec<&str>, what: &str| {
-            if known.contains(&found) {
-                return;
-            }
-            let path: Vec<&str> = std::iter::once(KEY).chain(path.iter().copied()).collect();
-            let shown = path.join("/");
-            let place = root
-                .dig(&path)
-                .or_else(|| root.get(KEY))
-                .map_or(root.place, |node| node.place);
-            let mut problem =
-                sources.problem(place, &shown, format!("{shown}: there is no {what} {found:?}"));
-            problem.hint = Some(match did_you_mean(found, known.iter().copied()) {
-                Some(word) => format!("did you mean {word}?"),
-                None if known.is_empty() => format!("the configuration has no {what}"),
-                None => format!("there is: {}", known.join(", ")),
-            });
-            problems.push(problem);
-        };
-        let roles = || {
-            config
-                .roles
-                .iter()
-                .map(|role| role.name.as_str())
-                .collect::<Vec<_>>()
-        };
-        let accessories = || {
-            config
-                .accessories
-                .iter()
-                .map(|accessory| accessory.name.as_str())
-                .collect::<Vec<_>>()
-        };
-        if let Some(role) = self.release().and_then(|release| release.role) {
-            name(&["release", "role"], &role, roles(), "role");
-        }
-        for (job, cron) in &self.cron {
-            if let Some(role) = &cron.role {
-                name(&["cron", job, "role"], role, roles(), "role");
-            }
-        }
-        for role in self.limits.roles.keys() {
-            name(&["limits", "roles", role], role, roles(), "role");
-        }
-        for accessory in self.backups.keys() {
-            name(&["backups", accessory], accessory, accessories(), "accessory");
-        }
-        for silenced in &self.silence {
-            name(&["silence"], silenced, warnings::NAMES.to_vec(), "warning");
-        }
-        problems
-    }
-
     /// The release command, if there is one.
     pub fn release(&self) -> Option<ReleaseCommand> {
         match self.release.clone()? {
@@ -511,7 +453,7 @@ mod tests {
     #[test]
     fn every_mistake_is_told_at_once_with_its_line() {
         let problems = read(
-            "x-appliance:\n  relase: x\n  watch:\n    window: soon\n    error_rate: 500%\n    latency: 0.5\n  canary: yes\n  \
+            "x-appliance:\n  relase: x\n  watch:\n    window: 1:30\n    error_rate: 500%\n    latency: 0.5\n  canary: yes\n  \
              cron:\n    a: {command: x}\n    b: {schedule: '* * *', command: 7}\n  \
              backups:\n    db: {to: /var/backups, drill: dayly, keep: {daily: -1}}\n  limits: [1]\n",
         )
@@ -520,7 +462,7 @@ mod tests {
             problems,
             [
                 "3: x-appliance: unknown key: relase (did you mean release?)",
-                "5: x-appliance/watch/window: \"soon\" is not a duration: write seconds, or 30s, 5m, 2h, 7d",
+                "5: x-appliance/watch/window: 1:30 without quotes is read as the number 5400 (YAML 1.1 counts a:b in base 60; write a duration as 90s or 5m, and a text in quotes: \"1:30\")",
                 "6: x-appliance/watch/error_rate: \"500%\" is not a share: write 5% or 0.05, at most 100%",
                 "7: x-appliance/watch/latency: should be at least 1",
                 "8: x-appliance/canary: should be a hash",

@@ -25,6 +25,7 @@ pub mod ruby;
 pub mod runner;
 pub mod schema;
 pub mod secrets;
+mod sense;
 pub mod source;
 pub mod units;
 mod validate;

@@ -73,6 +73,24 @@ impl LoadOptions {
         name.push(format!(".{destination}.yml"));
         self.config_file.with_file_name(name)
     }
+
+    /// The destinations that have a file, in alphabetical order.
+    fn destinations(&self) -> Vec<String> {
+        let stem = self.config_file.file_stem().unwrap_or_default().to_string_lossy();
+        let folder = self.config_file.parent().unwrap_or(Path::new(""));
+        let files = std::fs::read_dir(self.directory.join(folder));
+        let mut found: Vec<String> = files
+            .into_iter()
+            .flatten()
+            .filter_map(|file| file.ok()?.file_name().into_string().ok())
+            .filter_map(|name| {
+                let inner = name.strip_prefix(&*stem)?.strip_prefix('.')?;
+                Some(inner.strip_suffix(".yml")?.to_owned())
+            })
+            .collect();
+        found.sort();
+        found
+    }
 }
 
 /// A configuration that passed every check.
@@ -139,6 +157,7 @@ pub fn load(options: &LoadOptions, runner: &dyn Runner) -> Result<Loaded, Proble
         problems.extend(mistakes);
         Extension::default()
     });
+    problems.extend(crate::sense::check(&tree, &sources));
     if !problems.is_empty() {
         if sources.starts_with_mark() {
             // All that follows the first key is lost, so only the first problem means anything.
@@ -180,11 +199,12 @@ pub fn load(options: &LoadOptions, runner: &dyn Runner) -> Result<Loaded, Proble
             secret_files,
         },
     );
-    problems.extend(extension.check(&tree, &config, &sources));
-    if !problems.is_empty() {
-        return Err(Problems(problems));
-    }
-    warnings.extend(crate::warnings::find(&config, &tree, &sources));
+    warnings.extend(crate::warnings::find(
+        &config,
+        &tree,
+        &sources,
+        &options.destinations(),
+    ));
     warnings.retain(|warning| {
         warning
             .name
@@ -228,6 +248,14 @@ impl Loader<'_> {
                 .sources
                 .problem(place(error.line(), error.column()), "", message);
             problem.hint = error.hint();
+            let line = text
+                .lines()
+                .nth(error.line().saturating_sub(1))
+                .unwrap_or_default();
+            if line.trim_start().starts_with('#') {
+                problem.hint =
+                    Some("ERB runs in YAML comments too: write <%# … %>, or take the tag out".to_owned());
+            }
             Problems(vec![problem])
         })?;
         self.sources.attach(number, rendered);

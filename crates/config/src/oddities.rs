@@ -1,6 +1,6 @@
 //! What Kamal accepts in silence although it cannot work: warnings that come from the file's form.
 
-use crate::problem::Problem;
+use crate::problem::{Problem, did_you_mean};
 use crate::source::Sources;
 use crate::validate::raw::Raw;
 use crate::yaml::tree::{Map, Node, Value};
@@ -14,6 +14,7 @@ pub(crate) fn find(root: &Map, sources: &Sources) -> Vec<Problem> {
         mounts(&name.to_s(), accessory, sources, &mut found);
     }
     unknown_tags(&raw, sources, &mut found);
+    misspelt_extension(root, sources, &mut found);
     found
 }
 
@@ -86,6 +87,21 @@ fn mounts(name: &str, accessory: &Node, sources: &Sources, found: &mut Vec<Probl
                 Value::Map(pair) => pair.get("local").is_some() && pair.get("remote").is_some(),
                 _ => false,
             };
+            if let Some(mode) = item.get("mode").filter(|mode| is_octal(mode)) {
+                let written = mode.raw.clone().unwrap_or_default();
+                warn(
+                    sources,
+                    mode,
+                    &format!("accessories/{name}/{key}/{index}/mode"),
+                    "octal-mode",
+                    format!(
+                        "the mode {written} without quotes is read as the number {}",
+                        mode.to_s()
+                    ),
+                    &format!("put it in quotes: mode: \"{written}\""),
+                    found,
+                );
+            }
             if !complete {
                 warn(
                     sources,
@@ -97,6 +113,36 @@ fn mounts(name: &str, accessory: &Node, sources: &Sources, found: &mut Vec<Probl
                     found,
                 );
             }
+        }
+    }
+}
+
+/// A number that YAML 1.1 counted in another base because of its leading zero.
+fn is_octal(node: &Node) -> bool {
+    matches!(node.value, Value::Int(_))
+        && node
+            .raw
+            .as_deref()
+            .is_some_and(|raw| raw.starts_with('0') && raw != node.to_s())
+}
+
+/// Kamal takes no notice of root keys that start with `x-`, and so would we of ours with a slip in it.
+fn misspelt_extension(root: &Map, sources: &Sources, found: &mut Vec<Problem>) {
+    for (key, _) in root.iter() {
+        let name = key.to_s();
+        let is_slip = name.starts_with("x-")
+            && name != crate::extension::KEY
+            && did_you_mean(&name, [crate::extension::KEY]).is_some();
+        if is_slip {
+            warn(
+                sources,
+                key,
+                &name,
+                "misspelt-extension",
+                format!("{name} does nothing"),
+                "did you mean x-appliance?",
+                found,
+            );
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What is no error but will hurt, each with its fix; silenced by name under `x-appliance: silence:`.
 
+mod literal;
+
 use std::net::IpAddr;
 
 use crate::host::DATA_STORE_PORTS;
@@ -16,8 +18,11 @@ pub const NAMES: &[&str] = &[
     "incomplete-mount",
     "latest-tag",
     "literal-secret",
+    "misspelt-extension",
     "no-memory-limit",
+    "octal-mode",
     "published-data-store",
+    "tagged-image",
     "unknown-tag",
     "unpinned-accessory",
 ];
@@ -58,38 +63,23 @@ const DATA_STORES: &[&str] = &[
     "etcd",
 ];
 
-/// Ends of names of settings whose value is a secret.
-const SECRET_NAMES: &[&str] = &[
-    "PASSWORD",
-    "PASSWD",
-    "SECRET",
-    "TOKEN",
-    "API_KEY",
-    "APIKEY",
-    "PRIVATE_KEY",
-    "MASTER_KEY",
-    "ACCESS_KEY",
-    "SECRET_KEY",
-    "SECRET_KEY_BASE",
-    "ENCRYPTION_KEY",
-    "CREDENTIALS",
-];
-
 struct Finder<'a> {
     root: &'a Node,
     sources: &'a Sources,
     found: Vec<Problem>,
 }
 
-/// Finds what will hurt in a configuration that is valid.
-pub fn find(config: &Resolved, root: &Node, sources: &Sources) -> Vec<Problem> {
+/// Finds what will hurt in a configuration that is valid; `destinations` are those that have a file.
+pub fn find(config: &Resolved, root: &Node, sources: &Sources, destinations: &[String]) -> Vec<Problem> {
     let mut finder = Finder {
         root,
         sources,
         found: Vec::new(),
     };
+    finder.own_image();
     for accessory in &config.accessories {
         finder.published(accessory);
+        finder.on_host_network(accessory);
         finder.tag(accessory);
         let limited = has_option(&accessory.options, "memory");
         finder.memory(&["accessories", &accessory.name], limited);
@@ -101,8 +91,9 @@ pub fn find(config: &Resolved, root: &Node, sources: &Sources) -> Vec<Problem> {
         };
         finder.memory(&path, has_option(&role.options, "memory"));
     }
-    finder.literals();
+    literal::find(&mut finder);
     finder.collisions(config);
+    finder.destination_names(config, destinations);
     finder.found
 }
 
@@ -143,22 +134,73 @@ impl Finder<'_> {
             Some(_) => options.map(Node::to_s).into_iter().collect(),
             None => Vec::new(),
         };
-        let ports = accessory.port.iter().cloned().map(|port| (port, "port"));
-        for (publish, key) in ports.chain(more.into_iter().map(|port| (port, "options"))) {
-            let Some((host, inside)) = exposed(&publish) else {
+        let port = ["accessories", name, "port"];
+        let publish = ["accessories", name, "options", "publish"];
+        let ports = accessory.port.iter().cloned().map(|text| (text, &port[..]));
+        for (text, path) in ports.chain(more.into_iter().map(|text| (text, &publish[..]))) {
+            let Some(Exposed { private, inside }) = exposed(&text) else {
                 continue;
             };
-            let store = is_data_store(&accessory.image) || DATA_STORE_PORTS.contains(&inside);
+            let store = is_data_store(&accessory.image)
+                || DATA_STORE_PORTS.iter().any(|known| inside.contains(known));
             if store {
                 let message =
-                    format!("accessories/{name}: a data store is published on all interfaces ({publish})");
+                    format!("accessories/{name}: a data store is published on all interfaces ({text})");
+                let key = path[path.len() - 1];
                 let fix = format!(
-                    "publish it for this host alone: {key}: \"127.0.0.1:{host}:{inside}\"; containers reach it as {} anyway",
+                    "publish it for this host alone: {key}: \"{private}\"; containers reach it as {} anyway",
                     accessory.service_name
                 );
-                self.warn("published-data-store", &["accessories", name, key], message, fix);
+                self.warn("published-data-store", path, message, fix);
             }
         }
+    }
+
+    /// On the host's network a data store listens wherever it likes, which is everywhere by default.
+    fn on_host_network(&mut self, accessory: &Accessory) {
+        let name = accessory.name.as_str();
+        for path in [
+            &["accessories", name, "network"][..],
+            &["accessories", name, "options", "network"],
+        ] {
+            let on_host = self
+                .root
+                .dig(path)
+                .is_some_and(|network| network.to_s() == "host");
+            if on_host && is_data_store(&accessory.image) {
+                let message = format!(
+                    "accessories/{name}: a data store on the host's network listens on all of its interfaces"
+                );
+                let fix = format!(
+                    "remove network: host; containers reach it as {} on the network kamal",
+                    accessory.service_name
+                );
+                self.warn("published-data-store", path, message, fix);
+            }
+        }
+    }
+
+    /// The app's image gets the version as its tag, after whatever is written.
+    fn own_image(&mut self) {
+        let Some(image) = self.root.get("image").map(Node::to_s) else {
+            return;
+        };
+        let last = image.rsplit('/').next().unwrap_or(&image);
+        let Some((_, tag)) = last.split_once(':') else {
+            return;
+        };
+        let plain = &image[..image.len() - tag.len() - 1];
+        let warning = if tag == "latest" {
+            "latest-tag"
+        } else {
+            "tagged-image"
+        };
+        self.warn(
+            warning,
+            &["image"],
+            format!("image: every release adds its version, and {image}:VERSION is not the name of an image"),
+            format!("leave the tag out: image: {plain}"),
+        );
     }
 
     fn tag(&mut self, accessory: &Accessory) {
@@ -200,45 +242,6 @@ impl Finder<'_> {
         );
     }
 
-    /// Secrets that stand in the file itself; what ERB put there does not.
-    fn literals(&mut self) {
-        let mut paths: Vec<Vec<String>> = Vec::new();
-        collect_env(self.root, &mut Vec::new(), &mut paths);
-        for path in paths {
-            let parts: Vec<&str> = path.iter().map(String::as_str).collect();
-            let Some(node) = self.root.dig(&parts) else {
-                continue;
-            };
-            let name = parts.last().copied().unwrap_or_default();
-            let written = node.as_str().unwrap_or_default();
-            let upper = name.to_ascii_uppercase();
-            let secret = upper == "PASSWORD" && parts.first() == Some(&"registry")
-                || SECRET_NAMES.iter().any(|end| upper.ends_with(end));
-            if !secret
-                || written.is_empty()
-                || written.starts_with(['/', '$'])
-                || self.is_from_erb(node.place)
-            {
-                continue;
-            }
-            let shown = path.join("/");
-            let message =
-                format!("{shown}: a secret stands in the file, for everyone who can read the repository");
-            let fix = if parts.first() == Some(&"registry") {
-                format!(
-                    "give the name of a secret instead: {name}: [KAMAL_REGISTRY_PASSWORD], and the value in .kamal/secrets"
-                )
-            } else {
-                format!("move {name} from env/clear to env/secret, and the value to .kamal/secrets")
-            };
-            self.warn("literal-secret", &parts, message, fix);
-        }
-    }
-
-    fn is_from_erb(&self, place: Place) -> bool {
-        self.sources.line(place).is_some_and(|line| line.contains("<%"))
-    }
-
     fn collisions(&mut self, config: &Resolved) {
         for accessory in &config.accessories {
             let taken = config.roles.iter().find(|role| {
@@ -274,11 +277,25 @@ impl Finder<'_> {
                 );
             }
         }
-        if let Some(destination) = &config.destination {
+    }
+
+    /// A role `job-staging` without a destination, and the role `job` in the destination `staging`, have one name.
+    fn destination_names(&mut self, config: &Resolved, destinations: &[String]) {
+        let named = config.destination.iter().chain(destinations);
+        let mut seen: Vec<&str> = Vec::new();
+        for destination in named {
+            if seen.contains(&destination.as_str()) {
+                continue;
+            }
+            seen.push(destination);
+            let here = config.destination.as_ref() == Some(destination);
             for role in &config.roles {
                 let Some(stem) = role.name.strip_suffix(&format!("-{destination}")) else {
                     continue;
                 };
+                if !here && !config.roles.iter().any(|other| other.name == stem) {
+                    continue;
+                }
                 let message = format!(
                     "servers/{}: without a destination this role has the containers' names of role {stem} in destination {destination}",
                     role.name
@@ -290,11 +307,23 @@ impl Finder<'_> {
     }
 }
 
-/// The host port and the inner port, if a `--publish` reaches beyond private networks.
-fn exposed(publish: &str) -> Option<(&str, u16)> {
-    let plain = publish.split('/').next().unwrap_or(publish);
+/// A `--publish` that reaches beyond private networks.
+struct Exposed {
+    /// The same for the loopback interface alone.
+    private: String,
+    /// Ports of the container.
+    inside: std::ops::RangeInclusive<u16>,
+}
+
+/// What a `--publish` exposes, if it reaches beyond private networks.
+fn exposed(publish: &str) -> Option<Exposed> {
+    let (plain, protocol) = match publish.split_once('/') {
+        Some((plain, protocol)) => (plain, format!("/{protocol}")),
+        None => (publish, String::new()),
+    };
     let (rest, inside) = plain.rsplit_once(':').unwrap_or(("", plain));
-    let inner = inside.split('-').next()?.parse().ok()?;
+    let (first, last) = inside.split_once('-').unwrap_or((inside, inside));
+    let ports = first.parse().ok()?..=last.parse().ok()?;
     let (address, host) = match rest.rsplit_once(':') {
         Some((address, host)) => (address.trim_matches(['[', ']']), host),
         None => ("", if rest.is_empty() { inside } else { rest }),
@@ -310,7 +339,10 @@ fn exposed(publish: &str) -> Option<(&str, u16)> {
         // A name, such as `localhost`, is not for us to judge.
         Err(_) => !address.is_empty(),
     };
-    (!private).then_some((host, inner))
+    (!private).then(|| Exposed {
+        private: format!("127.0.0.1:{host}:{inside}{protocol}"),
+        inside: ports,
+    })
 }
 
 fn is_data_store(image: &str) -> bool {
@@ -319,138 +351,5 @@ fn is_data_store(image: &str) -> bool {
     DATA_STORES.contains(&name)
 }
 
-/// Paths of the settings that are plain text: `env` and `env/clear` everywhere, and the registry's password.
-fn collect_env(node: &Node, path: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
-    const LISTS: &[&str] = &["secret", "tags", "clear"];
-    let Some(map) = node.as_map() else { return };
-    for (key, value) in map.iter() {
-        let name = key.to_s();
-        if path.is_empty() && name.starts_with("x-") || path.len() > 6 {
-            continue;
-        }
-        path.push(name.clone());
-        match (name.as_str(), &value.value) {
-            ("env", Value::Map(env)) => {
-                for (key, value) in env.iter() {
-                    let name = key.to_s();
-                    if name == "clear" {
-                        let clear = value.as_map().into_iter().flat_map(crate::yaml::tree::Map::iter);
-                        found.extend(
-                            clear.map(|(key, _)| [path.as_slice(), &[name.clone(), key.to_s()]].concat()),
-                        );
-                    } else if !LISTS.contains(&name.as_str()) {
-                        found.push([path.as_slice(), &[name]].concat());
-                    }
-                }
-            }
-            ("password", Value::Str(_)) if path.iter().any(|part| part == "registry") => {
-                found.push(path.clone())
-            }
-            (_, Value::Map(_)) => collect_env(value, path, found),
-            _ => {}
-        }
-        path.pop();
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::runner::ProcessRunner;
-
-    /// Loads a configuration below `service: shop` and gives `name@line` of each warning.
-    fn warnings(text: &str) -> Vec<String> {
-        let directory = tempfile::tempdir().expect("a directory");
-        let file = directory.path().join("config/deploy.yml");
-        std::fs::create_dir_all(file.parent().expect("a parent")).expect("created");
-        let text = format!(
-            "service: shop\nimage: acme/shop\nbuilder: {{arch: amd64}}\nregistry: {{username: u, password: [P]}}\n{text}"
-        );
-        let mut written = std::fs::File::create(&file).expect("created");
-        std::io::Write::write_all(&mut written, text.as_bytes()).expect("written");
-        let env = BTreeMap::from([("TOKEN".to_owned(), "from env".to_owned())]);
-        let mut options = crate::LoadOptions::new(
-            directory.path(),
-            env,
-            "2026-01-01T00:00:00+00:00[UTC]".parse().expect("a time"),
-        );
-        options.version = Some("v1".to_owned());
-        let loaded = crate::load(
-            &options,
-            &ProcessRunner {
-                forward_stderr: false,
-            },
-        )
-        .expect("valid");
-        loaded
-            .warnings
-            .iter()
-            .map(|warning| {
-                assert!(warning.hint.is_some(), "{warning} has no fix");
-                let name = warning.name.as_deref().expect("a warning has a name");
-                assert!(NAMES.contains(&name), "{name} is not among the names");
-                format!("{name}@{}", warning.line.unwrap_or_default())
-            })
-            .collect()
-    }
-
-    const QUIET: &str = "servers: {web: {hosts: [192.0.2.1], options: {memory: 1g}}}\n";
-
-    #[test]
-    fn a_careful_configuration_has_no_warnings() {
-        let text = format!(
-            "{QUIET}accessories:\n  db: {{image: 'postgres:17', host: 192.0.2.1, port: '127.0.0.1:5432:5432', options: {{memory: 1g}}}}\n"
-        );
-        assert_eq!(warnings(&text), [""; 0]);
-    }
-
-    #[test]
-    fn data_stores_reachable_from_everywhere_are_found() {
-        for (settings, found) in [
-            ("image: 'postgres:17', port: 5432", true),
-            ("image: 'postgres:17', port: '5433:5432'", true),
-            ("image: 'postgres:17', port: '0.0.0.0:5432:5432'", true),
-            ("image: 'postgres:17', port: '[::]:5432:5432'", true),
-            ("image: 'postgres:17', port: '10.0.0.5:5432:5432'", false),
-            ("image: 'postgres:17', port: '100.100.1.1:5432:5432'", false),
-            ("image: 'postgres:17', port: '[::1]:5432:5432'", false),
-            ("image: 'postgres:17'", false),
-            ("image: 'acme/thing:1', port: 6379", true),
-            ("image: 'acme/thing:1', port: 8080", false),
-        ] {
-            let text = format!(
-                "{QUIET}accessories:\n  db: {{{settings}, host: 192.0.2.1, options: {{memory: 1g}}}}\n"
-            );
-            let expect: &[&str] = if found { &["published-data-store@7"] } else { &[] };
-            assert_eq!(warnings(&text), expect, "{settings}");
-        }
-    }
-
-    #[test]
-    fn tags_limits_literals_and_names_are_looked_at() {
-        let text = "servers:\n  web: [192.0.2.1]\naccessories:\n  web:\n    image: redis\n    host: 192.0.2.1\n    env:\n      clear:\n        \
-                    API_TOKEN: abc\n        OTHER_TOKEN: <%= ENV[\"TOKEN\"] %>\n  two: {image: 'x:latest', host: 192.0.2.1, options: {memory: 1g}}\n";
-        assert_eq!(
-            warnings(text),
-            [
-                "unpinned-accessory@9",
-                "no-memory-limit@8",
-                "latest-tag@15",
-                "no-memory-limit@6",
-                "literal-secret@13",
-                "colliding-name@8",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_warning_is_silenced_by_name() {
-        let text = "servers: [192.0.2.1]\nx-appliance: {silence: [no-memory-limit]}\n";
-        assert_eq!(warnings(text), [""; 0]);
-        assert_eq!(warnings("servers: [192.0.2.1]\n"), ["no-memory-limit@5"]);
-        let limited = "servers: [192.0.2.1]\nx-appliance: {limits: {memory: 512m}}\n";
-        assert_eq!(warnings(limited), [""; 0]);
-    }
-}
+mod tests;

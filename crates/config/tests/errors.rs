@@ -336,3 +336,89 @@ fn without_a_version_git_tells_and_an_unclean_tree_shows() {
         "{unclean}"
     );
 }
+
+/// `line:column`, the message and the hint of the first problem, and how many there are.
+fn told(text: &str) -> (String, usize) {
+    let problems = load_text(text).unwrap_err().0;
+    let first = &problems[0];
+    let place = format!(
+        "{}:{}",
+        first.line.unwrap_or_default(),
+        first.column.unwrap_or_default()
+    );
+    let hint = first.hint.clone().unwrap_or_default();
+    (format!("{place} {} = {hint}", first.message), problems.len())
+}
+
+#[test]
+fn slips_of_form_are_told_where_they_are_with_what_to_do() {
+    for (overrides, expect) in [
+        (
+            "env:\n  clear:\n    A: \"open\n    B: 2",
+            "8:8 found unexpected end of stream while scanning a quoted scalar = close the quote that opens here",
+        ),
+        (
+            "labels: {a: 1\n",
+            "6:9 did not find expected ',' or '}' while parsing a flow mapping = close the bracket that opens here, and separate its items by commas",
+        ),
+        (
+            "env:\n  clear:\n    A:hush\n    B: 2",
+            "9:6 mapping values are not allowed in this context = write a space after the colon: A: …",
+        ),
+        (
+            "proxy:\n  host:x.test",
+            "7:3 proxy: should be a hash = write a space after the colon: host: …",
+        ),
+        (
+            "ssh: {log_level: :debug}",
+            "6:18 did not find expected node content while parsing a flow node = inside { } and [ ] no value starts with a colon; write it without, or on a line of its own",
+        ),
+        (
+            "# host: <%= ENV.fetch('X') %>",
+            "6:17 key not found: \"X\" = ERB runs in YAML comments too: write <%# … %>, or take the tag out",
+        ),
+        (
+            "labels: {a: <%= region %>}",
+            "6:17 undefined local variable or method `region' for main = set region in a tag before this one; for a variable of the environment write ENV[\"region\"], for a text put quotes around it",
+        ),
+        (
+            "labels: {a: <%= File.read('none') %>}",
+            "6:22 No such file or directory @ rb_sysopen - none = create the file, or give a default where File.exist? says it is not there; paths start in the project's directory",
+        ),
+        (
+            "labels: {a: <%= raise 'Not on Fridays' %>}",
+            "6:17 Not on Fridays = the file itself refuses to go on here: see the condition of its `raise`",
+        ),
+        (
+            "labels: {a: <%= nil.strip %>}",
+            "6:21 undefined method `strip' for nil = what stands before .strip is nil: give it a default with ||, or call with &.",
+        ),
+        (
+            "<% if true %>\nlabels: {a: b}",
+            "6:4 ERB is not valid Ruby: what begins here is never closed by `end' = every if, case and do needs one `end`, in a tag of its own: <% end %>",
+        ),
+        (
+            "servers:",
+            "5:9 servers: should be an array or a hash = there is no value here; add one, or remove the key",
+        ),
+        (
+            "servers: {web: }",
+            "5:16 servers/web: should be an array or a hash = there is no value here; add one, or remove the key",
+        ),
+        (
+            "servers: {}",
+            "5:1 The primary_role web isn't defined = list at least one host under `servers: web:`; if a destination file has them, give `-d`",
+        ),
+    ] {
+        assert_eq!(told(&with(overrides)), (expect.to_owned(), 1), "{overrides}");
+    }
+}
+
+#[test]
+fn mistakes_of_ours_and_of_kamals_keys_are_told_together() {
+    let (first, count) = told(&with(
+        "retain_containers: 0\nx-appliance: {release: {command: x, role: wbe}, cron: {a: {command: x}}, limits: {memory: 0}}",
+    ));
+    assert!(first.contains("Must retain at least 1 container"), "{first}");
+    assert_eq!(count, 4);
+}

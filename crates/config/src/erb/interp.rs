@@ -528,7 +528,7 @@ impl<'c, 'r> Interp<'c, 'r> {
         match name {
             "0" | "PROGRAM_NAME" => Ok(Value::str("kamal")),
             "?" | "~" | "!" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9" => Ok(Value::Nil),
-            "stdout" | "stderr" | "stdin" | "$" | ":" | "LOAD_PATH" | "PID" => {
+            "stdout" | "stderr" | "stdin" | "$" | ":" | "LOAD_PATH" | "PID" | "`" | "'" | "+" | "/" | "@" => {
                 Err(unsupported(format!("${name}"), at))
             }
             _ => Ok(Value::Nil),
@@ -543,6 +543,10 @@ impl<'c, 'r> Interp<'c, 'r> {
                 .and_then(|found| found.groups.get(index).cloned().flatten());
             self.globals.insert(index.to_string(), Value::optional_str(group));
         }
+        let whole = found
+            .as_ref()
+            .and_then(|found| found.groups.first().cloned().flatten());
+        self.globals.insert("&".to_owned(), Value::optional_str(whole));
         let value = found.map_or(Value::Nil, |found| Value::object(Object::Match(found)));
         self.globals.insert("~".to_owned(), value.clone());
         value

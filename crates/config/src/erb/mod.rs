@@ -183,9 +183,37 @@ impl ErbError {
                     format!("set {name} in the environment, or give a default: ENV.fetch(\"{name}\", \"…\")")
                 })
             }
+            Self::Raised { class, message, .. } => hint_for(class, message),
+            Self::Syntax { what, .. } if what.contains("`end'") => {
+                Some("every if, case and do needs one `end`, in a tag of its own: <% end %>".to_owned())
+            }
             _ => None,
         }
     }
+}
+
+/// What usually makes Ruby raise such an error in a configuration.
+fn hint_for(class: &str, message: &str) -> Option<String> {
+    // Ruby 3.4 quotes names with two apostrophes, older ones begin with a back-tick.
+    let quoted = || message.split(['`', '\'']).nth(1).unwrap_or_default();
+    Some(match class {
+        "NameError" if message.starts_with("undefined local variable") => format!(
+            "set {name} in a tag before this one; for a variable of the environment write ENV[\"{name}\"], for a text put quotes around it",
+            name = quoted()
+        ),
+        "NameError" => "`require` the library that defines it, in a tag before this one".to_owned(),
+        "NoMethodError" if message.contains("for nil") => {
+            format!("what stands before .{} is nil: give it a default with ||, or call with &.", quoted())
+        }
+        "Errno::ENOENT" => {
+            "create the file, or give a default where File.exist? says it is not there; paths start in the project's directory"
+                .to_owned()
+        }
+        "LoadError" => "install it where you deploy from, or do without it".to_owned(),
+        "RuntimeError" => "the file itself refuses to go on here: see the condition of its `raise`".to_owned(),
+        "SystemExit" => "the file itself ends the command here".to_owned(),
+        _ => return None,
+    })
 }
 
 /// Templates longer than this are not configuration.

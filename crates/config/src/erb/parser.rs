@@ -102,9 +102,15 @@ impl<'t> Parser<'t> {
         }
     }
 
-    fn expect_end(&mut self) -> Result<(), Trouble> {
+    /// The `end` of what begins at `opened`.
+    fn expect_end(&mut self, opened: usize) -> Result<(), Trouble> {
         if self.eat_keyword("end") {
             Ok(())
+        } else if matches!(self.peek(), Tok::End) {
+            Err(Trouble::syntax(
+                opened,
+                "what begins here is never closed by `end'",
+            ))
         } else {
             Err(self.unexpected("`end'"))
         }
@@ -198,6 +204,9 @@ impl<'t> Parser<'t> {
         };
         if self.is_op(",") && matches!(left.kind, Kind::Assign(..)) {
             left = self.assigned_list(left)?;
+        }
+        if self.is_keyword("in") || self.is_op("=>") {
+            return Err(Trouble::unsupported(self.at(), "pattern matching"));
         }
         loop {
             let Tok::Keyword(keyword) = self.peek() else {

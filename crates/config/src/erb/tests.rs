@@ -409,7 +409,7 @@ fn ruby_s_errors_keep_their_class_message_and_line() {
 #[test]
 fn bad_ruby_is_refused_with_its_line() {
     for (template, line) in [
-        ("x\n<% if true %>\ny\n", 4),
+        ("x\n<% if true %>\ny\n", 2),
         ("x\n\n<%= 1 + %>", 3),
         ("<% end %>", 1),
         ("\n<%= \"abc %>", 2),
@@ -701,4 +701,49 @@ proptest::proptest! {
         let ran = runner.seen.into_inner().expect("no test panics here");
         proptest::prop_assert!(ran.is_empty() || template.contains('`') || template.contains("Dotenv"));
     }
+}
+
+#[test]
+fn what_is_never_closed_is_told_where_it_begins() {
+    for (template, line, column) in [
+        ("a\n<% if true %>\nb\n", 2, 4),
+        ("<% if true %><% unless nil %>x<% end %>\n", 1, 4),
+        ("a\n\n<% [1].each do |n| %>\n<%= n %>\n", 3, 13),
+        ("<% case 1\nwhen 1 %>\n", 1, 4),
+    ] {
+        match try_render(template) {
+            Err(error @ ErbError::Syntax { .. }) => {
+                assert_eq!((error.line(), error.column()), (line, column), "{template}");
+                assert!(error.hint().is_some(), "{template}");
+            }
+            other => panic!("{template}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn pattern_matching_needs_ruby_itself() {
+    for expression in [
+        "({a: 1} in {a: Integer})",
+        "(1 if {a: 1} in {a: Integer})",
+        "({a: 1} => {a:}; a)",
+        "case [1]\nin [Integer => n] then n\nend",
+    ] {
+        let found = try_render(&format!("<%= {expression} %>"));
+        assert!(
+            matches!(&found, Err(ErbError::Unsupported { what, .. }) if what == "pattern matching"),
+            "{expression}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn the_last_match_is_there_in_and_after_a_substitution() {
+    check(&[
+        (r#""a-b".gsub("-") { "<#{$&}>" }"#, "a<->b"),
+        (r#""a1".sub(/[0-9]/) { $&.to_i + 1 }"#, "a2"),
+        (r#""x1y2".gsub(/(\d)/, "") + $1 + $&"#, "xy22"),
+        (r#""x1y2".sub(/(\d)/, "") + $~[1]"#, "xy21"),
+        (r#""a".sub(/b/, ""); $~.inspect"#, "nil"),
+    ]);
 }

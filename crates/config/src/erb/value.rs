@@ -89,6 +89,7 @@ pub(super) struct Uri {
 }
 
 /// The groups of a match; group 0 is the whole.
+#[derive(Clone)]
 pub(super) struct Match {
     pub(super) groups: Vec<Option<String>>,
     pub(super) names: Vec<(String, usize)>,

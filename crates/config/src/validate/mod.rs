@@ -104,6 +104,9 @@ impl Checker<'_> {
             Value::Str(_) | Value::Int(_) if expected == "an array" => {
                 Some("write it as a list: one line with `- ` for each item".to_owned())
             }
+            Value::Str(text) if expected.contains("a hash") && glued_key(text).is_some() => {
+                glued_key(text).map(|key| format!("write a space after the colon: {key}: …"))
+            }
             Value::Seq(_) if expected == "a hash" => {
                 Some("write it as `key: value` lines, without `- `".to_owned())
             }
@@ -318,6 +321,15 @@ impl Checker<'_> {
             _ => {}
         }
     }
+}
+
+/// The key of a text `key:value`, which lacks only a space to be a map.
+fn glued_key(text: &str) -> Option<&str> {
+    let (key, value) = text.split_once(':')?;
+    let is_key = key
+        .chars()
+        .all(|letter| letter.is_alphanumeric() || "_-".contains(letter));
+    (is_key && !key.is_empty() && value.starts_with(|letter: char| !letter.is_whitespace())).then_some(key)
 }
 
 /// The path of a key's value; Kamal leaves out what is blank or `false`.

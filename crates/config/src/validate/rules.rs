@@ -86,6 +86,11 @@ impl Context<'_> {
             }
             return;
         }
+        // What is no list of servers was told as that.
+        let is_readable = |node: &Node| node.as_map().is_some() || node.as_seq().is_some();
+        if !self.raw.get("servers").is_some_and(is_readable) {
+            return;
+        }
         let name = self.raw.primary_role_name();
         let roles = self.raw.roles();
         let Some(primary) = roles.iter().find(|role| role.name == name) else {
@@ -96,13 +101,23 @@ impl Context<'_> {
             let known: Vec<&str> = roles.iter().map(|role| role.name.as_str()).collect();
             checker
                 .report(place, "", format!("The primary_role {name} isn't defined"))
-                .hint = Some(format!(
-                "roles here: {}; `primary_role:` names the one to deploy first",
-                known.join(", ")
-            ));
+                .hint = Some(match known.as_slice() {
+                [] => format!(
+                    "list at least one host under `servers: {name}:`; if a destination file has them, give `-d`"
+                ),
+                _ => format!(
+                    "roles here: {}; `primary_role:` names the one to deploy first",
+                    known.join(", ")
+                ),
+            });
             return;
         };
-        if primary.hosts().is_empty() {
+        let is_told = self
+            .raw
+            .section("servers")
+            .and_then(|servers| servers.get(&name))
+            .is_some_and(|role| !is_readable(role));
+        if primary.hosts().is_empty() && !is_told {
             let dropped = self.has_dropped_hosts(primary);
             checker
                 .report(

@@ -66,12 +66,14 @@ pub fn read(
     parser.set_input(text.as_bytes());
     let mut builder = Builder {
         parser,
+        text,
         file,
         origin,
         anchors: HashMap::new(),
         expansion: 0,
         in_extension: false,
         lent_break,
+        end: text.trim_end().chars().count() as u64,
         last: Mark::default(),
         duplicates: Vec::new(),
     };
@@ -111,6 +113,7 @@ pub fn silence_caught_panics() {
 
 struct Builder<'a, 't> {
     parser: Parser<&'t [u8]>,
+    text: &'t str,
     file: usize,
     origin: &'a dyn Fn(usize, usize) -> (usize, usize),
     anchors: HashMap<String, Anchor>,
@@ -119,6 +122,8 @@ struct Builder<'a, 't> {
     in_extension: bool,
     /// Where a line break was added to the text; a block scalar that reaches it gives it back.
     lent_break: Option<u64>,
+    /// Number of characters in the text, blanks at its end left out.
+    end: u64,
     /// End of the last event that was read.
     last: Mark,
     duplicates: Vec<(Node, Node)>,
@@ -164,16 +169,19 @@ impl Builder<'_, '_> {
             self.last = event.end_mark;
         }
         parsed.map_err(|error| {
-            let mark = error
-                .problem_mark()
-                .or_else(|| error.context_mark())
-                .unwrap_or_default();
+            let problem = error.problem_mark();
+            // What the text's end leaves open is told where it opens; there is nothing to see at the end.
+            let at_end = problem.is_some_and(|mark| mark.index >= self.end);
+            let mark = match error.context_mark() {
+                Some(context) if at_end && is_opening(error.context()) => context,
+                context => problem.or(context).unwrap_or_default(),
+            };
             let message = match error.context().filter(|context| !context.is_empty()) {
                 Some(context) => format!("{} {context}", error.problem()),
                 None => error.problem().to_owned(),
             };
             YamlError {
-                hint: hint_for(&message),
+                hint: hint_for(&message, self.text, &mark),
                 place: self.place(mark),
                 message,
             }
@@ -495,9 +503,32 @@ fn base64_text(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Whether what was being read (in libyaml's words) has a sign that opens it.
+fn is_opening(context: Option<&str>) -> bool {
+    context.is_some_and(|context| {
+        ["quoted scalar", "flow sequence", "flow mapping"]
+            .iter()
+            .any(|opened| context.contains(opened))
+    })
+}
+
 /// What usually causes a syntax error.
-fn hint_for(message: &str) -> Option<String> {
-    let hint = if message.contains("cannot start any token") {
+fn hint_for(message: &str, text: &str, mark: &Mark) -> Option<String> {
+    let line_number = usize::try_from(mark.line).unwrap_or(usize::MAX);
+    if (message.contains("mapping values are not allowed") || message.contains("could not find expected ':'"))
+        && let Some(line) = glued_key(text, line_number)
+    {
+        return Some(format!("write a space after the colon: {line}"));
+    }
+    let at = usize::try_from(mark.column).unwrap_or(usize::MAX);
+    let starts_with_colon = text
+        .lines()
+        .nth(line_number)
+        .and_then(|line| line.chars().nth(at))
+        .is_some_and(|letter| letter == ':');
+    let hint = if starts_with_colon && message.contains("flow") {
+        "inside { } and [ ] no value starts with a colon; write it without, or on a line of its own"
+    } else if message.contains("cannot start any token") {
         "tabs cannot indent, and a value that starts with @, ` or % needs quotes"
     } else if message.contains("mapping values are not allowed") {
         "a text with \": \" needs quotes, and a key needs its own line"
@@ -506,13 +537,31 @@ fn hint_for(message: &str) -> Option<String> {
     } else if message.contains("could not find expected ':'") {
         "write `key: value`, with a space after the colon"
     } else if message.contains("unexpected end of stream") {
-        "close the quote that was opened"
+        "close the quote that opens here"
+    } else if message.contains("did not find expected ',' or") {
+        "close the bracket that opens here, and separate its items by commas"
     } else if message.contains("did not find expected key") || message.contains("did not find expected '-'") {
-        "check the indentation: keys of one map start in the same column"
+        "check the indentation (keys of one map start in the same column), and that quotes before this are closed"
     } else if message.contains("control characters") {
         "remove the invisible control character"
     } else {
         return None;
     };
     Some(hint.to_owned())
+}
+
+/// The nearest line above that is `key:value`, as it should be: without a space it is the start of a text.
+/// Only the key is shown, the value may be a secret.
+fn glued_key(text: &str, line: usize) -> Option<String> {
+    let above: Vec<&str> = text.lines().take(line).collect();
+    let last = above.iter().rev().find(|line| {
+        let line = line.trim_start();
+        !line.is_empty() && !line.starts_with('#')
+    })?;
+    let (key, value) = last.trim_start().trim_start_matches("- ").split_once(':')?;
+    let is_key = key
+        .chars()
+        .all(|letter| letter.is_alphanumeric() || "_-".contains(letter));
+    let glued = !key.is_empty() && value.starts_with(|letter: char| !letter.is_whitespace());
+    (is_key && glued).then(|| format!("{key}: …"))
 }

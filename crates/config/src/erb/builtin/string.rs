@@ -544,6 +544,8 @@ fn substitute(
     interp.work(ranges.len(), args.at)?;
     let mut new = String::new();
     let mut start = 0;
+    let last = if all { found.last() } else { found.first() };
+    let last = last.cloned();
     for (range, found) in ranges.into_iter().zip(found) {
         new.push_str(&text[start..range.start]);
         start = range.end;
@@ -564,6 +566,7 @@ fn substitute(
         }
     }
     new.push_str(&text[start..]);
+    interp.remember_match(last);
     Ok(new)
 }
 

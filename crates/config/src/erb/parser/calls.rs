@@ -212,6 +212,7 @@ impl Parser<'_> {
             Tok::Keyword("do") if !self.no_do => "end",
             _ => return Ok(None),
         };
+        let at = self.at();
         self.next();
         let known = self.locals.clone();
         let body = self.bracketed(|p| {
@@ -229,7 +230,7 @@ impl Parser<'_> {
                     body
                 } else {
                     let body = p.body_with_rescue()?;
-                    p.expect_end()?;
+                    p.expect_end(at)?;
                     body
                 };
                 Ok(Body { params, body })

@@ -26,6 +26,9 @@ impl Parser<'_> {
         let mut left = self.not_expression()?;
         loop {
             let at = self.at();
+            if self.is_keyword("in") {
+                return Err(Trouble::unsupported(at, "pattern matching"));
+            }
             let Tok::Keyword(keyword @ ("and" | "or")) = self.peek() else {
                 return Ok(left);
             };

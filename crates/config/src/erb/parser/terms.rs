@@ -172,7 +172,7 @@ impl Parser<'_> {
                 Ok(body)
             } else if p.eat_keyword("do") {
                 let body = p.body_with_rescue()?;
-                p.expect_end()?;
+                p.expect_end(at)?;
                 Ok(body)
             } else {
                 Err(p.unexpected("`{'"))
@@ -193,7 +193,7 @@ impl Parser<'_> {
             "while" | "until" => {
                 let condition = Box::new(self.loop_condition()?);
                 let body = Box::new(self.bracketed(|p| p.statements(&["end"]))?);
-                self.expect_end()?;
+                self.expect_end(at)?;
                 Kind::While {
                     condition,
                     body,
@@ -215,7 +215,7 @@ impl Parser<'_> {
                 }
                 let list = Box::new(self.loop_condition()?);
                 let body = Box::new(self.bracketed(|p| p.statements(&["end"]))?);
-                self.expect_end()?;
+                self.expect_end(at)?;
                 let target = match targets.len() {
                     1 => targets.remove(0),
                     _ => Target::Nested(targets),
@@ -225,7 +225,7 @@ impl Parser<'_> {
             "case" => return self.case(at),
             "begin" => {
                 let body = self.bracketed(Self::body_with_rescue)?;
-                self.expect_end()?;
+                self.expect_end(at)?;
                 match body.kind {
                     Kind::Begin { .. } => return Ok(body),
                     _ => Kind::Begin {
@@ -250,7 +250,7 @@ impl Parser<'_> {
                     name.push_str("::");
                 }
                 let body = Box::new(self.bracketed(|p| p.statements(&["end"]))?);
-                self.expect_end()?;
+                self.expect_end(at)?;
                 Kind::Module(name, body)
             }
             "return" | "next" | "break" => {
@@ -309,7 +309,7 @@ impl Parser<'_> {
         } else {
             Box::new(node(Kind::Nil, at))
         };
-        self.expect_end()?;
+        self.expect_end(at)?;
         Ok(node(
             match keyword {
                 "unless" => Kind::If(condition, otherwise, then),
@@ -354,7 +354,7 @@ impl Parser<'_> {
             true => self.bracketed(|p| p.statements(&["end"]))?,
             false => node(Kind::Nil, at),
         };
-        self.expect_end()?;
+        self.expect_end(at)?;
         Ok(node(Kind::Case(subject, branches, Box::new(otherwise)), at))
     }
 
@@ -391,7 +391,7 @@ impl Parser<'_> {
                 p.statement()?
             } else {
                 let body = p.body_with_rescue()?;
-                p.expect_end()?;
+                p.expect_end(at)?;
                 body
             };
             Ok(Body { params, body })
