@@ -167,7 +167,7 @@ pub fn load(options: &LoadOptions, runner: &dyn Runner) -> Result<Loaded, Proble
                     .to_owned(),
             );
         }
-        return Err(Problems(problems));
+        return Err(Problems(limited(problems)));
     }
     let root = tree.as_map().expect("the check refuses anything but a map");
     let builds_working_tree = root
@@ -219,6 +219,16 @@ pub fn load(options: &LoadOptions, runner: &dyn Runner) -> Result<Loaded, Proble
         tree,
         sources,
     })
+}
+
+/// At most [`MOST_PROBLEMS`], and how many more there are.
+fn limited(mut problems: Vec<Problem>) -> Vec<Problem> {
+    let more = problems.len().saturating_sub(MOST_PROBLEMS);
+    if more > 0 {
+        problems.truncate(MOST_PROBLEMS);
+        problems.push(Problem::new(format!("and {more} more")).with_hint("mend these first"));
+    }
+    problems
 }
 
 struct Loader<'a> {

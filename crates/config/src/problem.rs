@@ -119,7 +119,7 @@ pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) ->
         .into_iter()
         .map(|candidate| {
             (
-                strsim::damerau_levenshtein(&word.to_lowercase(), candidate),
+                strsim::damerau_levenshtein(&word.to_lowercase(), &candidate.to_lowercase()),
                 candidate,
             )
         })

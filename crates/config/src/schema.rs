@@ -131,16 +131,20 @@ fn registry() -> Value {
 }
 
 fn env() -> Value {
-    let values = json!({"type": "object", "additionalProperties": text()});
-    json!({
-        "type": "object",
-        "properties": {
-            "clear": values,
-            "secret": {"type": "array", "items": {"type": "string"}},
-            "tags": {"type": "object"},
-        },
-        "additionalProperties": text(),
-    })
+    let section = |more: &[(&str, Value)]| {
+        let mut properties = Map::new();
+        let values = json!({"type": "object", "additionalProperties": text()});
+        properties.insert("clear".to_owned(), values);
+        // Names are text, and the reader takes what it takes for text everywhere.
+        properties.insert("secret".to_owned(), json!({"type": "array", "items": text()}));
+        properties.extend(
+            more.iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone())),
+        );
+        json!({"type": "object", "properties": properties, "additionalProperties": text()})
+    };
+    let tags = json!({"type": "object", "additionalProperties": section(&[])});
+    section(&[("tags", tags)])
 }
 
 #[cfg(test)]
@@ -170,11 +174,18 @@ mod tests {
             "/properties/accessories/additionalProperties/properties/env/properties/secret",
             "/properties/builder/properties/arch",
             "/properties/x-appliance/properties/backups",
+            "/properties/env/properties/tags/additionalProperties/properties/secret",
             "/patternProperties/^x-",
         ] {
             assert!(schema.pointer(pointer).is_some(), "{pointer}");
         }
         assert_eq!(schema["additionalProperties"], false);
+        let secret = &schema["properties"]["env"]["properties"]["secret"]["items"]["type"];
+        assert!(
+            secret
+                .as_array()
+                .is_some_and(|types| types.contains(&json!("number")))
+        );
         assert!(host()["properties"]["firewall"].is_object());
     }
 }

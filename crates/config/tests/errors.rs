@@ -422,3 +422,14 @@ fn mistakes_of_ours_and_of_kamals_keys_are_told_together() {
     assert!(first.contains("Must retain at least 1 container"), "{first}");
     assert_eq!(count, 4);
 }
+
+#[test]
+fn beyond_a_hundred_problems_only_their_number_is_told() {
+    let labels: Vec<String> = (0..130).map(|n| format!("  l{n}: []")).collect();
+    let problems = load_text(&with(&format!("labels:\n{}", labels.join("\n"))))
+        .unwrap_err()
+        .0;
+    assert_eq!(problems.len(), 101);
+    assert_eq!(problems[99].message, "labels/l99: should be a string");
+    assert_eq!(problems[100].message, "and 30 more");
+}

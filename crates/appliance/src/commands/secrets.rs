@@ -68,7 +68,7 @@ pub fn run(command: &SecretsCommand, globals: &Globals) -> anyhow::Result<ExitCo
         SecretsCommand::Fetch(args) => fetch(args, globals)?,
         SecretsCommand::Extract(args) => {
             let value = secrets::extract(&args.name, &args.secrets)
-                .map_err(|error| failure(Kind::Config, error.to_string()))?;
+                .map_err(|error| with_hint(failure(Kind::Config, error.to_string()), error.hint()))?;
             ui::line(&value);
         }
         SecretsCommand::Print(args) => print(args, globals)?,

@@ -747,3 +747,31 @@ fn the_last_match_is_there_in_and_after_a_substitution() {
         (r#""a".sub(/b/, ""); $~.inspect"#, "nil"),
     ]);
 }
+
+#[test]
+fn json_base64_dates_and_counting_are_native() {
+    check(&[
+        ("3.times.map { |n| n * 2 }.join(',')", "0,2,4"),
+        ("2.times.to_a.inspect", "[0, 1]"),
+        (
+            r#"{a: [1, nil, true], "b" => "x\"é\n"}.to_json"#,
+            r#"{"a":[1,null,true],"b":"x\"é\n"}"#,
+        ),
+        ("JSON.generate(['a', {b: :c}])", r#"["a",{"b":"c"}]"#),
+        ("require 'base64'; Base64.strict_encode64('hé')", "aMOp"),
+        ("Base64.strict_decode64('aMOp')", "hé"),
+        ("Base64.encode64('a' * 50).lines.map(&:size).inspect", "[61, 9]"),
+        ("Base64.decode64(\"aM\nOp\")", "hé"),
+        ("Date.new(2026, 1, 31) + 1", "2026-02-01"),
+        ("Date.parse('2026-03-01').strftime('%d.%m.')", "01.03."),
+    ]);
+    for (expression, class) in [
+        ("Base64.strict_decode64('a')", "ArgumentError"),
+        ("JSON.parse('{')", "JSON::ParserError"),
+    ] {
+        match try_render(&format!("<%= {expression} %>")) {
+            Err(ErbError::Raised { class: found, .. }) => assert_eq!(found, class, "{expression}"),
+            other => panic!("{expression}: {other:?}"),
+        }
+    }
+}

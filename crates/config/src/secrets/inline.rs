@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::adapters::{self, AdapterError, Fetch, Fetched, Tools};
 use super::shell;
+use crate::problem::did_you_mean;
 
 /// Why an inline command failed.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +26,34 @@ pub enum InlineError {
     Missing {
         /// The name.
         name: String,
+        /// The names that were fetched.
+        known: Vec<String>,
     },
+}
+
+impl InlineError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Usage { .. } => None,
+            Self::Fetch(error) => error.hint(),
+            Self::Json => Some(
+                "write it as ALL=$(kamal secrets fetch …), then in a line below NAME=$(kamal secrets extract NAME $ALL)"
+                    .to_owned(),
+            ),
+            Self::Missing { known, .. } if known.is_empty() => {
+                Some("what fetch printed holds no secrets; add the name to its line".to_owned())
+            }
+            Self::Missing { name, known } => {
+                let last = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
+                let names: Vec<String> = known.iter().map(|name| last(name)).collect();
+                Some(match did_you_mean(name, names.iter().map(String::as_str)) {
+                    Some(near) => format!("did you mean {near}?"),
+                    None => format!("fetched were: {}; add {name} to the line with fetch", known.join(", ")),
+                })
+            }
+        }
+    }
 }
 
 /// The words after `kamal secrets`, if a command is one.
@@ -64,6 +92,11 @@ pub(super) fn run(words: &str, tools: &Tools<'_>) -> Result<String, InlineError>
             .as_slice()
         {
             [name, fetched] => extract(name, fetched),
+            [name] => Err(InlineError::Usage {
+                what: format!(
+                    "`kamal secrets extract {name}` has nothing to extract from: the variable after it is empty, or not set in a line above"
+                ),
+            }),
             _ => Err(usage(
                 "`kamal secrets extract` takes a name and what fetch printed, and nothing else: no pipe, no redirection",
             )),
@@ -87,6 +120,7 @@ pub fn extract(name: &str, fetched: &str) -> Result<String, InlineError> {
     let fetched: Fetched = serde_json::from_str(fetched).map_err(|_| InlineError::Json)?;
     adapters::extract(name, &fetched).ok_or_else(|| InlineError::Missing {
         name: name.to_owned(),
+        known: fetched.keys().cloned().collect(),
     })
 }
 

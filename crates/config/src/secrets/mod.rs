@@ -166,10 +166,7 @@ impl SecretError {
                 .map(|file| format!("write {file} with a line `{name}=…`")),
             Self::Command { stderr, .. } if !stderr.is_empty() => Some(stderr.clone()),
             Self::Command { site, .. } => Some(format!("run it by hand and see: {}", site.command)),
-            Self::Inline { source, .. } => match &**source {
-                InlineError::Fetch(error) => error.hint(),
-                _ => None,
-            },
+            Self::Inline { source, .. } => source.hint(),
             _ => None,
         }
     }

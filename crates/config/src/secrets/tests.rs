@@ -192,6 +192,37 @@ fn inline_commands_say_what_is_wrong() {
 }
 
 #[test]
+fn extract_says_what_there_is_to_extract() {
+    let all = "ALL=$(kamal secrets fetch -a test --account a --from v/x API_TOKEN OTHER)\n";
+    for (line, message, hint) in [
+        (
+            "A=$(kamal secrets extract API_TOKNE $ALL)",
+            "Could not find secret API_TOKNE",
+            Some("did you mean API_TOKEN?"),
+        ),
+        (
+            "A=$(kamal secrets extract THIRD $ALL)",
+            "Could not find secret THIRD",
+            Some("fetched were: v/x/API_TOKEN, v/x/OTHER; add THIRD to the line with fetch"),
+        ),
+        (
+            "A=$(kamal secrets extract THIRD $AL)",
+            "`kamal secrets extract THIRD` has nothing to extract from: the variable after it is empty, or not set in a line above",
+            None,
+        ),
+    ] {
+        match load_with(&format!("{all}{line}"), None, &Echo::default()) {
+            Err(error @ SecretError::Inline { .. }) => {
+                assert_eq!(error.hint().as_deref(), hint, "{line}");
+                let source = std::error::Error::source(&error).expect("it has a cause");
+                assert_eq!(source.to_string(), message, "{line}");
+            }
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn files_are_chosen_and_overridden_as_kamal_does() {
     let directory = tempfile::tempdir().expect("a directory");
     write(

@@ -47,7 +47,6 @@ pub(crate) fn check(root: &Node, sources: &Sources, surroundings: &Surroundings<
     sections::check(&mut checker, &raw);
     rules::check(&mut checker, root.place, &raw, surroundings);
     checker.base_60(root, "");
-    checker.problems.truncate(crate::load::MOST_PROBLEMS);
     checker.problems
 }
 
@@ -69,11 +68,11 @@ impl Checker<'_> {
         } else {
             format!("{path}: {message}")
         };
-        // Beyond a hundred, only that there is one more matters.
+        // Beyond a hundred, only how many more there are is told.
         let problem = if self.problems.len() < crate::load::MOST_PROBLEMS {
             self.sources.problem(place, path, full)
         } else {
-            Problem::new("and more")
+            Problem::new(String::new())
         };
         self.problems.push(problem);
         self.problems.last_mut().expect("a problem was just pushed")

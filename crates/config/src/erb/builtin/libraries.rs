@@ -180,6 +180,71 @@ pub(super) fn uri(text: &str, at: usize) -> Eval {
     Ok(Value::object(Object::Uri(uri)))
 }
 
+/// `Base64.…`; what decodes to bytes that are no text needs Ruby itself.
+pub(super) fn base64(name: &str, text: &str, at: usize) -> Result<String, Flow> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+    let decoded = match name {
+        "strict_encode64" => return Ok(STANDARD.encode(text)),
+        "urlsafe_encode64" => return Ok(URL_SAFE.encode(text)),
+        "encode64" => {
+            let encoded = STANDARD.encode(text);
+            let lines = encoded.as_bytes().chunks(60);
+            return Ok(lines
+                .map(|line| format!("{}\n", String::from_utf8_lossy(line)))
+                .collect());
+        }
+        "strict_decode64" => STANDARD
+            .decode(text)
+            .map_err(|_| raise("ArgumentError", "invalid base64", at))?,
+        // Ruby's lenient decoding takes more than this.
+        "decode64" => {
+            let plain: String = text.split_whitespace().collect();
+            STANDARD
+                .decode(plain)
+                .map_err(|_| unsupported("Base64.decode64 of such a text", at))?
+        }
+        _ => return Err(unsupported(format!("Base64.{name}"), at)),
+    };
+    String::from_utf8(decoded).map_err(|_| unsupported("bytes that are not UTF-8", at))
+}
+
+/// `JSON.generate` and `to_json`.
+pub(super) fn to_json(value: &Value, at: usize) -> Result<String, Flow> {
+    let quoted = |text: &str| {
+        // With ActiveSupport's JSON loaded these are escaped, without they are not.
+        if text.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+            return Err(unsupported("such a text in JSON", at));
+        }
+        Ok(serde_json::Value::from(text).to_string())
+    };
+    Ok(match value {
+        Value::Nil => "null".to_owned(),
+        Value::Bool(_) | Value::Int(_) => value.to_text(),
+        Value::Str(text) => quoted(&text.borrow())?,
+        Value::Symbol(name) => quoted(name)?,
+        Value::Array(list) => {
+            let items: Result<Vec<String>, Flow> =
+                list.borrow().iter().map(|item| to_json(item, at)).collect();
+            format!("[{}]", items?.join(","))
+        }
+        Value::Hash(map) => {
+            let mut entries = Vec::new();
+            for (key, value) in map.borrow().iter() {
+                let key = match key {
+                    Key::Str(name) => quoted(name)?,
+                    Key::Symbol(name) => quoted(name)?,
+                    Key::Int(number) => format!("\"{number}\""),
+                    _ => return Err(unsupported("such a key in JSON", at)),
+                };
+                entries.push(format!("{key}:{}", to_json(value, at)?));
+            }
+            format!("{{{}}}", entries.join(","))
+        }
+        _ => return Err(unsupported("such a value in JSON", at)),
+    })
+}
+
 pub(super) fn from_json(value: serde_json::Value, symbols: bool) -> Value {
     match value {
         serde_json::Value::Null => Value::Nil,

@@ -223,6 +223,10 @@ fn object(interp: &mut Interp<'_, '_>, this: &Value, name: &str, args: &Args<'_>
             }
             None => return Ok(None),
         },
+        "to_json" if args.list.is_empty() => {
+            let text = libraries::to_json(this, at)?;
+            interp.new_str(text, at)?
+        }
         "tap" => {
             call(interp, args, vec![this.clone()])?;
             this.clone()

@@ -70,6 +70,12 @@ pub(super) fn method(interp: &mut Interp<'_, '_>, this: &Value, name: &str, args
                 .and_then(|by| whole.checked_mul(by)),
         )?),
         ">>" => Value::Int(whole >> args.int(0)?.clamp(0, 63)),
+        // An enumerator over the same numbers, for `3.times.map { … }`.
+        "times" if args.block.is_none() => Value::Range(Rc::new(Range {
+            low: Value::Int(0),
+            high: Value::Int(whole.max(0)),
+            exclusive: true,
+        })),
         "times" => {
             for index in 0..whole {
                 call(interp, args, vec![Value::Int(index)])?;

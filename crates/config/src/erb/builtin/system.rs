@@ -314,10 +314,19 @@ pub(super) fn module_method(
         ("YAML" | "Psych", _) => return Err(unsupported(format!("{module}.{name}"), at)),
         ("Regexp", _) => return string::regexp_module(name, args),
         ("Kamal::Utils", "docker_arch") => docker_arch(interp, at)?,
-        ("Process", "pid") | ("Etc", _) | ("Socket", _) | ("Base64", _) => {
+        ("JSON", "generate" | "dump") if args.list.len() == 1 => {
+            let text = libraries::to_json(&args.list[0], at)?;
+            interp.new_str(text, at)?
+        }
+        ("Base64", _) => {
+            let text = libraries::base64(name, &args.text(0)?, at)?;
+            interp.new_str(text, at)?
+        }
+        ("Process", "pid") | ("Etc", _) | ("Socket", _) => {
             return Err(unsupported(format!("{module}.{name}"), at));
         }
         ("Kernel", _) => return super::kernel(interp, name, args.list, args.block, at),
+        ("Date", "new" | "parse" | "iso8601") => time::date(name, args)?,
         ("Integer", "sqrt") | ("Math", _) | ("Time" | "Date", _) => {
             return Err(unsupported(format!("{module}.{name}"), at));
         }

@@ -16,6 +16,32 @@ pub(super) fn module(interp: &mut Interp<'_, '_>, module: &str, name: &str) -> O
     }
 }
 
+/// `Date.new(2026, 1, 31)` and `Date.parse("2026-01-31")`; other forms need Ruby itself.
+pub(super) fn date(name: &str, args: &Args<'_>) -> super::Eval {
+    let found = if name == "new" && args.list.len() == 3 {
+        let part = |index| args.int(index);
+        let (year, month, day) = (part(0)?, part(1)?, part(2)?);
+        match (i16::try_from(year), i8::try_from(month), i8::try_from(day)) {
+            (Ok(year), Ok(month @ 1..), Ok(day @ 1..)) if year > 0 => {
+                jiff::civil::Date::new(year, month, day).ok()
+            }
+            _ => None,
+        }
+    } else {
+        let text = args.text(0).unwrap_or_default();
+        let is_plain = text.len() == 10
+            && text.bytes().enumerate().all(|(index, byte)| match index {
+                4 | 7 => byte == b'-',
+                _ => byte.is_ascii_digit(),
+            });
+        is_plain.then(|| text.parse().ok()).flatten()
+    };
+    found
+        .and_then(|date: jiff::civil::Date| date.to_zoned(jiff::tz::TimeZone::UTC).ok())
+        .map(|time| Value::Time(Rc::new(time), true))
+        .ok_or_else(|| unsupported(format!("this Date.{name}"), args.at))
+}
+
 pub(super) fn method(interp: &mut Interp<'_, '_>, this: &Value, name: &str, args: &Args<'_>) -> Found {
     let Value::Time(time, date) = this else {
         return Ok(None);
