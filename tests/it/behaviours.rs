@@ -68,7 +68,7 @@ async fn what_kamals_own_tests_show_holds_here() -> anyhow::Result<()> {
 async fn environment(world: &World) -> anyhow::Result<()> {
     image_with_asset(world, "v1").await?;
     let more = "env:\n  clear:\n    UMLAUT: größe ✓\n    DOLLAR: \"$HOME $(id) `id`\"\n    BACKSLASH: 'a\\nb\\\\'\n    \
-                LINES: \"one\\ntwo\\n\"\n    HOST: \"<${HOST_TOKEN}>\"\n    BLANK: \"\"\n    NO: false\n  \
+                LINES: \"one\\ntwo\\n\"\n    HOST: \"<${HOST_TOKEN}>\"\n    BLANK: \"\"\n    FLAG: false\n  \
                 secret:\n    - SECRET\n    - RENAMED:OTHER\n  tags:\n    site:\n      TAGGED: here\n    \
                 elsewhere:\n      ABSENT: there\nvolumes:\n  - kept:/kept\nasset_path: /app/public\n";
     configure(world, "demo", "demo.test", more).await?;
@@ -85,7 +85,7 @@ async fn environment(world: &World) -> anyhow::Result<()> {
         ("BACKSLASH", "a\\nb\\\\"),
         ("LINES", "one\ntwo\n"),
         ("HOST", "<host $token>"),
-        ("NO", "false"),
+        ("FLAG", "false"),
         ("SECRET", "line one\nline $two\\n"),
         ("RENAMED", "größe"),
         ("TAGGED", "here"),

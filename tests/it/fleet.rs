@@ -87,7 +87,7 @@ impl Fleet {
             "service: demo\nimage: demo\n\
              servers:\n  web:\n    hosts:\n      - {first}\n      - {second}: second\n  \
              jobs:\n    cmd: {}\n    hosts:\n      - {second}\n\
-             proxy:\n  host: {}\n  ssl: true\n  app_port: 80\n\
+             proxy:\n  host: {}\n  app_port: 80\n\
              env:\n  clear: {{}}\n  tags:\n    second:\n      SECOND: \"yes\"\n{}\
              ssh:\n  user: deploy\nregistry:\n  server: localhost:5555\nbuilder:\n  arch: {arch}\n\
              deploy_timeout: 8\nreadiness_delay: 1\nhooks_output: verbose\n\
@@ -218,8 +218,8 @@ async fn two_hosts_go_together_or_not_at_all() -> anyhow::Result<()> {
         first.stderr
     );
     fleet.sites = vec![
-        fleet.first.https("demo.test", "/").await?,
-        fleet.second.https("demo.test", "/").await?,
+        fleet.first.http("demo.test", "/").await?,
+        fleet.second.http("demo.test", "/").await?,
     ];
     fleet.serves("v1").await?;
     fleet.timeline("v1").await?;
