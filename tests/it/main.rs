@@ -3,8 +3,8 @@
 //! Run them with `cargo xtask test [FILTER]`.
 
 mod accessories;
-mod behaviours;
 mod backups;
+mod behaviours;
 mod bootstrap;
 mod conformance;
 mod deploy;

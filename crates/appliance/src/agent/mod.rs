@@ -144,7 +144,15 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
     stop_signal().await?;
     tracing::info!("stopping; rollouts in progress go on at the next start");
     stop.cancel();
-    let _ended = tokio::join!(server, keeper, certificates, accessories, edge, schedules, watchdog);
+    let _ended = tokio::join!(
+        server,
+        keeper,
+        certificates,
+        accessories,
+        edge,
+        schedules,
+        watchdog
+    );
     Ok(())
 }
 
