@@ -276,11 +276,11 @@ fn print(table: &[(&str, Vec<Figure>)]) {
         ));
     }
     let last = |way: usize| table.get(way).and_then(|(_, figures)| figures.last());
-    for way in 0..2 {
+    for (way, (name, _)) in table.iter().enumerate().take(2) {
         if let (Some(theirs), Some(ours)) = (last(way), last(2)) {
             say::line(&format!(
                 "one line changed, beside {}: {:.0} times fewer bytes, {:.1} times the speed",
-                table[way].0,
+                name,
                 theirs.bytes as f64 / ours.bytes.max(1) as f64,
                 theirs.seconds / ours.seconds.max(1e-3)
             ));

@@ -1,14 +1,12 @@
-//! What containers and the proxy wrote, as frames: reads, never changes.
+//! What containers wrote, as frames: reads, never changes.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
 use std::sync::Arc;
 
 use appliance_containers::engine::{LogQuery, Stream};
 use appliance_push::session::Frame;
 use futures_util::StreamExt as _;
 use http::{Response, StatusCode};
-use tokio::io::AsyncBufReadExt as _;
 use tokio::sync::mpsc;
 
 use super::api::{Body, problem};
@@ -17,8 +15,6 @@ use super::{Agent, chain, container};
 
 /// Pieces that wait for a slow reader.
 const QUEUE: usize = 64;
-/// Unit whose journal is the proxy's log.
-const PROXY_UNIT: &str = "appliance-proxy.service";
 
 /// Which part of which log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -149,63 +145,6 @@ async fn find(agent: &Agent, app: &str, wanted: &Wanted) -> anyhow::Result<Optio
     Ok(of_current
         .or_else(|| containers.iter().find(plays))
         .map(|found| found.id.0.clone()))
-}
-
-/// The proxy's own log, access log included.
-pub async fn of_proxy(wanted: &Wanted) -> Response<Body> {
-    let mut command = tokio::process::Command::new("journalctl");
-    command
-        .args(["--no-pager", "--output=cat", "--unit", PROXY_UNIT])
-        .arg(
-            wanted
-                .query
-                .tail
-                .map_or_else(|| "--lines=all".to_owned(), |lines| format!("--lines={lines}")),
-        )
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true);
-    if let Some(since) = wanted.query.since {
-        command.arg(format!("--since=@{since}"));
-    }
-    if wanted.query.follow {
-        command.arg("--follow");
-    }
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) => {
-            return problem(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "logs",
-                &format!("cannot run journalctl: {error}"),
-            );
-        }
-    };
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
-        let Some(stdout) = child.stdout.take() else { return };
-        let mut lines = tokio::io::BufReader::new(stdout).split(b'\n');
-        loop {
-            let next = tokio::select! {
-                next = lines.next_segment() => next,
-                () = sender.closed() => return,
-            };
-            let frame = match next {
-                Ok(Some(mut line)) => {
-                    line.push(b'\n');
-                    Frame::Output(line.into())
-                }
-                Ok(None) => Frame::Exit(0),
-                Err(error) => Frame::Broken(error.to_string()),
-            };
-            let last = !matches!(frame, Frame::Output(_));
-            if sender.send(frame).await.is_err() || last {
-                return;
-            }
-        }
-    });
-    frames(receiver)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub enum Sight {
     /// The host and every app.
     All,
     /// What this key may.
-    Of(KeyEntry),
+    Of(Box<KeyEntry>),
 }
 
 impl Agent {
@@ -28,7 +28,7 @@ impl Agent {
                 let mut found = ring.keys.into_iter();
                 found
                     .find(|entry| entry.fingerprint.as_str() == fingerprint)
-                    .map(Sight::Of)
+                    .map(|entry| Sight::Of(Box::new(entry)))
             }
         }
     }
@@ -91,7 +91,9 @@ mod tests {
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f test";
 
     fn sight(permissions: Vec<Permission>) -> Sight {
-        Sight::Of(KeyEntry::new(KEY, permissions, "", "bootstrap").expect("an entry"))
+        Sight::Of(Box::new(
+            KeyEntry::new(KEY, permissions, "", "bootstrap").expect("an entry"),
+        ))
     }
 
     #[test]

@@ -65,10 +65,6 @@ pub async fn answer(agent: &Arc<Agent>, sight: &Sight, request: Request<Incoming
             }
         }
         (&Method::GET, ["v1", "proxy", "services"]) => outcome(routes(agent).await),
-        (&Method::GET, ["v1", "proxy", "logs"]) => match Wanted::parse(query.as_deref()) {
-            Ok(wanted) => logs::of_proxy(&wanted).await,
-            Err(why) => problem(StatusCode::BAD_REQUEST, "query", &why),
-        },
         (&Method::POST, ["v1", "sessions", name]) => {
             let pairs = pairs(query.as_deref());
             let side = |name: &str| pairs.get(name).and_then(|value| value.parse().ok());

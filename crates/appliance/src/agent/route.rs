@@ -6,7 +6,7 @@ use std::time::Duration;
 use appliance_proxy::names::{
     CertificateName, HostPattern, NameError, PathPrefix, ServiceName, UpstreamAddress,
 };
-use appliance_proxy::snapshot::{Certificate, HealthCheck, Service, Tls};
+use appliance_proxy::snapshot::{Certificate, HealthCheck, Log, Service, Tls};
 use appliance_push::change::{self, ProxySpec};
 
 /// The service of one proxied role, served by containers at `upstreams`; the hosts in `local_ca` show the host's own CA.
@@ -44,6 +44,13 @@ pub fn service(
             redirect: spec.ssl_redirect,
             certificate: Certificate::Named(certificate_name(spec)?),
         }),
+    };
+    // As kamal-proxy does; queries stay out of it.
+    service.log = Log {
+        requests: true,
+        query: false,
+        request_headers: spec.log_request_headers.clone(),
+        response_headers: spec.log_response_headers.clone(),
     };
     service.health_check = health_check(spec);
     service.response_timeout = Duration::from_secs(u64::from(spec.response_timeout));

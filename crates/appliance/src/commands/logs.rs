@@ -1,4 +1,4 @@
-//! `appliance app logs` and `appliance proxy logs`.
+//! `appliance app logs`.
 
 use std::io::{BufRead as _, Write as _};
 use std::process::Stdio;

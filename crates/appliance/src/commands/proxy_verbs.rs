@@ -1,8 +1,6 @@
 //! `appliance proxy VERB`: Kamal's verbs for the proxy, which here is a service of the host and not a container.
 
 use super::listing::{self, ListArgs};
-use super::logs::{Which, show};
-use crate::developer::targets::{AppArgs, Targets};
 use crate::globals::Globals;
 use crate::ui;
 
@@ -11,13 +9,8 @@ use crate::ui;
 pub enum ProxyVerb {
     /// Show what the proxy serves
     Details(ListArgs),
-    /// Show the proxy's log, requests included
-    Logs {
-        #[command(flatten)]
-        args: AppArgs,
-        #[command(flatten)]
-        which: Which,
-    },
+    /// (the proxy writes to the host's journal)
+    Logs(Ignored),
     /// (bootstrap starts the proxy)
     Boot(Ignored),
     /// (systemd starts the proxy)
@@ -50,16 +43,8 @@ pub struct Ignored {
 pub async fn run(verb: &ProxyVerb, globals: &Globals) -> anyhow::Result<()> {
     let sentence = match verb {
         ProxyVerb::Details(args) => return listing::routes(args, globals).await,
-        ProxyVerb::Logs { args, which } => {
-            let targets = Targets::find(args, globals).await?;
-            let query = which.query(jiff::Timestamp::now())?;
-            let path = format!("/v1/proxy/logs?{query}");
-            let sources = targets
-                .hosts
-                .iter()
-                .map(|host| (host, host.name.clone(), path.clone()))
-                .collect();
-            return show(which, sources).await;
+        ProxyVerb::Logs(_) => {
+            "the proxy writes its log, requests included, to the journal of the host; there: journalctl --unit appliance-proxy --output cat"
         }
         ProxyVerb::Boot(_) => {
             "the proxy is a service of the host that `appliance bootstrap` sets up and systemd keeps running; there is nothing to boot"

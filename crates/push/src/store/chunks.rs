@@ -1,6 +1,7 @@
 //! The chunks of the layers that are here, and layers put together from them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io::{Read, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -100,11 +101,14 @@ impl Store {
                 .get(&chunk.id)
                 .filter(|found| found.length == chunk.length)
             {
-                if !sources.contains_key(&found.layer) {
-                    let (blob, compression) = &bases.layers[found.layer];
-                    sources.insert(found.layer, self.unpacked(blob, *compression)?);
-                }
-                sources[&found.layer]
+                let source = match sources.entry(found.layer) {
+                    Entry::Occupied(open) => open.into_mut(),
+                    Entry::Vacant(vacant) => {
+                        let (blob, compression) = &bases.layers[found.layer];
+                        vacant.insert(self.unpacked(blob, *compression)?)
+                    }
+                };
+                source
                     .read_exact_at(bytes, found.offset)
                     .map_err(StoreError::io("read", &temporary))?;
             } else if let Some(at) = sent.get(&chunk.id) {
