@@ -11,7 +11,7 @@
 
 mod act;
 mod adopt;
-pub mod backup;
+mod backup;
 mod exec;
 mod files;
 mod health;
@@ -30,7 +30,7 @@ mod upgrade;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use appliance_accessories::Backoff;
 use appliance_push::change::{Accessory, Digest};
@@ -45,7 +45,6 @@ use record::{Record, Records};
 use super::identity::IdentityError;
 use super::lease::{Holder, Lease};
 use super::{Agent, random};
-use backup::BeforeRisk;
 
 /// Label on every container of an accessory: `app/name`.
 pub const LABEL: &str = "appliance.accessory";
@@ -85,7 +84,6 @@ pub struct Accessories {
     host_yml: PathBuf,
     live: Mutex<BTreeMap<Which, Live>>,
     tickets: tunnel::Tickets,
-    backup: OnceLock<Arc<dyn BeforeRisk>>,
     wake: Notify,
 }
 
@@ -98,15 +96,8 @@ impl Accessories {
             host_yml: config.join("host.yml"),
             live: Mutex::default(),
             tickets: tunnel::Tickets::default(),
-            backup: OnceLock::new(),
             wake: Notify::new(),
         }
-    }
-
-    /// Who takes a backup before something that could cost data; the first one given stays.
-    #[allow(dead_code, reason = "backups call it when they are configured")]
-    pub fn set_backup(&self, backup: Arc<dyn BeforeRisk>) {
-        let _second = self.backup.set(backup);
     }
 
     /// The directory of one accessory's files.
@@ -169,7 +160,6 @@ impl Agent {
     ///
     /// # Errors
     /// When its record cannot be read, or Docker does not answer.
-    #[allow(dead_code, reason = "backups ask for it")]
     pub async fn accessory_container(
         &self,
         app: &str,

@@ -27,7 +27,7 @@ impl Agent {
             anyhow::bail!("{which} is not on this host");
         };
         if data {
-            self.accessories.back_up(self, which, audience).await?;
+            self.back_up_accessory(which, audience).await?;
         }
         let mut mounts = Vec::new();
         if let Some(found) = self.container_of(&record).await? {

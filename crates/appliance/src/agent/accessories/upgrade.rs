@@ -306,7 +306,7 @@ impl Agent {
         audience: &Audience,
     ) -> anyhow::Result<()> {
         match order {
-            Order::Backup => self.accessories.back_up(self, which, audience).await,
+            Order::Backup => self.back_up_accessory(which, audience).await,
             Order::Stop => {
                 let record = self.accessories.records.read(which)?;
                 if let Some(found) = self.container_of(&record).await? {
