@@ -121,6 +121,26 @@ async fn appliance(world: &World) -> anyhow::Result<()> {
             .await?
             .contains("confirmed")
     );
+    // Every item holds, by effect and not by text.
+    let audit = world
+        .host
+        .exec(&Command::new(["appliance", "host", "audit", "--allow-container"]))
+        .await?;
+    ensure!(audit.success(), "{}", audit.text());
+    for (setting, expect) in [
+        ("passwordauthentication", "no"),
+        ("permitrootlogin", "without-password"),
+        ("maxauthtries", "4"),
+        ("allowagentforwarding", "no"),
+    ] {
+        let effective = world.run(&["sshd", "-T"]).await?;
+        ensure!(
+            effective
+                .lines()
+                .any(|line| line == format!("{setting} {expect}")),
+            "{setting} is not {expect}"
+        );
+    }
     Ok(())
 }
 
@@ -358,6 +378,46 @@ async fn what_is_not_supported_is_refused_and_left_as_it_is() -> anyhow::Result<
         output.error_text()
     );
     world.run(&["rm", "--recursive", "/etc/docker"]).await?;
+
+    // Each mistake in host.yml gets one clear error, and nothing is touched.
+    let bad = [
+        ("admin: []", "unknown key: admin (did you mean admins?)"),
+        ("admins: [{name: ann, keys: []}]", "at least 1 entry"),
+        ("admins: [{name: ann, keys: [nonsense]}]", "not a public key"),
+        ("ssh: {port: 99999}", "at most 65535"),
+        ("firewall: {mode: iptables}", "none of: own, ufw, off"),
+        ("firewall: {open: [{port: http}]}", "is not a port"),
+        (
+            "firewall: {open: [{port: 80, from: [10.0.0.1/8]}]}",
+            "bits beyond its prefix",
+        ),
+        ("firewall: {open: [{port: 5432}]}", "is a data store's"),
+        ("swap: lots", "is not a size"),
+        ("updates: {reboot_at: noon}", "should match"),
+        ("ssh: {port: [", "host.yml:"),
+        ("hardening: {items: {firewall: false}}", "cannot be switched off"),
+        ("hardening: {items: {typo: true}}", "there is no item typo"),
+    ];
+    for (number, (text, _)) in bad.iter().enumerate() {
+        let path = format!("/root/{number}/host.yml");
+        world.host.copy_in(&path, format!("{text}\n"), 0o644).await?;
+    }
+    let before = snapshot(&world).await?;
+    for (number, (text, expect)) in bad.iter().enumerate() {
+        let path = format!("/root/{number}/host.yml");
+        let output = world.bootstrap_with(&["--host-yml", &path]).await?;
+        let said = output.error_text();
+        ensure!(
+            output.status == 2 && said.contains(expect),
+            "{text}: {}: {said}",
+            output.status
+        );
+        ensure!(said.matches("error:").count() == 1, "{text}: {said}");
+    }
+    ensure!(
+        before == snapshot(&world).await?,
+        "a bad host.yml touched something"
+    );
 
     // A web server on port 80.
     world

@@ -1,66 +1,10 @@
-//! What answers from outside: real packets from another machine, over IPv4 and IPv6.
+//! Who opens and closes ports, what holds until when, and what the agent puts right by itself.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use appliance_sandbox::{Command, Distro, Image, Outside, PortState};
+use appliance_sandbox::{Command, Distro, PortState};
 use appliance_tests::World;
-
-/// Ports that somebody published or opened behind our back.
-const PUBLISHED: [u16; 4] = [6379, 8080, 8081, 9100];
-const OPEN: [u16; 3] = [22, 80, 443];
-const PATIENCE: Duration = Duration::from_secs(2);
-
-#[tokio::test]
-async fn only_ssh_and_the_proxy_answer_on_debian_12() -> anyhow::Result<()> {
-    closed(Distro::Debian12).await
-}
-
-#[tokio::test]
-async fn only_ssh_and_the_proxy_answer_on_debian_13() -> anyhow::Result<()> {
-    closed(Distro::Debian13).await
-}
-
-async fn closed(distro: Distro) -> anyhow::Result<()> {
-    let world = World::bootstrapped("firewall", distro).await?;
-    let (outside, _removal) = world.bench.outside(world.host.network()).await?;
-    containers(&world).await?;
-    matrix(&world, &outside, "after bootstrap").await?;
-
-    // Without our table they are open: it is the table that closes them, and this test would notice.
-    world
-        .run(&["nft", "delete", "table", "inet", "appliance"])
-        .await?;
-    let (v4, _) = world.host.addresses().await?;
-    let found = outside.probe(v4.into(), &["8080", "9100"], PATIENCE).await?;
-    ensure!(found.values().all(|state| *state == PortState::Open), "{found:?}");
-    world.run(&["systemctl", "reload", "appliance-firewall"]).await?;
-    matrix(&world, &outside, "after the table was deleted and loaded again").await?;
-
-    for argv in [
-        ["systemctl", "restart", "docker"],
-        ["systemctl", "start", "nftables"],
-        ["systemctl", "restart", "nftables"],
-        ["systemctl", "reload", "nftables"],
-        ["systemctl", "stop", "nftables"],
-    ] {
-        world.run(&argv).await?;
-        let status = world.run(&["appliance", "firewall", "status"]).await?;
-        ensure!(status == "the kernel holds the confirmed rules", "{status}");
-        matrix(&world, &outside, &argv.join(" ")).await?;
-    }
-
-    // Stopping nftables flushed Docker's own rules too; after a restart of Docker its networks work again.
-    world.run(&["systemctl", "restart", "docker"]).await?;
-    works_inside(&world).await?;
-    matrix(&world, &outside, "after Docker wrote its rules again").await?;
-
-    world.host.reboot().await?;
-    world.ready().await?;
-    matrix(&world, &outside, "after a reboot").await
-}
 
 #[tokio::test]
 async fn a_flushed_table_is_noticed_and_loaded_again() -> anyhow::Result<()> {
@@ -77,6 +21,8 @@ async fn a_flushed_table_is_noticed_and_loaded_again() -> anyhow::Result<()> {
         ensure!(value["state"] == expect, "{said}, not {expect}");
         Ok(())
     };
+    // Without the agent nobody puts anything right.
+    world.run(&["systemctl", "stop", "appliance-agent"]).await?;
     // Counters and bans move by themselves, and are no reason to load anything.
     world
         .run(&["nft", "add element inet appliance ban4 { 192.0.2.1 timeout 1h }"])
@@ -92,12 +38,12 @@ async fn a_flushed_table_is_noticed_and_loaded_again() -> anyhow::Result<()> {
         .run(&["nft", "insert rule inet appliance input accept"])
         .await?;
     state("differs").await?;
-    // Bootstrap repairs it too, as the one change there is.
-    let repaired = world
+    // Bootstrap repairs it too; the agent was stopped, and runs again.
+    world
         .run(&["appliance", "bootstrap", "--allow-container"])
         .await?;
-    ensure!(repaired == "1 change", "{repaired}");
     state("confirmed").await?;
+    world.run(&["systemctl", "stop", "appliance-agent"]).await?;
     world
         .run(&["nft", "delete", "table", "inet", "appliance"])
         .await?;
@@ -112,119 +58,158 @@ async fn a_flushed_table_is_noticed_and_loaded_again() -> anyhow::Result<()> {
         refused.error_text()
     );
     world.run(&["systemctl", "reload", "appliance-firewall"]).await?;
+    state("confirmed").await?;
+
+    // The agent sees it in the kernel, and says what it did.
+    world.run(&["systemctl", "start", "appliance-agent"]).await?;
+    world.run(&["nft", "flush", "ruleset"]).await?;
+    world
+        .journal_says(
+            "appliance-agent.service",
+            "somebody removed the table",
+            Duration::from_secs(10),
+        )
+        .await?;
     state("confirmed").await
 }
 
-/// Containers as somebody would start them by hand: published, on an IPv6 network, on loopback, on the host's network.
-async fn containers(world: &World) -> anyhow::Result<()> {
-    let image = world
-        .bench
-        .sandbox
-        .ensure(
-            &Image::Demo {
-                version: "v1".to_owned(),
-            },
-            &|_| (),
-        )
-        .await?;
-    let saved = tokio::process::Command::new("docker")
-        .args(["save", image.as_str()])
-        .output()
-        .await?;
-    let loaded = world
-        .host
-        .exec(&Command::new(["docker", "load"]).stdin(saved.stdout))
-        .await?;
-    ensure!(loaded.success(), "{}", loaded.error_text());
-    world
-        .run(&[
-            "docker",
-            "network",
-            "create",
-            "--ipv6",
-            "--subnet=fd00:77::/64",
-            "six",
-        ])
-        .await?;
-    let runs: [&[&str]; 4] = [
-        &["--publish=8080:80"],
-        &["--network=six", "--publish=8081:80"],
-        &["--publish=127.0.0.1:6379:80"],
-        &["--network=host", "--env=PORT=9100"],
-    ];
-    for arguments in runs {
-        let base = ["docker", "run", "--detach", "--restart=always"];
-        world
-            .run(&[&base[..], arguments, &[image.as_str()]].concat())
-            .await?;
-    }
-    works_inside(world).await
-}
-
-/// The host itself reaches what is published, so a closed port is closed by the firewall and not because nothing is there.
-async fn works_inside(world: &World) -> anyhow::Result<()> {
-    for port in PUBLISHED {
-        let url = format!("http://127.0.0.1:{port}/up");
+#[tokio::test]
+async fn ports_are_opened_by_signed_changes_that_have_to_be_confirmed() -> anyhow::Result<()> {
+    let world = World::bootstrapped("openings", Distro::Debian12).await?;
+    let (outside, _removal) = world.bench.outside(world.host.network()).await?;
+    let (v4, v6) = world.host.addresses().await?;
+    let target = format!("deploy@{v4}");
+    let appliance = async |argv: &[&str]| {
+        let on = ["--on", &target];
+        world.developer.appliance([argv, &on].concat()).run().await
+    };
+    let port = async |port: &str| -> anyhow::Result<Vec<PortState>> {
+        let mut found = Vec::new();
+        for address in [v4.into(), v6.into()] {
+            let states = outside.probe(address, &[port], Duration::from_secs(1)).await?;
+            found.extend(states.into_values());
+        }
+        Ok(found)
+    };
+    for listen in ["7000", "7001", "5432"] {
+        let unit = format!("--unit=listens-{listen}");
+        let on = format!("--listen={listen}");
         world
             .run(&[
-                "curl",
-                "--silent",
-                "--show-error",
-                "--fail",
-                "--retry",
-                "20",
-                "--retry-delay",
-                "1",
-                "--retry-all-errors",
-                "--max-time",
-                "5",
-                &url,
+                "systemd-run",
+                "--collect",
+                &unit,
+                "systemd-socket-activate",
+                &on,
+                "cat",
             ])
-            .await
-            .with_context(|| format!("nothing answers on port {port} of the host itself"))?;
-    }
-    Ok(())
-}
-
-/// Ports that matter and their neighbours, from outside, on both addresses: open or silent, as it should be.
-async fn matrix(world: &World, outside: &Outside, when: &str) -> anyhow::Result<()> {
-    let (v4, v6) = world.host.addresses().await?;
-    for address in [IpAddr::from(v4), IpAddr::from(v6)] {
-        let found = outside
-            .probe(
-                address,
-                &[
-                    "20-90",
-                    "440-445",
-                    "5000-5010",
-                    "6379",
-                    "8000-8100",
-                    "9100",
-                    "2375-2376",
-                ],
-                PATIENCE,
-            )
             .await?;
-        let wrong: BTreeMap<u16, PortState> = found
-            .iter()
-            .filter(|(port, state)| {
-                let expect = if OPEN.contains(port) {
-                    PortState::Open
-                } else {
-                    PortState::Silent
-                };
-                **state != expect
-            })
-            .map(|(port, state)| (*port, *state))
-            .collect();
-        ensure!(
-            wrong.is_empty(),
-            "{when}: {address} answers otherwise than planned: {wrong:?}"
-        );
-        ensure!(
-            PUBLISHED.iter().all(|port| found.contains_key(port)),
-            "a published port was not tried"
-        );
+    }
+
+    // From elsewhere the command confirms over a new connection, and the opening outlives a reload.
+    appliance(&["firewall", "allow", "7000", "--comment", "try"])
+        .await?
+        .expect_code(0)?;
+    ensure!(port("7000").await? == [PortState::Open; 2], "not open");
+    world.run(&["appliance", "firewall", "load"]).await?;
+    ensure!(port("7000").await? == [PortState::Open; 2], "not confirmed");
+
+    // What nobody confirms goes back: by the timer, which is what a load is, and over a reboot.
+    appliance(&["firewall", "allow", "7001", "--no-confirm"])
+        .await?
+        .expect_code(0)?;
+    ensure!(
+        port("7001").await? == [PortState::Open; 2],
+        "not in force while it is armed"
+    );
+    let timer = world
+        .run(&[
+            "systemctl",
+            "show",
+            "--property=ActiveState",
+            "--value",
+            "appliance-firewall-revert.timer",
+        ])
+        .await?;
+    ensure!(timer == "active", "the revert timer is {timer}");
+    let shown = appliance(&["firewall", "list", "--json"])
+        .await?
+        .expect_code(0)?
+        .json()?;
+    ensure!(
+        shown["state"] == "pending" && shown["pending"]["nonce"].is_string(),
+        "{shown}"
+    );
+    appliance(&["firewall", "confirm", "another"])
+        .await?
+        .expect_error("something else waits")?;
+    world
+        .run(&["systemctl", "start", "appliance-firewall-revert.service"])
+        .await?;
+    ensure!(port("7001").await? == [PortState::Silent; 2], "it stayed");
+
+    // A data store for everyone has to be said twice, here and there.
+    appliance(&["firewall", "allow", "5432"])
+        .await?
+        .expect_error("data store")?;
+    appliance(&["firewall", "allow", "5432", "--from", "198.51.100.0/24"])
+        .await?
+        .expect_code(0)?;
+    ensure!(port("5432").await? == [PortState::Silent; 2], "open to others");
+    let explained = appliance(&[
+        "firewall",
+        "explain",
+        "tcp",
+        "5432",
+        "--from",
+        "198.51.100.7",
+        "--json",
+    ])
+    .await?
+    .expect_code(0)?
+    .json()?;
+    ensure!(explained["through"] == true, "{explained}");
+    let explained = appliance(&["firewall", "explain", "tcp", "5432", "--json"])
+        .await?
+        .expect_code(0)?
+        .json()?;
+    ensure!(explained["through"] == false, "{explained}");
+
+    let audit = appliance(&["firewall", "audit", "--json"])
+        .await?
+        .expect_code(0)?
+        .json()?;
+    let reach = |port: u16| {
+        let ports = audit["report"]["ports"].as_array().into_iter().flatten();
+        ports
+            .filter(|row| row["port"] == port)
+            .filter_map(|row| row["reach"].as_str())
+            .collect::<Vec<_>>()
+    };
+    ensure!(
+        reach(7000) == ["everyone"] && reach(7001) == ["nobody outside"],
+        "{audit}"
+    );
+    ensure!(reach(5432) == ["198.51.100.0/24"], "{audit}");
+    // What answers from here is what was planned.
+    appliance(&["firewall", "audit", "--from-here"])
+        .await?
+        .expect_code(0)?;
+
+    appliance(&["firewall", "deny", "7000"]).await?.expect_code(0)?;
+    ensure!(port("7000").await? == [PortState::Silent; 2], "still open");
+    appliance(&["firewall", "deny", "443"])
+        .await?
+        .expect_error("not by a signed change")?;
+
+    // Every one of them is in the record.
+    let audit = appliance(&["audit", "--json"])
+        .await?
+        .expect_code(0)?
+        .json()?
+        .to_string();
+    for verb in ["firewall-allow", "firewall-confirm", "firewall-deny"] {
+        ensure!(audit.contains(verb), "{verb} is not recorded");
     }
     Ok(())
 }

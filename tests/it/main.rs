@@ -12,6 +12,7 @@ mod door;
 mod firewall;
 mod fleet;
 mod kamal;
+mod matrix;
 mod outages;
 mod postgres;
 mod refusals;

@@ -6,8 +6,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
     accessory, app, audit, backup, bootstrap, build, canary, certificates, cloud_init, config, details, docs,
-    host, init, keys, listing, lock, proxy, proxy_verbs, prune, push, registry, restore, rollback, sandbox,
-    secrets, server, status, tunnel, upgrade,
+    firewall, host, init, keys, listing, lock, proxy, proxy_verbs, prune, push, registry, restore, rollback,
+    sandbox, secrets, server, status, tunnel, upgrade,
 };
 use crate::globals::Globals;
 use crate::{agent, receive, ui};
@@ -107,9 +107,12 @@ enum Command {
     Bootstrap(bootstrap::BootstrapArgs),
     /// Print the first-boot instructions for a new server
     CloudInit(cloud_init::CloudInitArgs),
-    /// Look after this host's firewall
+    /// What this host should be, what it is, and why
     #[command(subcommand)]
-    Firewall(host::FirewallCommand),
+    Host(host::HostCommand),
+    /// See and change what is reachable
+    #[command(subcommand)]
+    Firewall(firewall::FirewallCommand),
     /// The agent: the one privileged process of a host
     Agent(agent::AgentArgs),
     /// The proxy: 80 and 443
@@ -167,7 +170,8 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sandbox(command) => block_on(sandbox::run(&command))?,
         Command::Bootstrap(args) => return bootstrap::run(&args),
         Command::CloudInit(args) => cloud_init::run(&args)?,
-        Command::Firewall(command) => host::run(&command)?,
+        Command::Host(command) => return host::run(&command),
+        Command::Firewall(command) => block_on(firewall::run(&command, globals))?,
         Command::Agent(args) => agent::run(&args)?,
         Command::Proxy(args) => match &args.verb {
             Some(verb) => block_on(proxy_verbs::run(verb, globals))?,

@@ -13,6 +13,7 @@ mod commands;
 mod developer;
 mod failure;
 mod globals;
+mod host_file;
 mod journal;
 mod receive;
 mod ui;

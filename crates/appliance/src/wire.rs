@@ -17,6 +17,8 @@
 //! | `GET /v1/ca` | the local CA's certificate, PEM |
 //! | `GET /v1/keys` | list of [`Key`] |
 //! | `GET /v1/certificates` | list of [`Certificate`] |
+//! | `GET /v1/firewall` | [`Firewall`] |
+//! | `GET /v1/firewall/audit` | [`appliance_bootstrap::firewall::exposure::Report`] |
 //! | `GET /v1/audit?last=N` | records, newest last |
 //! | `GET /v1/audit/verify` | [`AuditProof`] |
 //! | `POST /v1/images/have` | [`appliance_push::store::HaveQuery`] → [`appliance_push::store::HaveAnswer`] |
@@ -33,6 +35,7 @@ pub use accessories::Accessory;
 pub use appliance_rollout::Gate;
 pub use containers::{ContainerRow, ImageRow, RouteRow, TargetRow};
 
+use appliance_bootstrap::firewall;
 use appliance_push::change::{Fingerprint, HostId, Platform, ReleaseNumber};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -217,6 +220,21 @@ pub struct Container {
     pub state: String,
     /// Docker's health check or the proxy's, when there is one.
     pub healthy: Option<bool>,
+}
+
+/// The firewall as it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Firewall {
+    /// The kernel, compared with what it should hold.
+    pub state: firewall::State,
+    /// The rules in force; absent without a table of ours.
+    pub rules: Option<firewall::rules::Rules>,
+    /// What waits for its confirmation.
+    pub pending: Option<firewall::pending::Armed>,
+    /// Interfaces, as they are treated.
+    pub interfaces: Vec<firewall::interfaces::Interface>,
+    /// Who is kept out, and for how many seconds more.
+    pub bans: Vec<(std::net::IpAddr, u64)>,
 }
 
 /// A key in a list.

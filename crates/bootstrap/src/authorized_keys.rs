@@ -1,5 +1,6 @@
 //! `authorized_keys`: our lines are added, everybody else's stay.
 
+use crate::firewall::opening::Net;
 use crate::key::PublicKey;
 
 /// The first words of every line of ours in the deploy user's file; nobody writes this by hand.
@@ -9,7 +10,22 @@ const OURS: &str = "restrict,command=\"/usr/local/bin/appliance receive ";
 ///
 /// `restrict` (sshd(8), AUTHORIZED_KEYS FILE FORMAT) turns off terminals, forwarding and whatever later versions add.
 pub fn receive_line(key: &PublicKey) -> String {
-    format!("{OURS}--key {}\" {}", key.fingerprint(), key.line())
+    receive_line_from(key, &[])
+}
+
+/// As [`receive_line`], for a key that works from some networks only; from everywhere if there are none.
+pub fn receive_line_from(key: &PublicKey, networks: &[Net]) -> String {
+    let from = match networks {
+        [] => String::new(),
+        networks => format!(",{}", from_option(networks)),
+    };
+    format!("{OURS}--key {}\"{from} {}", key.fingerprint(), key.line())
+}
+
+/// The option `from="…"` of sshd(8).
+pub fn from_option(networks: &[Net]) -> String {
+    let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+    format!("from=\"{}\"", networks.join(","))
 }
 
 /// `current` with the missing ones of `lines` appended; `None` if none is missing.
@@ -40,11 +56,8 @@ pub fn with_lines(current: &str, lines: &[String]) -> Option<String> {
 
 /// `current` without our forced-command lines of this key; `None` if there are none.
 pub fn without_key(current: &str, key: &PublicKey) -> Option<String> {
-    let bare = without_comment(&receive_line(key));
-    let kept: Vec<&str> = current
-        .lines()
-        .filter(|line| without_comment(line) != bare)
-        .collect();
+    let ours = format!("{OURS}--key {}\"", key.fingerprint());
+    let kept: Vec<&str> = current.lines().filter(|line| !line.starts_with(&ours)).collect();
     if kept.len() == current.lines().count() {
         return None;
     }

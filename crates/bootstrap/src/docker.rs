@@ -93,6 +93,29 @@ pub enum DaemonJsonError {
     Shape,
 }
 
+/// What we want of `daemon.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The host is part of a swarm.
+    pub swarm: bool,
+    /// No engine has ever run here.
+    pub fresh: bool,
+    /// No route touches our address pool.
+    pub pool_free: bool,
+    /// Bytes of each of the five files of a container's log.
+    pub log_size: u64,
+    /// Processes in containers gain no rights by setuid programs.
+    pub no_new_privileges: bool,
+    /// Containers of the default network do not reach each other.
+    pub separate: bool,
+    /// Open files of a container; absent where the daemon may not raise limits.
+    pub open_files: bool,
+    /// Bytes of the build cache; left alone if absent.
+    pub build_cache: Option<u64>,
+    /// New networks have IPv6 too.
+    pub ipv6: bool,
+}
+
 /// Our keys over what is there; keys of others stay, in their order.
 ///
 /// The log driver is only changed from Docker's default: a driver somebody chose stays.
@@ -101,12 +124,7 @@ pub enum DaemonJsonError {
 ///
 /// # Errors
 /// When the present file is not a JSON object.
-pub fn merge(
-    current: Option<&str>,
-    swarm: bool,
-    fresh: bool,
-    pool_free: bool,
-) -> Result<Merged, DaemonJsonError> {
+pub fn merge(current: Option<&str>, wanted: &Wanted) -> Result<Merged, DaemonJsonError> {
     let mut object = match current.map(str::trim).filter(|text| !text.is_empty()) {
         None => Map::new(),
         Some(text) => match serde_json::from_str(text) {
@@ -139,7 +157,8 @@ pub fn merge(
             .cloned()
             .unwrap_or_default();
         let before = options.clone();
-        for (name, value) in [("max-size", "10m"), ("max-file", "5")] {
+        let size = format!("{}m", (wanted.log_size >> 20).max(1));
+        for (name, value) in [("max-size", size.as_str()), ("max-file", "5")] {
             options.entry(name).or_insert_with(|| json!(value));
         }
         if options != before {
@@ -147,13 +166,47 @@ pub fn merge(
         }
     }
     // A swarm refuses to start with it.
-    if !swarm && object.get("live-restore") != Some(&json!(true)) {
+    if !wanted.swarm && object.get("live-restore") != Some(&json!(true)) {
         let restart = merged.restart;
         set(&mut object, &mut merged, "live-restore", json!(true));
         // This one is taken over by a reload.
         merged.restart = restart;
     }
-    if fresh && pool_free && !object.contains_key("default-address-pools") && !object.contains_key("bip") {
+    for (on, key, value) in [
+        (wanted.no_new_privileges, "no-new-privileges", json!(true)),
+        (wanted.separate, "icc", json!(false)),
+        (
+            wanted.open_files,
+            "default-ulimits",
+            json!({ "nofile": { "Name": "nofile", "Soft": 65_536, "Hard": 1_048_576 } }),
+        ),
+        (
+            wanted.ipv6,
+            "default-network-opts",
+            json!({ "bridge": { "com.docker.network.enable_ipv6": "true" } }),
+        ),
+    ] {
+        // What somebody decided, either way, stays.
+        if on && !object.contains_key(key) {
+            set(&mut object, &mut merged, key, value);
+        }
+    }
+    if let Some(bytes) = wanted.build_cache
+        && !object.contains_key("builder")
+    {
+        let keep = format!("{}GB", (bytes >> 30).max(1));
+        set(
+            &mut object,
+            &mut merged,
+            "builder",
+            json!({ "gc": { "enabled": true, "defaultKeepStorage": keep } }),
+        );
+    }
+    if wanted.fresh
+        && wanted.pool_free
+        && !object.contains_key("default-address-pools")
+        && !object.contains_key("bip")
+    {
         set(
             &mut object,
             &mut merged,
@@ -199,13 +252,56 @@ fn network(text: &str) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
 
+    fn wanted() -> Wanted {
+        Wanted {
+            swarm: false,
+            fresh: false,
+            pool_free: true,
+            log_size: 10 << 20,
+            no_new_privileges: false,
+            separate: false,
+            open_files: false,
+            build_cache: None,
+            ipv6: false,
+        }
+    }
+
     fn merged(current: Option<&str>) -> Merged {
-        merge(current, false, false, true).expect("merges")
+        merge(current, &wanted()).expect("merges")
+    }
+
+    #[test]
+    fn each_switch_sets_its_key_once_and_a_choice_of_others_stays() {
+        let all = Wanted {
+            no_new_privileges: true,
+            separate: true,
+            open_files: true,
+            build_cache: Some(10 << 30),
+            ipv6: true,
+            log_size: 20 << 20,
+            ..wanted()
+        };
+        let text = merge(Some(r#"{"icc": true}"#), &all)
+            .expect("merges")
+            .text
+            .expect("changes");
+        let value: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(
+            (&value["icc"], &value["no-new-privileges"]),
+            (&json!(true), &json!(true))
+        );
+        assert_eq!(value["log-opts"]["max-size"], "20m");
+        assert_eq!(value["builder"]["gc"]["defaultKeepStorage"], "10GB");
+        assert_eq!(merge(Some(&text), &all).expect("merges").text, None);
     }
 
     #[test]
     fn a_host_without_a_file_gets_all_of_it_and_a_second_merge_nothing() {
-        let first = merge(None, false, true, true).expect("merges");
+        let fresh = Wanted {
+            fresh: true,
+            ..wanted()
+        };
+        let first = merge(None, &fresh).expect("merges");
         let text = first.text.expect("new");
         let value: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(
@@ -213,7 +309,7 @@ mod tests {
             json!({"log-driver": "local", "log-opts": {"max-size": "10m", "max-file": "5"}, "live-restore": true,
                 "default-address-pools": [{"base": "10.210.0.0/16", "size": 24}]})
         );
-        assert_eq!(merge(Some(&text), false, true, true).expect("merges").text, None);
+        assert_eq!(merge(Some(&text), &fresh).expect("merges").text, None);
     }
 
     #[test]
@@ -246,21 +342,27 @@ mod tests {
         assert_eq!((again.set.len(), again.restart), (1, false));
         assert!(merged(None).restart);
         assert!(
-            merge(None, true, false, true)
-                .expect("merges")
-                .set
-                .iter()
-                .all(|key| !key.contains("live-restore"))
+            merge(
+                None,
+                &Wanted {
+                    swarm: true,
+                    ..wanted()
+                }
+            )
+            .expect("merges")
+            .set
+            .iter()
+            .all(|key| !key.contains("live-restore"))
         );
     }
 
     #[test]
     fn a_broken_file_is_refused_and_not_replaced() {
         assert!(matches!(
-            merge(Some("{"), false, false, true),
+            merge(Some("{"), &wanted()),
             Err(DaemonJsonError::Syntax(_))
         ));
-        assert_eq!(merge(Some("[]"), false, false, true), Err(DaemonJsonError::Shape));
+        assert_eq!(merge(Some("[]"), &wanted()), Err(DaemonJsonError::Shape));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What is: everything the plan depends on, observed once and changing nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use serde::Serialize;
 use crate::authorized_keys;
 use crate::catalogue;
 use crate::docker::{self, Engine, Origin};
-use crate::firewall;
+use crate::firewall::rules::Rules;
+use crate::firewall::{self, ufw};
 use crate::host::{Command, Host, HostError};
 use crate::journal::Journal;
 use crate::key::KeyEntry;
@@ -68,6 +69,35 @@ pub struct Facts {
     pub managed_by: Vec<String>,
     /// Other firewalls that are active.
     pub other_firewalls: Vec<String>,
+    /// UFW is on.
+    pub ufw_enabled: bool,
+    /// UFW's rules, as far as they can be followed for containers.
+    #[serde(skip)]
+    pub ufw: Vec<ufw::Line>,
+    /// UFW's rules that cannot.
+    pub ufw_warnings: Vec<String>,
+    /// The rules that are confirmed now, or armed.
+    #[serde(skip)]
+    pub firewall_rules: Option<Rules>,
+    /// What this OpenSSH can do.
+    #[serde(skip)]
+    pub ssh_algorithms: BTreeSet<String>,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// There is swap that is not ours.
+    pub other_swap: bool,
+    /// sudo is installed.
+    pub has_sudo: bool,
+    /// needrestart is installed.
+    pub has_needrestart: bool,
+    /// The kernel has the congestion control BBR.
+    pub has_bbr: bool,
+    /// The time daemon that runs.
+    pub time_daemon: Option<String>,
+    /// Docker makes IPv6 networks.
+    pub docker_ipv6: bool,
+    /// Docker's API listens on the network.
+    pub docker_tcp: bool,
     /// The SSH daemon, if there is one.
     pub sshd: Option<Sshd>,
     /// The Docker Engine.
@@ -222,13 +252,37 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
         }
     }
     // ufw.service is active on every Ubuntu, whether or not UFW itself is enabled.
-    let ufw = read("whether UFW is enabled", "/etc/ufw/ufw.conf")?.unwrap_or_default();
-    if ufw
-        .lines()
-        .any(|line| line.trim().eq_ignore_ascii_case("ENABLED=yes"))
-    {
-        other_firewalls.push("UFW".to_owned());
+    let ufw_enabled = ufw::is_enabled(&read("whether UFW is enabled", ufw::CONF)?.unwrap_or_default());
+    let mut followed = ufw::Ufw::default();
+    for path in ufw::RULES {
+        let found = ufw::parse(&read("UFW's rules", path)?.unwrap_or_default());
+        followed.lines.extend(found.lines);
+        followed.warnings.extend(found.warnings);
     }
+    let firewall_rules = firewall::rules(host, host.now()).ok().flatten();
+    let memory = read("the memory", "/proc/meminfo")?
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|kib| kib.parse::<u64>().ok())
+        .unwrap_or(0)
+        << 10;
+    let mut time_daemon = None;
+    for unit in [
+        "chrony.service",
+        "ntpsec.service",
+        "ntp.service",
+        "systemd-timesyncd.service",
+    ] {
+        if time_daemon.is_none()
+            && ask("which time daemon runs", &["systemctl", "is-active", unit])? == "active"
+        {
+            time_daemon = Some(unit.to_owned());
+        }
+    }
+    let swaps = read("the swap space", "/proc/swaps")?.unwrap_or_default();
+    let daemon_json = read("Docker's settings", docker::DAEMON_JSON)?.unwrap_or_default();
     let ours = ask(
         "our sockets",
         &["systemctl", "is-active", "appliance-proxy-http.socket"],
@@ -274,6 +328,36 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
         )?
         .unwrap_or_default()
         .starts_with('Y'),
+        ufw_enabled,
+        ufw: followed.lines,
+        ufw_warnings: followed.warnings,
+        firewall_rules,
+        ssh_algorithms: if sshd.is_some() {
+            sshd::algorithms(host).map_err(|source| ObserveError::Ask {
+                what: "what OpenSSH can do",
+                source,
+            })?
+        } else {
+            BTreeSet::new()
+        },
+        memory,
+        other_swap: swaps.lines().skip(1).any(|line| !line.starts_with("/swapfile")),
+        has_sudo: exists("whether sudo is installed", "/etc/sudoers.d")?,
+        has_needrestart: exists("whether needrestart is installed", "/etc/needrestart")?,
+        has_bbr: read(
+            "what the kernel can do",
+            "/proc/sys/net/ipv4/tcp_available_congestion_control",
+        )?
+        .unwrap_or_default()
+        .split_whitespace()
+        .any(|name| name == "bbr"),
+        time_daemon,
+        docker_ipv6: options.docker_ipv6 || daemon_json.contains("ipv6"),
+        docker_tcp: !ask(
+            "whether Docker's API listens on the network",
+            &["ss", "-Hltn", "sport = :2375"],
+        )?
+        .is_empty(),
         sshd,
         root_has_key: authorized_keys::has_key(
             &read("root's keys", "/root/.ssh/authorized_keys")?.unwrap_or_default(),

@@ -110,9 +110,18 @@ pub fn refusals(options: &Options, facts: &Facts) -> Vec<Refusal> {
         );
     }
     for product in &facts.other_firewalls {
+        if options.firewall.off {
+            continue;
+        }
         refuse(
             format!("{product} is active"),
-            "two owners of the firewall contradict each other; disable it (for UFW: ufw disable), then run bootstrap again",
+            "two owners of the firewall contradict each other; disable it, or write `firewall: {mode: off}` into host.yml",
+        );
+    }
+    if facts.docker_tcp {
+        refuse(
+            "Docker's API listens on port 2375".to_owned(),
+            "whoever reaches it is root; take `-H tcp://` out of Docker's settings",
         );
     }
     if facts.engine == crate::docker::Engine::Snap {

@@ -216,6 +216,9 @@ pub trait Host {
     /// When that fails.
     fn remove(&self, path: &Path) -> Result<(), HostError>;
 
+    /// Seconds since 1970.
+    fn now(&self) -> u64;
+
     /// Waits, between attempts of something that others hold up.
     fn pause(&self, time: Duration);
 }

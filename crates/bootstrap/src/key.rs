@@ -155,6 +155,16 @@ pub enum Permission {
         /// App names or patterns.
         apps: Vec<String>,
     },
+    /// Stopping, starting and looking into these apps.
+    Operate {
+        /// App names or patterns.
+        apps: Vec<String>,
+    },
+    /// Seeing the state of these apps.
+    Read {
+        /// App names or patterns.
+        apps: Vec<String>,
+    },
 }
 
 /// One entry of `/etc/appliance/keys.d/bootstrap.json`, which the agent imports when it starts.

@@ -35,6 +35,7 @@ pub mod options;
 pub mod plan;
 pub mod sshd;
 pub mod want;
+pub mod written;
 
 mod apply;
 mod catalogue;
@@ -43,10 +44,12 @@ mod local;
 mod lock;
 #[cfg(test)]
 mod memory;
+mod rollback;
 #[cfg(test)]
 mod tests;
 
 pub use apply::{ApplyError, Inputs, Outcome, Progress, apply};
+pub use catalogue::every;
 pub use digest::sha256_of;
 pub use facts::{Facts, ObserveError, observe};
 pub use host::Host;
@@ -55,3 +58,4 @@ pub use local::Local;
 pub use lock::{Lock, LockError};
 pub use options::{DockerSource, Options};
 pub use plan::{Plan, check, plan};
+pub use rollback::{Undone, rollback};

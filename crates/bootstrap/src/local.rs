@@ -178,6 +178,12 @@ impl Host for Local {
         }
     }
 
+    fn now(&self) -> u64 {
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs())
+    }
+
     fn pause(&self, time: Duration) {
         std::thread::sleep(time);
     }

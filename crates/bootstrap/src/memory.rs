@@ -33,6 +33,8 @@ pub(crate) struct Memory {
     pub(crate) docker_repository: Cell<bool>,
     /// Times apt finds its lock taken.
     pub(crate) locked: Cell<u32>,
+    /// What `ss` says about connections to sshd.
+    pub(crate) sockets: RefCell<String>,
 }
 
 pub(crate) struct Fixed;
@@ -40,6 +42,10 @@ pub(crate) struct Fixed;
 impl Secrets for Fixed {
     fn host_identity(&self) -> String {
         "AGE-SECRET-KEY-1TEST".to_owned()
+    }
+
+    fn nonce(&self) -> String {
+        "nonce".to_owned()
     }
 }
 
@@ -55,6 +61,9 @@ impl Memory {
             ("/proc/1/comm", "systemd\n"),
             ("/proc/sys/kernel/osrelease", "6.1.0-18-amd64\n"),
             ("/sys/fs/cgroup/cgroup.controllers", "cpu memory\n"),
+            ("/proc/meminfo", "MemTotal:        8388608 kB\n"),
+            ("/etc/login.defs", "UMASK\t\t022\n"),
+            ("/etc/sudoers.d", ""),
             ("/etc/passwd", "root:x:0:0:root:/root:/bin/bash\n"),
             ("/etc/group", "root:x:0:\n"),
             ("/etc/ssh/sshd_config", "Include /etc/ssh/sshd_config.d/*.conf\n"),
@@ -81,6 +90,9 @@ impl Memory {
         host.units
             .borrow_mut()
             .insert("systemd-journald.service".to_owned(), (true, true));
+        host.units
+            .borrow_mut()
+            .insert("systemd-timesyncd.service".to_owned(), (true, true));
         host.put("/root/download", "the program");
         host
     }
@@ -207,7 +219,17 @@ impl Host for Memory {
             "dpkg" => say(""),
             "systemd-detect-virt" => no(1, ""),
             "df" => say("1B-blocks Avail\n53687091200 42949672960"),
-            "ss" => say(""),
+            "ss" if argv.contains(&"established") => say(&self.sockets.borrow()),
+            "ss" | "who" | "visudo" | "sysctl" => say(""),
+            "chmod" => {
+                self.effect(format!("chmod {}", argv[2]))?;
+                let mode = u32::from_str_radix(argv[1], 8).unwrap_or(0);
+                if let Some(node) = self.files.borrow_mut().get_mut(Path::new(argv[2])) {
+                    node.entry.mode = mode;
+                }
+                say("")
+            }
+            "systemd-run" => self.effect("systemd-run".to_owned()).map(|()| say(""))?,
             "sshd" if argv[1] == "-T" => say(&self.effective()),
             "sshd" | "logrotate" => say(""),
             "ip" if argv.contains(&"link") => say(r#"[{"ifname":"eth0"}]"#),
@@ -335,6 +357,10 @@ impl Host for Memory {
     fn remove(&self, path: &Path) -> Result<(), HostError> {
         self.files.borrow_mut().remove(path);
         Ok(())
+    }
+
+    fn now(&self) -> u64 {
+        1_800_000_000
     }
 
     fn pause(&self, _time: Duration) {}

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::catalogue;
 use crate::docker::{Engine, Origin};
 use crate::facts::Facts;
-use crate::item::Item;
+use crate::item::{Item, Level};
 use crate::options::Options;
 use crate::want::{Conflict, Handler, Seen, Want};
 
@@ -37,6 +37,8 @@ pub struct Plan {
     pub owed: Vec<Handler>,
     /// What an administrator should know.
     pub notes: Vec<String>,
+    /// What `host.yml` switches that cannot be switched.
+    pub switches: Vec<String>,
     /// Keys that can push afterwards.
     pub keys: usize,
     /// Keys that can log in as root afterwards.
@@ -87,9 +89,10 @@ pub fn plan(options: &Options, facts: &Facts) -> Plan {
         .iter()
         .any(|entry| entry.permissions.contains(&crate::key::Permission::Admin));
     Plan {
+        switches: switches(options, facts),
         steps,
         owed: facts.journal.owed.clone(),
-        notes: notes(facts),
+        notes: notes(options, facts),
         keys: options.admin_keys.len() + options.deploy_keys.len() + facts.enrolled.len(),
         root_keys: !options.admin_keys.is_empty() || facts.root_has_key || admins,
         ssh_ports: facts
@@ -102,8 +105,32 @@ pub fn plan(options: &Options, facts: &Facts) -> Plan {
     }
 }
 
-fn notes(facts: &Facts) -> Vec<String> {
+fn notes(options: &Options, facts: &Facts) -> Vec<String> {
     let mut notes = facts.account_notes.clone();
+    if options.firewall.off {
+        notes.push(
+            "the firewall is off: every port Docker publishes is open to everyone; a table of ours that is still there goes with: systemctl disable --now appliance-firewall; nft delete table inet appliance".to_owned(),
+        );
+    } else if facts.ufw_enabled {
+        notes.extend(facts.ufw_warnings.iter().cloned());
+    }
+    for seen in facts.seen.values() {
+        if let Seen::Files(files) = seen {
+            let edited = files.iter().filter(|file| file.edited).count();
+            if edited > 0 {
+                notes.push(format!(
+                    "{edited} file(s) among {} were edited by somebody; they are kept as they are, `--force` replaces them",
+                    facts.seen.iter().find(|(_, other)| *other == seen).map_or("", |(subject, _)| subject)
+                ));
+            }
+        }
+    }
+    if options.docker_group {
+        notes.push("the deploy user is in the group docker: whoever may push is root".to_owned());
+    }
+    if facts.sshd.is_some() && options.ssh.no_root && options.admin_keys.is_empty() {
+        notes.push("root may not log in, and no administrator of host.yml has another account: the provider's console is the only shell".to_owned());
+    }
     match &facts.engine {
         Engine::Absent if facts.engine_from == Origin::Distribution => notes.push(
             "Docker's own repository is not used: the engine comes from the distribution, and is older".to_owned(),
@@ -123,6 +150,29 @@ fn notes(facts: &Facts) -> Vec<String> {
         notes.push(format!("a former run was cut off at: {step}"));
     }
     notes
+}
+
+/// Items that are named in `host.yml` and cannot be switched.
+fn switches(options: &Options, facts: &Facts) -> Vec<String> {
+    let every = catalogue::every(options, facts);
+    let mut wrong = Vec::new();
+    for (name, on) in &options.items {
+        match every.iter().find(|item| item.is_called(name)) {
+            None => {
+                let ids: Vec<&str> = every
+                    .iter()
+                    .filter(|item| item.level != Level::Must)
+                    .map(|item| item.id)
+                    .collect();
+                wrong.push(format!("there is no item {name}; there are {}", ids.join(", ")));
+            }
+            Some(item) if item.level == Level::Must && !on => {
+                wrong.push(format!("{name} cannot be switched off: {}", item.reason));
+            }
+            Some(_) => {}
+        }
+    }
+    wrong
 }
 
 /// Why a plan must not be applied.
@@ -151,6 +201,9 @@ pub enum Violation {
     /// Somebody else's file is in the way.
     #[error("{0}")]
     Conflict(String),
+    /// `host.yml` switches something that is not there, or has to stay on.
+    #[error("hardening: {0}")]
+    Switch(String),
 }
 
 /// Checks invariants of a plan, without regard to how it was made.
@@ -159,6 +212,7 @@ pub fn check(plan: &Plan) -> Vec<Violation> {
     if plan.keys == 0 {
         violations.push(Violation::NoKey);
     }
+    violations.extend(plan.switches.iter().cloned().map(Violation::Switch));
     for step in &plan.steps {
         if let Some(conflict) = &step.conflict {
             violations.push(Violation::Conflict(conflict.clone()));
@@ -172,7 +226,7 @@ pub fn check(plan: &Plan) -> Vec<Violation> {
                 violations.extend(closed.map(|port| Violation::SshClosed(*port)));
             }
             Want::Sshd { settings }
-                if settings.contains(&("PasswordAuthentication", "no")) && !plan.root_keys =>
+                if settings.contains(&("PasswordAuthentication", "no".to_owned())) && !plan.root_keys =>
             {
                 violations.push(Violation::PasswordsOff);
             }

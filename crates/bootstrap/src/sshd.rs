@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::host::{Command, Host, HostError};
+use crate::host::{Command, Host, HostError, must};
+use crate::options::SshWishes;
 
 /// Sorts before cloud-init's `50-cloud-init.conf`: for sshd the first value wins.
 pub const DROP_IN: &str = "/etc/ssh/sshd_config.d/00-appliance.conf";
@@ -74,14 +75,71 @@ fn socket_ports(text: &str) -> BTreeSet<u16> {
         .collect()
 }
 
+/// Keyword and value, in the order of the drop-in.
+pub type Settings = Vec<(&'static str, String)>;
+
+/// Key exchanges, best first. Group exchange is for Kamal: its Ruby client has nothing newer without an extra gem.
+const KEX: [&str; 7] = [
+    "mlkem768x25519-sha256",
+    "sntrup761x25519-sha512",
+    "sntrup761x25519-sha512@openssh.com",
+    "curve25519-sha256",
+    "diffie-hellman-group16-sha512",
+    "diffie-hellman-group18-sha512",
+    "diffie-hellman-group-exchange-sha256",
+];
+const CIPHERS: [&str; 6] = [
+    "chacha20-poly1305@openssh.com",
+    "aes256-gcm@openssh.com",
+    "aes128-gcm@openssh.com",
+    "aes256-ctr",
+    "aes192-ctr",
+    "aes128-ctr",
+];
+const MACS: [&str; 3] = [
+    "hmac-sha2-512-etm@openssh.com",
+    "hmac-sha2-256-etm@openssh.com",
+    "umac-128-etm@openssh.com",
+];
+const HOST_KEYS: [&str; 4] = [
+    "ssh-ed25519-cert-v01@openssh.com",
+    "ssh-ed25519",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+];
+
 /// The settings of the drop-in, in order.
 ///
 /// Passwords are only turned off once somebody has a key.
-pub fn settings(key_exists: bool) -> Vec<(&'static str, &'static str)> {
-    let mut settings = vec![
-        ("PermitRootLogin", "prohibit-password"),
+/// Of each family of algorithms those are offered that this OpenSSH has (`algorithms`); where it does not tell, its own are left.
+pub fn settings(
+    wishes: &SshWishes,
+    algorithms: &BTreeSet<String>,
+    key_exists: bool,
+    banner: bool,
+) -> Settings {
+    let yes = |on: bool| if on { "yes" } else { "no" };
+    let root = if wishes.no_root { "no" } else { "prohibit-password" };
+    let mut settings: Vec<(&'static str, &str)> = vec![
+        ("PermitRootLogin", root),
         ("PermitEmptyPasswords", "no"),
+        ("PermitUserEnvironment", "no"),
+        ("HostbasedAuthentication", "no"),
+        ("IgnoreRhosts", "yes"),
+        ("GSSAPIAuthentication", "no"),
         ("X11Forwarding", "no"),
+        ("PermitTunnel", "no"),
+        ("GatewayPorts", "no"),
+        ("AllowTcpForwarding", yes(wishes.tcp_forwarding)),
+        ("AllowAgentForwarding", yes(wishes.agent_forwarding)),
+        ("LoginGraceTime", "30"),
+        ("MaxAuthTries", "4"),
+        ("MaxSessions", "10"),
+        ("MaxStartups", "10:30:60"),
+        ("ClientAliveInterval", "300"),
+        ("ClientAliveCountMax", "3"),
+        ("LogLevel", "VERBOSE"),
+        ("UseDNS", "no"),
     ];
     if key_exists {
         settings.extend([
@@ -89,11 +147,127 @@ pub fn settings(key_exists: bool) -> Vec<(&'static str, &'static str)> {
             ("KbdInteractiveAuthentication", "no"),
         ]);
     }
+    if banner {
+        settings.push(("Banner", "/etc/issue.net"));
+    }
+    let mut settings: Settings = settings
+        .into_iter()
+        .map(|(keyword, value)| (keyword, value.to_owned()))
+        .collect();
+    for (keyword, names) in [
+        ("KexAlgorithms", &KEX[..]),
+        ("Ciphers", &CIPHERS),
+        ("MACs", &MACS),
+        ("HostKeyAlgorithms", &HOST_KEYS),
+    ] {
+        let known: Vec<&str> = names
+            .iter()
+            .copied()
+            .filter(|name| algorithms.contains(*name))
+            .collect();
+        if !known.is_empty() {
+            settings.push((keyword, known.join(",")));
+        }
+    }
+    if let Some(port) = wishes.port {
+        settings.push(("Port", port.to_string()));
+    }
+    if !wishes.allow_users.is_empty() {
+        let mut users = wishes.allow_users.clone();
+        // Nobody could push any more without its door.
+        if !users.iter().any(|user| user == crate::catalogue::DEPLOY_USER) {
+            users.push(crate::catalogue::DEPLOY_USER.to_owned());
+        }
+        settings.push(("AllowUsers", users.join(" ")));
+    }
     settings
 }
 
+/// What this OpenSSH can do; empty if it does not tell.
+///
+/// # Errors
+/// When `ssh` cannot be asked.
+pub fn algorithms(host: &dyn Host) -> Result<BTreeSet<String>, HostError> {
+    let mut found = BTreeSet::new();
+    for family in ["kex", "cipher", "mac", "key-sig"] {
+        let output = host.run(&Command::new(["ssh", "-Q", family]))?;
+        if output.ok() {
+            found.extend(output.stdout.lines().map(|line| line.trim().to_owned()));
+        }
+    }
+    Ok(found)
+}
+
+/// The drop-in as it was before the last change; there while nobody has confirmed it.
+pub const BEFORE: &str = "/run/appliance-ssh-before.conf";
+/// The timer that puts it back.
+pub const REVERT_UNIT: &str = "appliance-ssh-revert";
+
+/// Before the drop-in changes: if somebody is connected, the old one comes back unless the change is confirmed.
+///
+/// The first drop-in is not armed: what it turns off (passwords) has been checked against the keys that are there,
+/// and to go back would mean to open the host.
+///
+/// # Errors
+/// When the timer cannot be armed.
+pub fn arm(host: &dyn Host) -> Result<(), HostError> {
+    let Some(before) = host.read(DROP_IN.as_ref())? else {
+        return Ok(());
+    };
+    let sessions = host.run(&Command::new(["who"]))?;
+    let connected = sessions.stdout.lines().any(|line| line.ends_with(')'));
+    if !connected {
+        return Ok(());
+    }
+    host.write(BEFORE.as_ref(), &before, 0o600, &crate::host::Owner::root())?;
+    let unit = format!("--unit={REVERT_UNIT}");
+    let after = format!("--on-active={}", crate::firewall::pending::PATIENCE);
+    let timer = [
+        "systemd-run",
+        "--collect",
+        "--quiet",
+        &unit,
+        &after,
+        "--timer-property=AccuracySec=1s",
+        "/usr/local/bin/appliance",
+        "host",
+        "revert-ssh",
+    ];
+    must(host, &Command::new(timer)).map(drop)
+}
+
+/// What the timer runs: the drop-in as it was before.
+///
+/// # Errors
+/// When it cannot be put back.
+pub fn revert(host: &dyn Host) -> Result<(), HostError> {
+    if let Some(before) = host.read(BEFORE.as_ref())? {
+        host.write(DROP_IN.as_ref(), &before, 0o644, &crate::host::Owner::root())?;
+        host.remove(BEFORE.as_ref())?;
+        must(
+            host,
+            &Command::new(["systemctl", "try-reload-or-restart", "ssh.service"]),
+        )?;
+    }
+    Ok(())
+}
+
+/// Stops the timer: somebody came in over a new connection. `false` if nothing was armed.
+///
+/// # Errors
+/// When it cannot be stopped.
+pub fn confirm(host: &dyn Host) -> Result<bool, HostError> {
+    let armed = host.entry(BEFORE.as_ref())?.is_some();
+    if armed {
+        let timer = format!("{REVERT_UNIT}.timer");
+        let _fired_already = host.run(&Command::new(["systemctl", "stop", &timer]))?;
+        host.remove(BEFORE.as_ref())?;
+    }
+    Ok(armed)
+}
+
 /// The drop-in's text.
-pub fn render(settings: &[(&str, &str)]) -> String {
+pub fn render(settings: &[(&str, String)]) -> String {
     let mut text = String::from(
         "# managed by appliance\n# Sorts first: sshd takes the first value it reads. What is in force: sshd -T\n",
     );
@@ -106,17 +280,22 @@ pub fn render(settings: &[(&str, &str)]) -> String {
 /// Settings that another file overrides: keyword, wanted, in force.
 pub fn overridden(
     effective: &BTreeMap<String, String>,
-    settings: &[(&str, &str)],
+    settings: &[(&str, String)],
 ) -> Vec<(String, String, String)> {
     settings
         .iter()
+        // `sshd -T` prints these once for every value.
+        .filter(|(keyword, _)| !matches!(*keyword, "Port" | "AllowUsers"))
         .filter_map(|(keyword, wanted)| {
             let found = effective
                 .get(&keyword.to_ascii_lowercase())
                 .map_or("", String::as_str);
             // OpenSSH prints the older name of prohibit-password.
-            let same = found == *wanted || (*wanted == "prohibit-password" && found == "without-password");
-            (!same).then(|| ((*keyword).to_owned(), (*wanted).to_owned(), found.to_owned()))
+            let same = found.eq_ignore_ascii_case(wanted)
+                || (wanted == "prohibit-password" && found == "without-password")
+                // Built without it, sshd does not print it.
+                || (*keyword == "GSSAPIAuthentication" && found.is_empty());
+            (!same).then(|| ((*keyword).to_owned(), wanted.clone(), found.to_owned()))
         })
         .collect()
 }
@@ -138,12 +317,46 @@ mod tests {
 
     #[test]
     fn a_setting_another_file_overrides_is_found_by_effect_not_by_text() {
-        let effective = parse("passwordauthentication yes\nkbdinteractiveauthentication no\npermitrootlogin without-password\npermitemptypasswords no\nx11forwarding no\n").effective;
+        let wishes = crate::Options::new("1").ssh;
+        let with = |key_exists| settings(&wishes, &BTreeSet::new(), key_exists, false);
+        let mut effective = BTreeMap::new();
+        for (keyword, value) in with(true) {
+            effective.insert(keyword.to_ascii_lowercase(), value);
+        }
+        effective.insert("permitrootlogin".into(), "without-password".into());
+        effective.insert("passwordauthentication".into(), "yes".into());
         assert_eq!(
-            overridden(&effective, &settings(true)),
+            overridden(&effective, &with(true)),
             [("PasswordAuthentication".into(), "no".into(), "yes".into())]
         );
-        assert!(overridden(&effective, &settings(false)).is_empty());
-        assert!(!render(&settings(false)).contains("PasswordAuthentication"));
+        assert!(overridden(&effective, &with(false)).is_empty());
+        assert!(!render(&with(false)).contains("PasswordAuthentication"));
+    }
+
+    #[test]
+    fn only_what_this_openssh_has_is_offered_and_kamals_exchange_is_among_it() {
+        let wishes = SshWishes {
+            allow_users: vec!["ann".into()],
+            ..crate::Options::new("1").ssh
+        };
+        let known = [
+            "curve25519-sha256",
+            "ecdh-sha2-nistp256",
+            "diffie-hellman-group-exchange-sha256",
+            "aes256-ctr",
+        ];
+        let text = render(&settings(&wishes, &known.map(str::to_owned).into(), true, true));
+        assert!(
+            text.contains("KexAlgorithms curve25519-sha256,diffie-hellman-group-exchange-sha256\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("Ciphers aes256-ctr\n") && !text.contains("MACs"),
+            "{text}"
+        );
+        assert!(
+            text.contains("AllowUsers ann deploy\n") && text.contains("Banner /etc/issue.net\n"),
+            "{text}"
+        );
     }
 }

@@ -7,6 +7,9 @@ use proptest::prelude::*;
 use crate::apply::{ApplyError, Inputs, Outcome, apply};
 use crate::catalogue;
 use crate::facts::{Facts, observe};
+use crate::firewall::opening::{Opening, Ports, Source};
+use crate::firewall::rules::{Mode, Rules};
+use crate::firewall::{FirewallError, State};
 use crate::gate;
 use crate::host::{Entry, Host as _, Kind, Owner};
 use crate::memory::{Fixed, Memory};
@@ -176,10 +179,31 @@ fn another_firewall_that_is_on_is_refused_and_one_that_is_off_is_not() {
     host.put("/etc/ufw/ufw.conf", "ENABLED=no\n");
     assert!(gate::refusals(&options(), &look(&host, &options()).0).is_empty());
     host.put("/etc/ufw/ufw.conf", "# x\nENABLED=yes\n");
-    assert_eq!(
-        gate::refusals(&options(), &look(&host, &options()).0)[0].fact,
-        "UFW is active"
+    // UFW stays, and its rules are followed for containers too.
+    host.put(
+        "/etc/ufw/user.rules",
+        "### tuple ### allow tcp 8080 0.0.0.0/0 any 0.0.0.0/0 in\n### tuple ### allow tcp 9 0.0.0.0/0 any 0.0.0.0/0 in_eth1\n",
     );
+    let (facts, plan) = look(&host, &options());
+    assert!(gate::refusals(&options(), &facts).is_empty());
+    let rules = plan.steps.iter().find_map(|step| match &step.want {
+        Want::Firewall(rules) => Some(rules.clone()),
+        _ => None,
+    });
+    let rules = rules.expect("is planned");
+    assert_eq!(
+        (rules.mode, rules.ufw.len(), rules.openings.len()),
+        (Mode::Ufw, 1, 0)
+    );
+    assert!(
+        plan.notes.iter().any(|note| note.contains("in_eth1")),
+        "{:?}",
+        plan.notes
+    );
+    // Who turns UFW on later gets a second lock; our own rules stay as they are.
+    let later = finished("ubuntu", "24.04");
+    later.put("/etc/ufw/ufw.conf", "ENABLED=yes\n");
+    assert_eq!(look(&later, &options()).1.changes(), 0);
 }
 
 #[test]
@@ -197,7 +221,7 @@ fn without_any_key_the_plan_is_refused_and_passwords_stay() {
     assert!(
         !sshd
             .expect("is planned")
-            .contains(&("PasswordAuthentication", "no"))
+            .contains(&("PasswordAuthentication", "no".to_owned()))
     );
     assert!(matches!(run(&host, &options), Err(ApplyError::Refused(_))));
     assert_eq!(host.effects.borrow().len(), 0);
@@ -346,6 +370,124 @@ fn apts_lock_is_waited_for() {
     assert!(source.to_string().starts_with("cannot install"), "{source}");
 }
 
+#[test]
+fn a_file_of_ours_that_somebody_edited_is_kept_and_reported() {
+    const FILE: &str = "/etc/logrotate.d/appliance";
+    let host = finished("debian", "12");
+    host.put(FILE, "# mine now\n");
+    let (_, plan) = look(&host, &options());
+    assert_eq!(plan.changes(), 0);
+    assert!(
+        plan.notes
+            .iter()
+            .any(|note| note.contains(FILE) && note.contains("--force")),
+        "{:?}",
+        plan.notes
+    );
+    run(&host, &options()).expect("runs");
+    assert_eq!(host.text(FILE).as_deref(), Some("# mine now\n"));
+    let forced = Options {
+        force: true,
+        ..options()
+    };
+    assert_eq!(run(&host, &forced).expect("runs").changed_steps, 1);
+    assert!(host.text(FILE).expect("is there").contains("rotate 8"));
+}
+
+#[test]
+fn items_are_switched_by_id_or_reference_and_a_must_is_not() {
+    let host = Memory::bare("debian", "12");
+    let has = |items: &[(&str, bool)], strict, id: &str| {
+        let mut options = options();
+        options.items = items.iter().map(|(name, on)| ((*name).to_owned(), *on)).collect();
+        options.strict = strict;
+        let (_, plan) = look(&host, &options);
+        (plan.items.iter().any(|item| item.id == id), plan.switches.len())
+    };
+    assert_eq!(has(&[], false, "modules"), (true, 0));
+    assert_eq!(has(&[("S19", false)], false, "modules"), (false, 0));
+    assert_eq!(has(&[], false, "debsums"), (false, 0));
+    assert_eq!(has(&[], true, "debsums"), (true, 0));
+    assert_eq!(has(&[("debsums", false)], true, "debsums"), (false, 0));
+    assert_eq!(has(&[], true, "root-lock"), (false, 0), "only by name");
+    assert_eq!(has(&[("firewall", false)], false, "firewall"), (true, 1));
+    assert_eq!(has(&[("typo", true)], false, "firewall"), (true, 1));
+}
+
+#[test]
+fn rules_that_somebody_asked_for_outlive_a_run_and_later_ones_wait_for_a_confirmation() {
+    let host = finished("debian", "12");
+    let text = host.text(crate::firewall::CONFIRMED).expect("is there");
+    let mut rules = Rules::from_file(&text).expect("is ours");
+    rules.openings.push(Opening {
+        ports: Ports::tcp(8080),
+        from: Vec::new(),
+        comment: String::new(),
+        source: Source::Request {
+            by: "SHA256:x".into(),
+            at: "2026-01-01T00:00:00Z".into(),
+        },
+    });
+    host.put(crate::firewall::CONFIRMED, &rules.render());
+    crate::firewall::load(&host, 0).expect("loads");
+    assert_eq!(look(&host, &options()).1.changes(), 0, "the request stays");
+    // Nobody is connected: a change of host.yml is confirmed at once.
+    let mut more = options();
+    more.firewall.openings.push(Opening {
+        ports: Ports::tcp(9999),
+        from: Vec::new(),
+        comment: String::new(),
+        source: Source::HostYml,
+    });
+    let (_, plan) = look(&host, &more);
+    let changes: Vec<&String> = plan.pending().flat_map(|step| &step.changes).collect();
+    assert_eq!(changes, ["open 9999/tcp to everyone"]);
+    // Somebody is: it waits.
+    *host.sockets.borrow_mut() = "0 0 192.0.2.1:22 203.0.113.9:51000\n".to_owned();
+    run(&host, &more).expect("arms");
+    let confirmed = host.text(crate::firewall::CONFIRMED).expect("is there");
+    assert!(!confirmed.contains("9999"), "boot loads what was confirmed");
+    assert_eq!(crate::firewall::state(&host).expect("known"), State::Pending);
+    assert_eq!(look(&host, &more).1.changes(), 0, "armed is as wanted");
+    let confirm =
+        |nonce: &str, session: &str| crate::firewall::pending::confirm(&host, nonce, session, host.now());
+    assert!(matches!(confirm("other", "new"), Err(FirewallError::OtherNonce)));
+    confirm("nonce", "new").expect("confirms");
+    assert!(
+        host.text(crate::firewall::CONFIRMED)
+            .expect("is there")
+            .contains("9999")
+    );
+    // And rules that would lock out who is connected are not even armed.
+    more.ssh.from = ["198.51.100.0/24".parse().expect("network")].into();
+    let error = run(&host, &more).expect_err("refused");
+    let ApplyError::Step { source, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(source.to_string().contains("lock out 203.0.113.9"), "{source}");
+    assert_eq!(crate::firewall::state(&host).expect("known"), State::Confirmed);
+}
+
+#[test]
+fn a_change_cannot_be_confirmed_over_the_connection_it_came_over_nor_too_late() {
+    let host = finished("debian", "12");
+    let text = host.text(crate::firewall::CONFIRMED).expect("is there");
+    let mut rules = Rules::from_file(&text).expect("is ours");
+    rules.openings.remove(0);
+    let now = host.now();
+    crate::firewall::pending::arm(&host, &rules, "n", "one", now).expect("arms");
+    let confirm = |session: &str, now| crate::firewall::pending::confirm(&host, "n", session, now);
+    assert!(matches!(confirm("one", now), Err(FirewallError::SameConnection)));
+    assert!(matches!(
+        confirm("two", now + 121),
+        Err(FirewallError::NothingArmed)
+    ));
+    crate::firewall::load(&host, now).expect("what the timer runs");
+    assert_eq!(crate::firewall::state(&host).expect("known"), State::Confirmed);
+    assert_eq!(host.text(crate::firewall::PENDING), None);
+    assert!(matches!(confirm("two", now), Err(FirewallError::NothingArmed)));
+}
+
 /// What somebody may do to a finished host.
 fn damage() -> impl Strategy<Value = Vec<usize>> {
     proptest::collection::vec(0..7_usize, 0..5)
@@ -370,10 +512,11 @@ proptest! {
             }
         }
         host.power.set(Some(cut));
-        let _may_be_cut_off = run(&host, &options());
+        let options = Options { force: true, ..options() };
+        let _may_be_cut_off = run(&host, &options);
         host.power.set(None);
-        run(&host, &options()).expect("converges");
+        run(&host, &options).expect("converges");
         prop_assert_eq!(difference(&host, &whole), Vec::<String>::new());
-        prop_assert_eq!(run(&host, &options()).expect("again").changed_steps, 0);
+        prop_assert_eq!(run(&host, &options).expect("again").changed_steps, 0);
     }
 }

@@ -157,8 +157,9 @@ pub enum RootLogin {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Firewall {
-    /// Whose rules: ours, UFW's (followed for containers too), or none.
-    pub mode: FirewallMode,
+    /// Whose rules: ours, UFW's (followed for containers too), or none; UFW's where it was on when bootstrap came, else ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<FirewallMode>,
     /// Openings besides SSH, 80 and 443.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub open: Vec<Opening>,
@@ -174,7 +175,7 @@ pub struct Firewall {
 impl Default for Firewall {
     fn default() -> Self {
         Self {
-            mode: FirewallMode::Own,
+            mode: None,
             open: Vec::new(),
             interfaces: BTreeMap::new(),
             bans: true,

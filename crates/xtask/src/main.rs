@@ -10,6 +10,7 @@ mod demo;
 mod host;
 mod prerequisites;
 mod say;
+mod score;
 mod test;
 #[cfg(test)]
 mod tidy;
@@ -32,6 +33,8 @@ enum Task {
     /// Compare with other programs on this machine; not a test
     #[command(subcommand)]
     Bench(Bench),
+    /// Score a bootstrapped host of each distribution: Lynis, ssh-audit, systemd, our own audit
+    Score(score::ScoreArgs),
     /// Bare hosts to work against by hand
     #[command(subcommand)]
     Host(host::HostTask),
@@ -54,6 +57,7 @@ fn main() -> anyhow::Result<()> {
             Task::Test(args) => test::test(&args).await,
             Task::Bench(Bench::Proxy(args)) => bench_proxy::bench(&args).await,
             Task::Bench(Bench::Push(args)) => bench_push::bench(&args).await,
+            Task::Score(args) => score::score(&args).await,
             Task::Host(task) => host::run(&task).await,
         }
     })

@@ -78,6 +78,8 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -
             found.retain(|certificate| sight.host() || certificate.service.is_some());
             json(&found)
         }
+        (&Method::GET, ["v1", "firewall"]) if sight.host() => blocking(super::firewall::show).await,
+        (&Method::GET, ["v1", "firewall", "audit"]) if sight.host() => blocking(super::firewall::audit).await,
         (&Method::GET, ["v1", "audit"]) => audit(agent, sight, request.uri().query()).await,
         (&Method::GET, ["v1", "audit", "verify"]) => verify_audit(agent).await,
         (&Method::POST, ["v1", "images", "have"]) => have(agent, request).await,
@@ -183,6 +185,17 @@ async fn have(agent: Arc<Agent>, request: Request<Incoming>) -> Response<Body> {
         Ok(Ok(answer)) => json(&answer),
         Ok(Err(error)) => problem(StatusCode::INTERNAL_SERVER_ERROR, "store", &chain(&error)),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "store", &chain(&error)),
+    }
+}
+
+/// An answer that takes a few programs to find.
+async fn blocking<T: Serialize + Send + 'static>(
+    ask: fn() -> Result<T, appliance_bootstrap::firewall::FirewallError>,
+) -> Response<Body> {
+    match tokio::task::spawn_blocking(ask).await {
+        Ok(Ok(answer)) => json(&answer),
+        Ok(Err(error)) => problem(StatusCode::INTERNAL_SERVER_ERROR, "firewall", &chain(&error)),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "firewall", &chain(&error)),
     }
 }
 

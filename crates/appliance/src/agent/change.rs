@@ -156,6 +156,7 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience, lead:
             let app = app_id(app, change.destination.as_ref());
             super::backups::change(agent, &app, accessory.as_str(), action, audience).await
         }
+        (Verb::Firewall(_), _) => firewall(agent, verified).await,
         (verb, Some(app)) => {
             let app = app_id(app, change.destination.as_ref());
             let holder = Holder {
@@ -315,6 +316,18 @@ fn keys(agent: &Agent, verified: &Verified) -> anyhow::Result<End> {
         }
         _ => Ok(done("the keys are as they were")),
     }
+}
+
+async fn firewall(agent: &Arc<Agent>, verified: &Verified) -> anyhow::Result<End> {
+    let (agent, verified) = (Arc::clone(agent), verified.clone());
+    let change = move || match &verified.change.verb {
+        Verb::Firewall(change) => {
+            let nonce = hex::encode(super::random::<5>());
+            super::firewall::change(&agent, &verified, change, &nonce)
+        }
+        _ => done("nothing to do"),
+    };
+    Ok(tokio::task::spawn_blocking(change).await?)
 }
 
 /// Takes the app off the host: routes first, so that nobody is sent to a container that goes; never volumes.

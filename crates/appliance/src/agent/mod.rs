@@ -4,10 +4,12 @@
 //!   agent.sock ─► server ─► api ─┬─► status, audit, keys            (reads)
 //!                                ├─► gate ─► change ─► drive ─► effects ─► Docker, proxy
 //!                                └─► /v2: the OCI store
+//!   nft, ip, sshd's journal ─► firewall: kept as confirmed, bans
 //!   Docker events ─► keeper ─► routes kept true, dead containers reported to the drive
 //! ```
 //!
-//! Long-lived tasks: the server (one per connection), one drive per app at most, the keeper, the renewal of certificates.
+//! Long-lived tasks: the server (one per connection), one drive per app at most, the keeper, the firewall, the disk guard,
+//! the renewal of certificates.
 //! The agent may be killed at any instant: what it was doing is on disk, and `recover` goes on with it.
 
 pub mod accessories;
@@ -18,12 +20,14 @@ pub mod backups;
 mod certificates;
 mod change;
 mod container;
+mod disk;
 mod door;
 mod drive;
 mod edge;
 mod effects;
 mod exec;
 mod extras;
+mod firewall;
 pub mod gate;
 mod host_env;
 pub mod identity;
@@ -104,6 +108,8 @@ pub struct Agent {
     images: Images,
     sessions: exec::Sessions,
     docker: Arc<dyn Engine>,
+    firewall: firewall::Keeper,
+    disk: disk::Guard,
     proxy: appliance_proxy::Client,
     certificates: Certificates,
     backups: backups::Backups,
@@ -138,6 +144,8 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
     let accessories = tokio::spawn(accessories::keep(Arc::clone(&agent), stop.clone()));
     let edge = tokio::spawn(edge::keep(Arc::clone(&agent), stop.clone()));
     let schedules = tokio::spawn(schedule::keep(Arc::clone(&agent), stop.clone()));
+    let firewall = tokio::spawn(firewall::keep(Arc::clone(&agent), stop.clone()));
+    let disk = tokio::spawn(disk::keep(Arc::clone(&agent), stop.clone()));
     let server = tokio::spawn(server::serve(listener, Arc::clone(&agent), stop.clone()));
     notify_ready();
     let watchdog = tokio::spawn(watchdog(stop.clone()));
@@ -151,6 +159,8 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
         accessories,
         edge,
         schedules,
+        firewall,
+        disk,
         watchdog
     );
     Ok(())
@@ -176,6 +186,8 @@ impl Agent {
             drives: Drives::default(),
             sessions: exec::Sessions::default(),
             docker,
+            firewall: firewall::Keeper::default(),
+            disk: disk::Guard::default(),
             proxy: appliance_proxy::Client::new(&args.proxy),
             certificates: Certificates::open(
                 &args.config,

@@ -61,6 +61,13 @@ impl Agent {
             }
         };
         problems.extend(self.certificates.problems(Timestamp::now()));
+        problems.extend(
+            tokio::task::spawn_blocking(super::firewall::problems)
+                .await
+                .unwrap_or_default(),
+        );
+        let (disk_free, disk_total) = disk(&self.state);
+        problems.extend(self.disk.problems(disk_free, disk_total, super::disk::reserve()));
         let mut apps = Vec::new();
         match self.apps.ids() {
             Ok(ids) => {
@@ -78,7 +85,6 @@ impl Agent {
         }
         let (accessories, wrong) = self.accessories(None).await;
         problems.extend(wrong);
-        let (disk_free, disk_total) = disk(&self.state);
         wire::Status {
             host,
             agent: wire::Process {
@@ -217,7 +223,7 @@ fn memory_free() -> u64 {
     system.available_memory()
 }
 
-fn disk(path: &std::path::Path) -> (u64, u64) {
+pub(super) fn disk(path: &std::path::Path) -> (u64, u64) {
     nix::sys::statvfs::statvfs(path).map_or((0, 0), |found| {
         let unit = found.fragment_size();
         (found.blocks_available() * unit, found.blocks() * unit)

@@ -1,23 +1,24 @@
 //! `appliance bootstrap`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use appliance_bootstrap::host::Host as _;
 use appliance_bootstrap::key::KeyError;
 use appliance_bootstrap::{
-    ApplyError, Facts, Inputs, Local, Lock, Options, Plan, Progress, PublicKey, apply, check, gate, observe,
-    plan, want,
+    ApplyError, Facts, Inputs, Local, Lock, Options, Plan, Progress, PublicKey, apply, check, firewall, gate,
+    observe, plan, sshd, want,
 };
 
 use crate::failure::{Kind, failure};
-use crate::ui;
+use crate::{host_file, ui};
 
 /// Turn this fresh server into an appliance
 ///
 /// Plans first, then applies step by step; running it again changes nothing and says `0 changes`.
 /// A run that was killed is continued by running it again.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct BootstrapArgs {
     /// SSH public key of an administrator (`ssh-ed25519 AAAA… name`); may be repeated
     #[arg(long, value_name = "PUBLIC KEY")]
@@ -28,6 +29,12 @@ pub struct BootstrapArgs {
     /// Where the Docker Engine comes from if it has to be installed
     #[arg(long, value_enum, default_value_t = DockerSource::Auto)]
     docker: DockerSource,
+    /// What the host should be; installed as /etc/appliance/host.yml, which is read if this is not given
+    #[arg(long, value_name = "FILE")]
+    host_yml: Option<PathBuf>,
+    /// Replace files of ours that somebody edited
+    #[arg(long)]
+    force: bool,
     /// Show the plan and touch nothing
     #[arg(long)]
     dry_run: bool,
@@ -65,24 +72,7 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         false => Some(Lock::take(Path::new(LOCK))?),
     };
     let facts = observe(&Local, &options).context("cannot observe this host")?;
-    let refusals = gate::refusals(&options, &facts);
-    if !refusals.is_empty() {
-        if args.json {
-            ui::json(&serde_json::json!({ "refusals": refusals }));
-        }
-        let facts: Vec<&str> = refusals.iter().map(|refusal| refusal.fact.as_str()).collect();
-        let mut refused = failure(
-            Kind::Unsupported,
-            format!(
-                "this host is not supported, nothing was touched: {}",
-                facts.join("; ")
-            ),
-        );
-        for refusal in &refusals {
-            refused = refused.hint(refusal.next.clone());
-        }
-        return Err(refused.into());
-    }
+    supported(&options, &facts, args.json)?;
     let plan = plan(&options, &facts);
     if args.dry_run {
         return dry_run(args, &facts, &plan);
@@ -104,18 +94,68 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         &mut show,
     )
     .map_err(stopped)?;
+    let armed = armed();
     if args.json {
         ui::json(&serde_json::json!({
             "changes": outcome.changed_steps,
             "changed": outcome.changes,
             "notes": plan.notes,
+            "armed": armed,
             "engine": facts.engine,
             "degraded": facts.engine.degraded(),
         }));
     } else {
         ui::line(&changes(outcome.changed_steps));
+        for text in &armed {
+            ui::warn(text);
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What goes back by itself unless it is confirmed.
+fn armed() -> Vec<String> {
+    let mut armed = Vec::new();
+    if let Ok(Some(pending)) = firewall::pending::armed(&Local, Local.now()) {
+        armed.push(format!(
+            "the firewall's change goes back in {} s; over a new connection: appliance firewall confirm {}",
+            pending.until.saturating_sub(Local.now()),
+            pending.nonce
+        ));
+    }
+    if matches!(Local.entry(Path::new(sshd::BEFORE)), Ok(Some(_))) {
+        armed.push(format!(
+            "sshd's change goes back in {} s; in a new session: appliance host confirm",
+            firewall::pending::PATIENCE
+        ));
+    }
+    armed
+}
+
+/// The gate's answer as an error.
+///
+/// # Errors
+/// When the system is not supported.
+pub fn supported(options: &Options, facts: &Facts, json: bool) -> anyhow::Result<()> {
+    let refusals = gate::refusals(options, facts);
+    if !refusals.is_empty() {
+        if json {
+            ui::json(&serde_json::json!({ "refusals": refusals }));
+        }
+        let facts: Vec<&str> = refusals.iter().map(|refusal| refusal.fact.as_str()).collect();
+        let mut refused = failure(
+            Kind::Unsupported,
+            format!(
+                "this host is not supported, nothing was touched: {}",
+                facts.join("; ")
+            ),
+        );
+        for refusal in &refusals {
+            refused = refused.hint(refusal.next.clone());
+        }
+        return Err(refused.into());
+    }
+    Ok(())
 }
 
 fn dry_run(args: &BootstrapArgs, facts: &Facts, plan: &Plan) -> anyhow::Result<ExitCode> {
@@ -169,7 +209,26 @@ fn refused(violations: &[appliance_bootstrap::plan::Violation]) -> anyhow::Error
     .into()
 }
 
-fn options(args: &BootstrapArgs) -> anyhow::Result<Options> {
+impl BootstrapArgs {
+    /// The same, only to be looked at.
+    pub fn dry(&self) -> Self {
+        Self {
+            dry_run: true,
+            ..self.clone()
+        }
+    }
+
+    /// Whether JSON was asked for.
+    pub fn json(&self) -> bool {
+        self.json
+    }
+}
+
+/// What the command line and `host.yml` say together.
+///
+/// # Errors
+/// A bad key, or mistakes in `host.yml`.
+pub fn options(args: &BootstrapArgs) -> anyhow::Result<Options> {
     let mut options = Options::new(env!("CARGO_PKG_VERSION"));
     options.admin_keys = keys("--admin-key", &args.admin_key)?;
     options.deploy_keys = keys("--deploy-key", &args.deploy_key)?;
@@ -179,6 +238,16 @@ fn options(args: &BootstrapArgs) -> anyhow::Result<Options> {
         DockerSource::Distribution => appliance_bootstrap::DockerSource::Distribution,
     };
     options.allow_container = args.allow_container;
+    options.force = args.force;
+    let installed = Path::new(appliance_config::host::PATH);
+    if let Some(path) = &args.host_yml {
+        let (text, host) = host_file::read(path)?;
+        host_file::apply(&host, &mut options)?;
+        options.host_yml = Some(text);
+    } else if installed.exists() {
+        let (_, host) = host_file::read(installed)?;
+        host_file::apply(&host, &mut options)?;
+    }
     options.binary = Some(std::env::current_exe().context("cannot tell where this program lies")?);
     Ok(options)
 }
@@ -246,6 +315,10 @@ impl want::Secrets for NewSecrets {
             .to_string()
             .expose_secret()
             .to_owned()
+    }
+
+    fn nonce(&self) -> String {
+        hex::encode(crate::agent::random::<5>())
     }
 }
 

@@ -1,62 +1,191 @@
-//! `appliance firewall`.
+//! `appliance host`: what this host should be, what it is, and why.
 
-use anyhow::Context as _;
-use appliance_bootstrap::{Local, firewall};
+use std::process::ExitCode;
 
+use appliance_bootstrap::item::Item;
+use appliance_bootstrap::{Local, observe, plan, rollback, sshd};
+
+use crate::commands::bootstrap::{self, BootstrapArgs};
 use crate::failure::{Kind, failure};
 use crate::ui;
 
-/// Look after this host's firewall
+/// What this host should be, what it is, and why
 #[derive(Debug, clap::Subcommand)]
-pub enum FirewallCommand {
-    /// Load the confirmed rules into the kernel (what the boot unit runs)
-    Load,
-    /// Show whether the kernel holds the confirmed rules
-    Status {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+pub enum HostCommand {
+    /// Show what `apply` would change, and touch nothing
+    Plan(BootstrapArgs),
+    /// Make the host what host.yml says; a second run changes nothing
+    Apply(BootstrapArgs),
+    /// Check every item; exit code 1 if one is not as it should be
+    Audit(BootstrapArgs),
+    /// Say what an item is, why it is there, and how to undo it
+    Explain {
+        /// Its id or a name of the hardening list, such as `ssh` or `S19`
+        item: String,
+        #[command(flatten)]
+        args: BootstrapArgs,
     },
+    /// Undo an item, as far as that is safe to do without asking
+    Rollback {
+        /// Its id
+        item: String,
+        #[command(flatten)]
+        args: BootstrapArgs,
+    },
+    /// Keep a change of sshd's settings, over a connection made after it
+    Confirm,
+    /// Put sshd's former settings back (what the revert timer runs)
+    #[command(hide = true)]
+    RevertSsh,
 }
 
-/// Runs a firewall command.
+/// Runs a host command.
 ///
 /// # Errors
-/// When there are no confirmed rules or the kernel does not take them.
-pub fn run(command: &FirewallCommand) -> anyhow::Result<()> {
+/// A bad `host.yml`, an unsupported system, an item that is not there.
+pub fn run(command: &HostCommand) -> anyhow::Result<ExitCode> {
     match command {
-        FirewallCommand::Load => {
-            let loaded = firewall::load(&Local)?;
-            ui::note(&format!(
-                "table inet appliance loaded; outside: {}",
-                loaded.outside.join(", ")
-            ));
-            Ok(())
+        HostCommand::Plan(args) => bootstrap::run(&args.dry()),
+        HostCommand::Apply(args) => bootstrap::run(args),
+        HostCommand::Audit(args) => audit(args),
+        HostCommand::Explain { item, args } => explain(item, args),
+        HostCommand::Rollback { item, args } => roll_back(item, args),
+        HostCommand::Confirm => {
+            let kept = sshd::confirm(&Local)?;
+            ui::note(if kept {
+                "sshd's settings stay"
+            } else {
+                "nothing waits for a confirmation"
+            });
+            Ok(ExitCode::SUCCESS)
         }
-        FirewallCommand::Status { json } => {
-            let state = firewall::state(&Local).context("cannot look at the firewall")?;
-            if *json {
-                ui::json(&serde_json::json!({ "state": state }));
-                return Ok(());
-            }
-            match state {
-                firewall::State::Confirmed => {
-                    ui::line("the kernel holds the confirmed rules");
-                    Ok(())
-                }
-                firewall::State::Differs => Err(failure(
-                    Kind::Other,
-                    "the kernel's rules are not the confirmed ones",
-                )
-                .hint("appliance firewall load")
-                .into()),
-                firewall::State::Absent => Err(failure(
-                    Kind::Other,
-                    "the firewall is not loaded: every published port is open",
-                )
-                .hint("appliance firewall load")
-                .into()),
-            }
+        HostCommand::RevertSsh => {
+            sshd::revert(&Local)?;
+            Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn audit(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
+    let options = bootstrap::options(args)?;
+    let facts = observe(&Local, &options)?;
+    bootstrap::supported(&options, &facts, args.json())?;
+    let plan = plan(&options, &facts);
+    let findings: Vec<_> = plan
+        .items
+        .iter()
+        .map(|item| {
+            let wrong: Vec<String> = plan
+                .pending()
+                .filter(|step| step.item == item.id)
+                .flat_map(|step| step.changes.iter().chain(&step.conflict).cloned())
+                .collect();
+            (item, wrong)
+        })
+        .collect();
+    let failing = findings.iter().filter(|(_, wrong)| !wrong.is_empty()).count();
+    if args.json() {
+        let items: Vec<serde_json::Value> = findings
+            .iter()
+            .map(|(item, wrong)| {
+                serde_json::json!({
+                    "id": item.id, "title": item.title, "level": item.level,
+                    "references": item.references, "ok": wrong.is_empty(), "differs": wrong,
+                })
+            })
+            .collect();
+        ui::json(&serde_json::json!({ "items": items, "failing": failing, "notes": plan.notes }));
+    } else {
+        for (item, wrong) in &findings {
+            let mark = if wrong.is_empty() { "ok  " } else { "FAIL" };
+            ui::line(&format!(
+                "{mark}  {:<22} {}  [{}]",
+                item.id,
+                item.title,
+                item.references.join(" ")
+            ));
+            for line in wrong {
+                ui::line(&format!("      {line}"));
+            }
+        }
+        for note in &plan.notes {
+            ui::warn(note);
+        }
+        ui::line(&format!(
+            "{} of {} items hold",
+            findings.len() - failing,
+            findings.len()
+        ));
+    }
+    Ok(if failing == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn find(name: &str, args: &BootstrapArgs) -> anyhow::Result<(Item, bool)> {
+    let options = bootstrap::options(args)?;
+    let facts = observe(&Local, &options)?;
+    bootstrap::supported(&options, &facts, false)?;
+    let every = appliance_bootstrap::every(&options, &facts);
+    let ids: Vec<&str> = every.iter().map(|item| item.id).collect();
+    let known = ids.join(", ");
+    let found = every.into_iter().find(|item| item.is_called(name));
+    let Some(item) = found else {
+        return Err(failure(Kind::Config, format!("there is no item {name}"))
+            .hint(format!("one of: {known}"))
+            .into());
+    };
+    let on = item.is_on(&options);
+    Ok((item, on))
+}
+
+fn explain(name: &str, args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
+    let (item, on) = find(name, args)?;
+    if args.json() {
+        ui::json(&serde_json::json!({ "item": item, "on": on }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    ui::line(&format!("{}: {}", item.id, item.title));
+    ui::line(&format!("  why         {}", item.reason));
+    ui::line(&format!("  references  {}", item.references.join(", ")));
+    ui::line(
+        &format!(
+            "  level       {:?}, {}",
+            item.level,
+            if on { "on" } else { "off" }
+        )
+        .to_lowercase(),
+    );
+    for want in &item.wants {
+        ui::line(&format!("  wants       {}", want.subject()));
+    }
+    ui::line(&format!("  undo        {}", item.rollback));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn roll_back(name: &str, args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
+    let (item, _) = find(name, args)?;
+    let done = rollback(&Local, &item)?;
+    for line in &done.changes {
+        ui::note(line);
+    }
+    if !done.left.is_empty() {
+        ui::warn(&format!(
+            "{} is left as it is ({}); by hand: {}",
+            item.id,
+            done.left.join(", "),
+            item.rollback
+        ));
+    }
+    ui::note(&format!(
+        "the next `appliance host apply` does it again, unless host.yml says `hardening: {{items: {{{}: false}}}}`",
+        item.id
+    ));
+    Ok(if done.changes.is_empty() && !done.left.is_empty() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }

@@ -15,6 +15,7 @@ pub mod config;
 pub mod details;
 pub mod docs;
 pub mod exec;
+pub mod firewall;
 pub mod host;
 pub mod init;
 pub mod keys;

@@ -59,6 +59,31 @@ impl Link {
         self.transport.name()
     }
 
+    /// Whether this is the agent of the machine we run on.
+    pub fn is_local(&self) -> bool {
+        matches!(self.transport, Transport::Local(_))
+    }
+
+    /// A new connection to the same agent.
+    ///
+    /// # Errors
+    /// When the host cannot be reached or entered.
+    pub async fn again(&self) -> anyhow::Result<Self> {
+        Self::open(self.transport.clone(), "the connection that is open still works").await
+    }
+
+    /// The host's address as this machine resolves it; `None` on the host itself.
+    pub async fn address(&self) -> Option<std::net::IpAddr> {
+        let Transport::Ssh(target) = &self.transport else {
+            return None;
+        };
+        let found = tokio::net::lookup_host((target.host.as_str(), 22))
+            .await
+            .ok()?
+            .next();
+        found.map(|address| address.ip())
+    }
+
     /// The way to the agent, for uploads that connect again when a link is cut.
     pub fn transport(&self) -> &Transport {
         &self.transport

@@ -1,21 +1,22 @@
 //! Who gets in: the deploy user, keys, the host's identity, sshd.
 
 use super::{DEPLOY_USER, GROUP, IDENTITY};
-use crate::authorized_keys::receive_line;
+use crate::authorized_keys::{from_option, receive_line_from};
 use crate::facts::{Facts, KEYS};
 use crate::host::Owner;
-use crate::item::Item;
-use crate::key::{KeyEntry, Permission};
+use crate::item::{Item, Level};
+use crate::key::{KeyEntry, Permission, PublicKey};
 use crate::options::Options;
 use crate::sshd;
 use crate::want::{Content, FileWant, Want};
 
 const HOME: &str = "/home/deploy";
 
-pub(super) fn deploy_user() -> Item {
+pub(super) fn deploy_user(options: &Options) -> Item {
     let owner = Owner::new(DEPLOY_USER, DEPLOY_USER);
     Item {
         id: "deploy-user",
+        level: Level::Must,
         title: "The user people push as",
         reason: "weak on purpose: no password, no sudo, not in group docker; its keys open the agent's door and nothing else",
         references: &["M01", "U5.4"],
@@ -24,7 +25,10 @@ pub(super) fn deploy_user() -> Item {
             Want::Login {
                 user: DEPLOY_USER.to_owned(),
                 home: HOME.into(),
-                groups: vec![GROUP.to_owned()],
+                groups: std::iter::once(GROUP)
+                    .chain(options.docker_group.then_some("docker"))
+                    .map(str::to_owned)
+                    .collect(),
             },
             Want::Directory {
                 path: format!("{HOME}/.ssh").into(),
@@ -42,12 +46,26 @@ fn key_file(path: &str, owner: Owner, lines: Vec<String>) -> FileWant {
         mode: 0o600,
         owner,
         check: None,
+        force: false,
     }
 }
 
 pub(super) fn keys(options: &Options) -> Item {
     let (admins, deployers) = (&options.admin_keys, &options.deploy_keys);
-    let doors = admins.iter().chain(deployers).map(receive_line).collect();
+    let limited = options.limited_keys.iter().map(|limited| &limited.key);
+    let networks = |key: &PublicKey| {
+        options
+            .key_networks
+            .get(&key.fingerprint())
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    };
+    let doors = admins
+        .iter()
+        .chain(deployers)
+        .chain(limited)
+        .map(|key| receive_line_from(key, networks(key)))
+        .collect();
     let entries = admins
         .iter()
         .map(|key| KeyEntry::new(key, Permission::Admin))
@@ -59,6 +77,12 @@ pub(super) fn keys(options: &Options) -> Item {
                 },
             )
         }))
+        .chain(
+            options
+                .limited_keys
+                .iter()
+                .map(|limited| KeyEntry::new(&limited.key, limited.permission.clone())),
+        )
         .collect::<Vec<_>>();
     let deploy = Owner::new(DEPLOY_USER, DEPLOY_USER);
     let mut files = vec![key_file(&format!("{HOME}/.ssh/authorized_keys"), deploy, doors)];
@@ -72,7 +96,13 @@ pub(super) fn keys(options: &Options) -> Item {
         files.push(key_file(
             "/root/.ssh/authorized_keys",
             Owner::root(),
-            admins.iter().map(|key| key.line()).collect(),
+            admins
+                .iter()
+                .map(|key| match networks(key) {
+                    [] => key.line(),
+                    networks => format!("{} {}", from_option(networks), key.line()),
+                })
+                .collect(),
         ));
     }
     if !entries.is_empty() {
@@ -82,6 +112,7 @@ pub(super) fn keys(options: &Options) -> Item {
             mode: 0o600,
             owner: Owner::root(),
             check: None,
+            force: false,
         });
     }
     wants.push(Want::Files {
@@ -90,6 +121,7 @@ pub(super) fn keys(options: &Options) -> Item {
     });
     Item {
         id: "keys",
+        level: Level::Must,
         title: "The first keys",
         reason: "a push is only as good as its signature; keys of others are left where they are",
         references: &["M02", "U5.1", "L SSH"],
@@ -105,9 +137,11 @@ pub(super) fn identity() -> Item {
         mode: 0o600,
         owner: Owner::root(),
         check: None,
+        force: false,
     };
     Item {
         id: "identity",
+        level: Level::Must,
         title: "The host's identity",
         reason: "secrets are encrypted to it, and signed changes name it; made once, never replaced",
         references: &["design: Processes, Signed change"],
@@ -125,24 +159,34 @@ pub(super) fn ssh(options: &Options, facts: &Facts) -> Option<Item> {
         .enrolled
         .iter()
         .any(|entry| entry.permissions.contains(&Permission::Admin));
+    let banner = super::is_on(options, facts, "banner");
     let key_exists = !options.admin_keys.is_empty() || facts.root_has_key || enrolled;
     Some(Item {
         id: "ssh",
-        title: "SSH takes keys, not passwords",
+        level: Level::Must,
+        title: "SSH takes keys, not passwords, and only good ciphers",
         reason: "guessing passwords is what most of the traffic on port 22 is about",
         references: &[
             "M06",
             "M07",
             "M08",
+            "M09",
             "M10",
+            "M11",
             "M14",
+            "S12",
+            "S13",
+            "U5.1.6",
+            "U5.1.7",
+            "U5.1.12",
+            "U5.1.15",
             "U5.1.19",
             "U5.1.20",
             "L SSH-7408",
         ],
         rollback: "rm /etc/ssh/sshd_config.d/00-appliance.conf; systemctl reload ssh",
         wants: vec![Want::Sshd {
-            settings: sshd::settings(key_exists),
+            settings: sshd::settings(&options.ssh, &facts.ssh_algorithms, key_exists, banner),
         }],
     })
 }
@@ -154,6 +198,6 @@ mod tests {
         let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJk6wrqCgWWQfTaIv1CZo6bOw1tQ8kEBdNqUe2Ii3cMf"
             .parse()
             .expect("key");
-        assert!(super::receive_line(&key).contains(crate::catalogue::BINARY));
+        assert!(crate::authorized_keys::receive_line(&key).contains(crate::catalogue::BINARY));
     }
 }

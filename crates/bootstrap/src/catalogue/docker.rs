@@ -3,19 +3,91 @@
 use crate::docker::{self, Engine, Origin};
 use crate::facts::Facts;
 use crate::host::Owner;
-use crate::item::Item;
+use crate::item::{Item, Level};
+use crate::options::Options;
 use crate::want::{Check, Content, FileWant, Handler, Want};
 
-pub(super) fn items(facts: &Facts) -> Vec<Item> {
-    let mut items = vec![config(facts)];
+pub(super) fn items(options: &Options, facts: &Facts) -> Vec<Item> {
+    let mut items = vec![config(options, facts)];
     if facts.engine_from == Origin::Docker {
         items.push(repository(facts));
     }
     items.push(engine(facts));
+    items.extend(switches());
+    items.push(socket());
     items
 }
 
-fn config(facts: &Facts) -> Item {
+/// Items whose keys stand in `daemon.json` with the others: they only switch, and are written by `docker-config`.
+fn switches() -> Vec<Item> {
+    let switch = |id, title, reason, references| Item {
+        id,
+        level: Level::Should,
+        title,
+        reason,
+        references,
+        rollback: "switch it off in host.yml, take its key out of /etc/docker/daemon.json, systemctl restart docker",
+        wants: Vec::new(),
+    };
+    vec![
+        switch(
+            "docker-no-new-privileges",
+            "Programs in containers gain no rights",
+            "setuid programs are the usual way out of an app; images that use sudo inside need this off",
+            &["S01", "D2.14"],
+        ),
+        switch(
+            "docker-separate",
+            "Containers of the default network do not reach each other",
+            "apps have networks of their own; this only concerns what was started without one",
+            &["S02", "D2.2"],
+        ),
+        switch(
+            "docker-open-files",
+            "Containers may open many files",
+            "newer engines give 1024, which a busy app runs out of",
+            &["S05", "D2.8"],
+        ),
+        switch(
+            "docker-build-cache",
+            "The build cache is bounded",
+            "it grows until the disk is full",
+            &["S06"],
+        ),
+    ]
+}
+
+fn socket() -> Item {
+    Item {
+        id: "docker-files",
+        level: Level::Must,
+        title: "Docker's files and socket are root's and the group's",
+        reason: "whoever writes to the socket is root",
+        references: &["M22", "D3.1", "D3.15", "D3.17"],
+        rollback: "none needed: these are Docker's own modes",
+        wants: vec![Want::Rights {
+            paths: vec![
+                ("/run/docker.sock", 0o660),
+                ("/etc/docker", 0o755),
+                ("/etc/docker/daemon.json", 0o644),
+                ("/lib/systemd/system/docker.service", 0o644),
+                ("/lib/systemd/system/docker.socket", 0o644),
+                ("/etc/default/docker", 0o644),
+                ("/run/containerd/containerd.sock", 0o660),
+            ],
+        }],
+    }
+}
+
+/// Whether an item of the list is switched on.
+fn on(options: &Options, id: &str) -> bool {
+    switches()
+        .iter()
+        .find(|item| item.id == id)
+        .is_some_and(|item| item.is_on(options))
+}
+
+fn config(options: &Options, facts: &Facts) -> Item {
     let swarm = matches!(facts.engine, Engine::Installed { swarm: true, .. });
     // `dockerd --validate` came with 23; an engine that is not installed has no opinion.
     let validates = match &facts.engine {
@@ -24,17 +96,26 @@ fn config(facts: &Facts) -> Item {
     };
     let file = FileWant {
         path: docker::DAEMON_JSON.into(),
-        content: Content::DockerDaemon {
+        content: Content::DockerDaemon(docker::Wanted {
             swarm,
             fresh: facts.docker_fresh,
             pool_free: facts.pool_free,
-        },
+            log_size: options.log_size,
+            no_new_privileges: on(options, "docker-no-new-privileges"),
+            separate: on(options, "docker-separate"),
+            // A container may not raise limits.
+            open_files: on(options, "docker-open-files") && facts.container.is_none(),
+            build_cache: on(options, "docker-build-cache").then_some(options.image_cache),
+            ipv6: options.docker_ipv6,
+        }),
         mode: 0o644,
         owner: Owner::root(),
+        force: false,
         check: validates.then_some(Check(&["dockerd", "--validate", "--config-file", "{}"])),
     };
     Item {
         id: "docker-config",
+        level: Level::Must,
         title: "Docker's defaults",
         reason: "logs are rotated, containers survive a restart of the daemon; keys of others stay",
         references: &["M18", "M19", "M20", "M21", "D2.13", "D2.15"],
@@ -63,6 +144,7 @@ fn repository(facts: &Facts) -> Item {
     };
     Item {
         id: "docker-repository",
+        level: Level::Must,
         title: "Docker's own packages",
         reason: "newer engines close holes that the distribution's has; the signing key is compiled in",
         references: &["M17", "D1.2.2"],
@@ -100,6 +182,7 @@ fn engine(facts: &Facts) -> Item {
     });
     Item {
         id: "docker",
+        level: Level::Must,
         title: "The Docker Engine",
         reason: "apps run in containers; an engine that is there already is kept",
         references: &["M17"],

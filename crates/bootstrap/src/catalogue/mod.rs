@@ -5,12 +5,14 @@
 mod access;
 mod docker;
 mod firewall;
+mod hardening;
 mod services;
 mod system;
 
 use crate::facts::Facts;
 use crate::item::Item;
 use crate::options::Options;
+use crate::want::Want;
 
 /// The user whose door leads to the agent and nowhere else.
 pub(crate) const DEPLOY_USER: &str = "deploy";
@@ -25,13 +27,37 @@ pub(crate) const IDENTITY: &str = "/etc/appliance/host.key";
 
 /// Every item for these options and facts. Pure: called when observing and again when planning.
 pub(crate) fn items(options: &Options, facts: &Facts) -> Vec<Item> {
+    let mut items = every(options, facts);
+    items.retain(|item| item.is_on(options));
+    if options.force {
+        let wants = items.iter_mut().flat_map(|item| &mut item.wants);
+        for want in wants {
+            if let Want::Files { files, .. } = want {
+                files.iter_mut().for_each(|file| file.force = true);
+            }
+        }
+    }
+    items
+}
+
+/// Whether an item without a say of its own, such as a line in another's file, is switched on.
+fn is_on(options: &Options, facts: &Facts, id: &str) -> bool {
+    hardening::items(options, facts)
+        .iter()
+        .any(|item| item.id == id && item.is_on(options))
+}
+
+/// Every item, those that are switched off included. Pure.
+pub fn every(options: &Options, facts: &Facts) -> Vec<Item> {
     let mut items = vec![system::packages(facts), system::state(), system::accounts()];
-    items.push(access::deploy_user());
+    items.extend(system::host_yml(options));
+    items.push(access::deploy_user(options));
     items.push(access::keys(options));
     items.push(access::identity());
-    items.push(system::journald(facts));
+    items.push(system::journald(options, facts));
     items.push(system::logrotate());
-    items.extend(docker::items(facts));
+    items.extend(docker::items(options, facts));
+    items.extend(hardening::items(options, facts));
     items.extend(services::binary(options));
     items.extend(firewall::items(options, facts));
     items.extend(access::ssh(options, facts));
@@ -40,4 +66,5 @@ pub(crate) fn items(options: &Options, facts: &Facts) -> Vec<Item> {
 }
 
 /// The header of every file that is ours alone.
-const MANAGED: &str = "# managed by appliance; changes are lost with the next `appliance bootstrap`\n";
+pub(crate) const MANAGED: &str =
+    "# managed by appliance; changes are lost with the next `appliance bootstrap`\n";

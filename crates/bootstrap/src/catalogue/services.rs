@@ -1,7 +1,7 @@
 //! Our own program and its units.
 
 use super::BINARY;
-use crate::item::Item;
+use crate::item::{Item, Level};
 use crate::options::Options;
 use crate::want::{FileWant, Handler, Want};
 
@@ -9,6 +9,7 @@ pub(super) fn binary(options: &Options) -> Option<Item> {
     let source = options.binary.clone()?;
     Some(Item {
         id: "binary",
+        level: Level::Must,
         title: "This program, where its units look for it",
         reason: "agent, proxy and receiver are the same binary",
         references: &["design: Processes"],
@@ -34,6 +35,7 @@ pub(super) fn items(options: &Options) -> Vec<Item> {
     };
     vec![Item {
         id: "services",
+        level: Level::Must,
         title: "Agent and proxy",
         reason: "supervised by systemd, sandboxed; neither needs Docker or the other to be up",
         references: &["M38", "L BOOT-5264"],

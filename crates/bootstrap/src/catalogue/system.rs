@@ -3,16 +3,18 @@
 use super::{GROUP, MANAGED, PROXY_USER};
 use crate::facts::Facts;
 use crate::host::Owner;
-use crate::item::Item;
-use crate::want::{Check, FileWant, Handler, Want};
+use crate::item::{Item, Level};
+use crate::options::Options;
+use crate::want::{Check, Content, FileWant, Handler, Want};
 
 pub(super) fn packages(facts: &Facts) -> Item {
-    let mut names = vec!["ca-certificates", "iproute2", "logrotate", "nftables"];
+    let mut names = vec!["ca-certificates", "iproute2", "logrotate", "nftables", "procps"];
     if facts.apparmor {
         names.push("apparmor");
     }
     Item {
         id: "packages",
+        level: Level::Must,
         title: "Packages the rest needs",
         reason: "the firewall, log rotation and TLS to registries depend on them",
         references: &["U4.2", "U6.1.3.8"],
@@ -31,6 +33,7 @@ pub(super) fn state() -> Item {
     };
     Item {
         id: "state",
+        level: Level::Must,
         title: "Places for configuration and state",
         reason: "secrets, keys and ledgers are for root alone",
         references: &["M37"],
@@ -40,14 +43,42 @@ pub(super) fn state() -> Item {
             directory("/etc/appliance/keys.d", 0o700),
             directory("/var/lib/appliance", 0o700),
             directory("/var/lib/appliance/fw", 0o700),
+            directory("/var/lib/appliance/bootstrap", 0o700),
             directory("/var/log/appliance", 0o750),
         ],
     }
 }
 
+/// Where `host.yml` stands.
+const HOST_YML: &str = "/etc/appliance/host.yml";
+
+pub(super) fn host_yml(options: &Options) -> Option<Item> {
+    let text = options.host_yml.clone()?;
+    Some(Item {
+        id: "host-yml",
+        level: Level::Must,
+        title: "What the administrators want of this host",
+        reason: "the next run, and the agent, read it again",
+        references: &["design: Configuration"],
+        rollback: "write /etc/appliance/host.yml anew",
+        wants: vec![Want::Files {
+            files: vec![FileWant {
+                path: HOST_YML.into(),
+                content: Content::Instead(text),
+                mode: 0o644,
+                owner: Owner::root(),
+                check: None,
+                force: false,
+            }],
+            after: Vec::new(),
+        }],
+    })
+}
+
 pub(super) fn accounts() -> Item {
     Item {
         id: "accounts",
+        level: Level::Must,
         title: "The proxy's user and the socket's group",
         reason: "the proxy faces the internet and holds no power; the group decides who reaches the agent",
         references: &["M38", "L ACCT"],
@@ -74,18 +105,19 @@ pub(super) fn accounts() -> Item {
     }
 }
 
-/// 5 % of the disk, at most 500 MiB, at least 64 MiB.
-fn journal_cap(disk_total: u64) -> u64 {
-    ((disk_total / 20) >> 20).clamp(64, 500)
+/// MiB: 5 % of the disk, at most what was asked for, at least 64.
+fn journal_cap(disk_total: u64, most: u64) -> u64 {
+    ((disk_total / 20) >> 20).clamp(64, (most >> 20).max(64))
 }
 
-pub(super) fn journald(facts: &Facts) -> Item {
-    let cap = journal_cap(facts.disk_total);
+pub(super) fn journald(options: &Options, facts: &Facts) -> Item {
+    let cap = journal_cap(facts.disk_total, options.journal_size);
     let text = format!(
         "{MANAGED}[Journal]\nStorage=persistent\nCompress=yes\nSystemMaxUse={cap}M\nSystemKeepFree=1G\nMaxRetentionSec=1month\n"
     );
     Item {
         id: "journald",
+        level: Level::Must,
         title: "The journal is kept, and bounded",
         reason: "logs survive a reboot and never fill the disk",
         references: &["M34", "U6.1.1.3", "U6.1.2.3", "U6.1.2.4"],
@@ -104,6 +136,7 @@ pub(super) fn logrotate() -> Item {
     const RULES: &str = "/var/log/appliance/*.log {\n    weekly\n    rotate 8\n    maxsize 50M\n    compress\n    delaycompress\n    missingok\n    notifempty\n    create 0640 root root\n}\n";
     Item {
         id: "logrotate",
+        level: Level::Must,
         title: "Our log files are rotated",
         reason: "container logs are Docker's to rotate; copying them away would damage them, so only our own are named",
         references: &["M35", "U6.1.3.8"],
@@ -128,7 +161,7 @@ mod tests {
     #[test]
     fn the_journal_takes_a_twentieth_of_small_disks_and_half_a_gibibyte_of_large_ones() {
         for (disk, expect) in [(0, 64), (4 << 30, 204), (25 << 30, 500), (2 << 40, 500)] {
-            assert_eq!(super::journal_cap(disk), expect);
+            assert_eq!(super::journal_cap(disk, 500 << 20), expect);
         }
     }
 }

@@ -6,10 +6,35 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{FirewallError, REMEMBERED};
 use crate::host::{Command, Host, Owner, must};
+
+/// What an interface is, as far as the kernel tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The host itself.
+    Loopback,
+    /// Has a default route, or is a bridge that holds a network card.
+    Wan,
+    /// A network card without a default route; filtered like the internet.
+    Lan,
+    /// A network of containers.
+    Docker,
+    /// WireGuard, Tailscale and other tunnels.
+    Vpn,
+}
+
+/// One interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+}
 
 /// One line of `ip -json -details link show`.
 #[derive(Debug, Deserialize)]
@@ -71,6 +96,42 @@ pub fn outside(host: &dyn Host) -> Result<Vec<String>, FirewallError> {
     Ok(outside.into_iter().collect())
 }
 
+/// Every interface but the ends of containers' cables, with what it is.
+///
+/// # Errors
+/// When `ip` cannot be asked.
+pub fn classified(host: &dyn Host) -> Result<Vec<Interface>, FirewallError> {
+    let outside = outside(host)?;
+    let text = must(host, &Command::new(["ip", "-json", "-details", "link", "show"]))
+        .map_err(FirewallError::Load)?;
+    let links: Vec<serde_json::Value> =
+        serde_json::from_str(&text).map_err(|source| FirewallError::Understand {
+            program: "ip",
+            source,
+        })?;
+    let links = links
+        .into_iter()
+        .filter_map(|link| serde_json::from_value::<Link>(link).ok());
+    Ok(links.filter_map(|link| kind(link, &outside)).collect())
+}
+
+fn kind(link: Link, outside: &[String]) -> Option<Interface> {
+    let info = link.linkinfo.and_then(|info| info.info_kind).unwrap_or_default();
+    let kind = match info.as_str() {
+        _ if link.ifname == "lo" => Kind::Loopback,
+        _ if outside.contains(&link.ifname) => Kind::Wan,
+        "bridge" => Kind::Docker,
+        // A card that is part of a bridge or bond is that bridge or bond.
+        _ if link.master.is_some() => return None,
+        "wireguard" | "tun" | "ipip" | "sit" | "gre" => Kind::Vpn,
+        _ => Kind::Lan,
+    };
+    Some(Interface {
+        name: link.ifname,
+        kind,
+    })
+}
+
 /// The outside interfaces, and whether there is any default route.
 fn classify(links: &str, v4: &str, v6: &str) -> Result<(BTreeSet<String>, bool), serde_json::Error> {
     let mut outside = BTreeSet::new();
@@ -113,7 +174,7 @@ fn classify(links: &str, v4: &str, v6: &str) -> Result<(BTreeSet<String>, bool),
 }
 
 /// Names the kernel allows (at most 15 bytes, no slash, no blank), and that need no quoting in an nft script.
-fn is_interface_name(name: &str) -> bool {
+pub(crate) fn is_interface_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 15
         && name
@@ -152,6 +213,25 @@ mod tests {
             true,
         );
         check(r#"[{"ifname":"lo"}]"#, "", "", &[], false);
+    }
+
+    #[test]
+    fn every_interface_is_some_kind_of_thing() {
+        let links: Vec<Link> = serde_json::from_str(
+            r#"[{"ifname":"lo"},{"ifname":"eth0"},{"ifname":"eth1"},{"ifname":"wg0","linkinfo":{"info_kind":"wireguard"}},
+            {"ifname":"docker0","linkinfo":{"info_kind":"bridge"}},{"ifname":"veth1","master":"docker0","linkinfo":{"info_kind":"veth"}}]"#,
+        )
+        .expect("JSON");
+        let outside = ["eth0".to_owned()];
+        let kinds: Vec<Kind> = links
+            .into_iter()
+            .filter_map(|link| kind(link, &outside))
+            .map(|found| found.kind)
+            .collect();
+        assert_eq!(
+            kinds,
+            [Kind::Loopback, Kind::Wan, Kind::Lan, Kind::Vpn, Kind::Docker]
+        );
     }
 
     #[test]

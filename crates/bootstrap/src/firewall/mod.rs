@@ -4,17 +4,27 @@
 //! So our table, at priorities just before everybody else's, has the last word on what is closed.
 //! Ports are those of the original destination: `443` means "443 on this host", whoever answers it.
 //!
-//! - [`rules`] renders the table from what should be open;
+//! - [`opening`] is what can be open, and for whom; [`ufw`] reads UFW's rules;
+//! - [`rules`] renders the table; [`explain`] tells what it does with one packet;
 //! - [`interfaces`] tells which interfaces lead outside;
 //! - [`kernel`] reduces what the kernel holds to a fingerprint;
-//! - [`load`] puts the confirmed file into the kernel, in one transaction, and remembers that fingerprint.
+//! - [`load`] puts the confirmed file into the kernel, in one transaction, and remembers that fingerprint;
+//! - [`pending`] lets new rules hold for a while until they are confirmed;
+//! - [`bans`] counts failed logins; [`exposure`] joins sockets, containers and rules.
 //!
 //! Nothing else of the host's rules is read or written.
 
+pub mod bans;
+pub mod explain;
+pub mod exposure;
 pub mod interfaces;
 pub mod kernel;
+pub mod opening;
+pub mod pending;
 pub mod rules;
+pub mod ufw;
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +34,8 @@ use crate::host::{Command, Host, HostError, Owner, must};
 
 /// The rules that boot loads: rendered by us, accepted by `nft -c`, confirmed.
 pub const CONFIRMED: &str = "/var/lib/appliance/fw/confirmed.nft";
+/// Rules that wait for their confirmation.
+pub const PENDING: &str = "/var/lib/appliance/fw/pending.nft";
 /// Interfaces found outside when the network was last up.
 pub const REMEMBERED: &str = "/var/lib/appliance/fw/outside_if.json";
 /// What the kernel held right after the last load.
@@ -47,12 +59,26 @@ pub enum FirewallError {
         #[source]
         source: serde_json::Error,
     },
+    /// Somebody who is connected could not come back.
+    #[error("the new rules would lock out {0}, which is connected by SSH now")]
+    LockOut(IpAddr),
+    /// There is nothing to confirm.
+    #[error("nothing waits for a confirmation; what was armed has been reverted")]
+    NothingArmed,
+    /// Something else waits for its confirmation.
+    #[error("something else waits for its confirmation")]
+    OtherNonce,
+    /// The connection that the change came over.
+    #[error(
+        "this is the connection that the change came over, whose packets pass anyway; confirm over a new one"
+    )]
+    SameConnection,
 }
 
 /// What was loaded, and what the kernel made of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loaded {
-    /// SHA-256 of the confirmed file.
+    /// SHA-256 of the file.
     pub confirmed: String,
     /// [`kernel::fingerprint`] of the table right after loading.
     pub kernel: String,
@@ -66,6 +92,8 @@ pub struct Loaded {
 pub enum State {
     /// The confirmed rules, unaltered.
     Confirmed,
+    /// Rules that wait for their confirmation, unaltered.
+    Pending,
     /// Our table, but other rules than the confirmed ones.
     Differs,
     /// No table of ours.
@@ -74,11 +102,38 @@ pub enum State {
 
 /// Loads the confirmed rules in one transaction; established connections do not notice.
 ///
+/// Whatever waited for a confirmation is forgotten. `now` is Unix seconds, for bans that are still in force.
+///
 /// # Errors
 /// When there are none, or the kernel does not take them; the rules it had stay in force.
-pub fn load(host: &dyn Host) -> Result<Loaded, FirewallError> {
+pub fn load(host: &dyn Host, now: u64) -> Result<Loaded, FirewallError> {
+    let loaded = load_file(host, CONFIRMED, now)?;
+    for path in [pending::ARMED, PENDING] {
+        if host
+            .entry(Path::new(path))
+            .map_err(FirewallError::Load)?
+            .is_some()
+        {
+            host.remove(Path::new(path)).map_err(FirewallError::Load)?;
+        }
+    }
+    Ok(loaded)
+}
+
+/// Puts back what should be in the kernel: pending rules while they are armed, else the confirmed ones.
+///
+/// # Errors
+/// As [`load`].
+pub fn restore(host: &dyn Host, now: u64) -> Result<Loaded, FirewallError> {
+    match pending::armed(host, now)? {
+        Some(_) => load_file(host, PENDING, now),
+        None => load_file(host, CONFIRMED, now),
+    }
+}
+
+pub(crate) fn load_file(host: &dyn Host, path: &str, now: u64) -> Result<Loaded, FirewallError> {
     let text = host
-        .read(Path::new(CONFIRMED))
+        .read(Path::new(path))
         .map_err(FirewallError::Load)?
         .ok_or(FirewallError::Unconfirmed)?;
     let outside = interfaces::outside(host)?;
@@ -93,6 +148,12 @@ pub fn load(host: &dyn Host) -> Result<Loaded, FirewallError> {
             .into_bytes(),
         );
     }
+    let bans: bans::Bans = host
+        .read(Path::new(bans::FILE))
+        .map_err(FirewallError::Load)?
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default();
+    script.extend(bans.script(now).into_bytes());
     must(host, &Command::new(["nft", "-f", "-"]).stdin(script)).map_err(FirewallError::Load)?;
     let kernel = kernel_fingerprint(host)?.unwrap_or_default();
     let loaded = Loaded {
@@ -106,7 +167,41 @@ pub fn load(host: &dyn Host) -> Result<Loaded, FirewallError> {
     Ok(loaded)
 }
 
-/// Compares the kernel's table with the confirmed rules.
+/// The confirmed file's text; `None` if there is none.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn confirmed(host: &dyn Host) -> Result<Option<String>, FirewallError> {
+    text(host, CONFIRMED)
+}
+
+/// The rules in force: those that are armed, else the confirmed ones.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn rules(host: &dyn Host, now: u64) -> Result<Option<rules::Rules>, FirewallError> {
+    let path = match pending::armed(host, now)? {
+        Some(_) => PENDING,
+        None => CONFIRMED,
+    };
+    Ok(text(host, path)?.and_then(|text| rules::Rules::from_file(&text)))
+}
+
+fn text(host: &dyn Host, path: &str) -> Result<Option<String>, FirewallError> {
+    let bytes = host.read(Path::new(path)).map_err(FirewallError::Load)?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// What was last loaded, if anything was since boot.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn loaded(host: &dyn Host) -> Result<Option<Loaded>, FirewallError> {
+    let bytes = host.read(Path::new(LOADED)).map_err(FirewallError::Load)?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// Compares the kernel's table with the confirmed rules, or with those that are armed.
 ///
 /// # Errors
 /// When nft cannot be asked.
@@ -114,19 +209,19 @@ pub fn state(host: &dyn Host) -> Result<State, FirewallError> {
     let Some(kernel) = kernel_fingerprint(host)? else {
         return Ok(State::Absent);
     };
-    let confirmed = host
-        .read(Path::new(CONFIRMED))
-        .map_err(FirewallError::Load)?
-        .map(|text| digest::hex(&text));
-    let loaded: Option<Loaded> = host
-        .read(Path::new(LOADED))
-        .map_err(FirewallError::Load)?
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    Ok(match loaded {
-        Some(loaded) if loaded.kernel == kernel && confirmed.as_ref() == Some(&loaded.confirmed) => {
-            State::Confirmed
-        }
-        _ => State::Differs,
+    let hash = |path: &str| -> Result<Option<String>, FirewallError> {
+        let bytes = host.read(Path::new(path)).map_err(FirewallError::Load)?;
+        Ok(bytes.map(|bytes| digest::hex(&bytes)))
+    };
+    let Some(loaded) = loaded(host)?.filter(|loaded| loaded.kernel == kernel) else {
+        return Ok(State::Differs);
+    };
+    Ok(if hash(CONFIRMED)?.as_ref() == Some(&loaded.confirmed) {
+        State::Confirmed
+    } else if hash(PENDING)?.as_ref() == Some(&loaded.confirmed) {
+        State::Pending
+    } else {
+        State::Differs
     })
 }
 

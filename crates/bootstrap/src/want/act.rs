@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::compare::new_contents;
+use super::compare::{new_contents, sysctl_text};
 use super::file::{Content, FileWant};
 use super::{FileSeen, Secrets, Seen, Want, WantError};
 use crate::firewall;
 use crate::host::{Command, Host, HostError, Owner, must};
 use crate::sshd;
+use crate::written::{self, Written};
 
 /// How long we wait for whoever holds apt's locks, such as the first-boot upgrade.
 const LOCK_WAIT: Duration = Duration::from_secs(300);
@@ -62,13 +63,13 @@ impl Want {
             }
             (Want::Directory { path, mode, owner }, _) => host.directory(path, *mode, owner)?,
             (Want::Files { files, .. }, Seen::Files(found)) => {
-                for (wanted, seen) in files.iter().zip(found) {
+                for (wanted, seen) in files.iter().zip(found).filter(|(_, seen)| !seen.edited) {
                     write(host, wanted, seen, secrets)?;
                 }
             }
             (Want::Binary { source, target, .. }, _) => host.copy(source, target, 0o755)?,
             (Want::Unit { name }, Seen::Unit { enabled, active }) => start(host, name, enabled, active)?,
-            (Want::Firewall(rules), _) => {
+            (Want::Firewall(rules), Seen::Firewall { confirmed, .. }) => {
                 let text = rules.render();
                 check(
                     host,
@@ -76,20 +77,67 @@ impl Want {
                     &["nft", "--check", "--file", "{}"],
                     text.as_bytes(),
                 )?;
+                firewall::pending::simulate(host, rules)?;
+                let now = host.now();
+                // The first rules are confirmed at once: there is nothing better to go back to.
+                // Later ones have to prove themselves while somebody is connected.
+                let differs = confirmed
+                    .contents
+                    .as_deref()
+                    .is_some_and(|old| old != text.as_bytes());
+                if differs && !firewall::pending::connected(host, rules)?.is_empty() {
+                    firewall::pending::arm(host, rules, &secrets.nonce(), "", now)?;
+                    return Ok(());
+                }
                 host.write(
                     Path::new(firewall::CONFIRMED),
                     text.as_bytes(),
                     0o600,
                     &Owner::root(),
                 )?;
-                firewall::load(host)?;
+                firewall::load(host, now)?;
             }
             (Want::Sshd { settings }, _) => {
                 let text = sshd::render(settings);
                 // The candidate is read first, as the drop-in will be; then everything that is there now.
                 let whole = format!("{text}Include {}\n", sshd::CONFIG);
                 check(host, sshd::DROP_IN, &["sshd", "-t", "-f", "{}"], whole.as_bytes())?;
+                sshd::arm(host)?;
                 host.write(Path::new(sshd::DROP_IN), text.as_bytes(), 0o644, &Owner::root())?;
+            }
+            (Want::Sysctl { path, settings }, _) => {
+                host.write(path, sysctl_text(settings).as_bytes(), 0o644, &Owner::root())?;
+                let path = path.display().to_string();
+                // Settings the kernel refuses are seen when looking again.
+                host.run(&Command::new(["sysctl", "--quiet", "--load", &path]))?;
+            }
+            (Want::Rights { .. }, Seen::Rights(found)) => {
+                for (path, mode, widest) in found {
+                    if mode & !widest != 0 {
+                        let mode = format!("{:o}", mode & widest);
+                        must(host, &Command::new(["chmod", &mode, path]))?;
+                    }
+                }
+            }
+            (Want::Gone { .. }, Seen::Gone(found)) => {
+                let argv = [
+                    "apt-get",
+                    "purge",
+                    "--yes",
+                    "--quiet=2",
+                    "--option=DPkg::Lock::Timeout=300",
+                ]
+                .into_iter()
+                .chain(found.iter().map(String::as_str));
+                let argv: Vec<&str> = argv.collect();
+                patiently(host, &apt(&argv))?;
+            }
+            (Want::Swap { bytes }, _) => swap(host, *bytes)?,
+            (Want::Timezone(zone), _) => {
+                must(host, &Command::new(["timedatectl", "set-timezone", zone]))?;
+            }
+            (Want::Locked { user }, _) => {
+                must(host, &Command::new(["passwd", "--quiet", "--lock", user]))?;
             }
             _ => {}
         }
@@ -124,6 +172,14 @@ fn write(
     if let Some(argv) = &wanted.check {
         check(host, &wanted.path.display().to_string(), argv.0, &bytes)?;
     }
+    match (&wanted.content, &seen.contents) {
+        (Content::Exactly(_), _) => Written::note(host, &wanted.path, &bytes)?,
+        (
+            Content::LoginDefs(_) | Content::Moduli | Content::Instead(_) | Content::DockerDaemon(_),
+            Some(before),
+        ) if *before != bytes => written::keep_original(host, &wanted.path, before)?,
+        _ => {}
+    }
     Ok(host.write(&wanted.path, &bytes, wanted.mode, &wanted.owner)?)
 }
 
@@ -149,6 +205,36 @@ fn check(host: &dyn Host, path: &str, argv: &[&str], bytes: &[u8]) -> Result<(),
             source,
         }),
     }
+}
+
+/// Our swap file.
+pub(super) const SWAP_FILE: &str = "/swapfile";
+
+fn swap(host: &dyn Host, bytes: u64) -> Result<(), HostError> {
+    let mebibytes = format!("count={}", bytes >> 20);
+    // Written, not only allocated: a file with holes cannot be swapped to.
+    let fill = [
+        "dd",
+        "if=/dev/zero",
+        "of=/swapfile",
+        "bs=1M",
+        &mebibytes,
+        "status=none",
+    ];
+    let _not_in_use = host.run(&Command::new(["swapoff", SWAP_FILE]))?;
+    host.write(Path::new(SWAP_FILE), b"", 0o600, &Owner::root())?;
+    must(host, &Command::new(fill).timeout(Duration::from_secs(600)))?;
+    must(host, &Command::new(["mkswap", SWAP_FILE]))?;
+    let fstab = host.read(Path::new("/etc/fstab"))?.unwrap_or_default();
+    let mut text = String::from_utf8_lossy(&fstab).into_owned();
+    if !text.contains(SWAP_FILE) {
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.push_str("/swapfile none swap sw,nofail 0 0\n");
+        host.write(Path::new("/etc/fstab"), text.as_bytes(), 0o644, &Owner::root())?;
+    }
+    must(host, &Command::new(["swapon", SWAP_FILE])).map(drop)
 }
 
 fn start(host: &dyn Host, name: &str, enabled: &str, active: &str) -> Result<(), WantError> {

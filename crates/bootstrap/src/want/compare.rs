@@ -2,6 +2,7 @@
 
 use super::file::{Conflict, FileWant, Wanted};
 use super::{FileSeen, Handler, Seen, Want};
+use crate::firewall::rules::Rules;
 use crate::firewall::{CONFIRMED, State};
 use crate::host::{Entry, Kind, Owner};
 use crate::sshd;
@@ -95,22 +96,70 @@ impl Want {
                     changes.push(format!("start {name}"));
                 }
             }
-            (Want::Firewall(rules), Seen::Firewall { confirmed, kernel }) => {
+            (
+                Want::Firewall(rules),
+                Seen::Firewall {
+                    confirmed,
+                    pending,
+                    kernel,
+                },
+            ) => {
                 let text = rules.render();
                 if is_something_else(confirmed) {
                     return Err(Conflict::NotAFile(CONFIRMED.to_owned()));
                 }
+                if pending.contents.as_deref() == Some(text.as_bytes()) && *kernel == State::Pending {
+                    return Ok(changes);
+                }
                 if confirmed.contents.as_deref() != Some(text.as_bytes()) {
-                    let open: Vec<String> = rules
-                        .ssh_ports
-                        .union(&rules.tcp)
-                        .map(ToString::to_string)
-                        .collect();
-                    changes.push(format!("close every port but tcp {}", open.join(", ")));
+                    let before = confirmed
+                        .contents
+                        .as_deref()
+                        .and_then(|bytes| Rules::from_file(&String::from_utf8_lossy(bytes)));
+                    changes.extend(rules.changes_from(before.as_ref()));
                 } else if *kernel != State::Confirmed {
                     changes.push("load table inet appliance".to_owned());
                 }
             }
+            (Want::Sysctl { path, settings }, Seen::Sysctl { drop_in, effective }) => {
+                if is_something_else(drop_in) {
+                    return Err(Conflict::NotAFile(path.display().to_string()));
+                }
+                for (name, value) in settings {
+                    if let Some(found) = effective.get(*name)
+                        && !same_setting(name, found, value)
+                    {
+                        changes.push(format!("{name} {found} → {value}"));
+                    }
+                }
+                if changes.is_empty() && drop_in.contents.as_deref() != Some(sysctl_text(settings).as_bytes())
+                {
+                    changes.push(format!("write {}", path.display()));
+                }
+            }
+            (Want::Rights { .. }, Seen::Rights(found)) => {
+                changes.extend(
+                    found
+                        .iter()
+                        .filter(|(_, mode, widest)| mode & !widest != 0)
+                        .map(|(path, mode, widest)| format!("{path}: {mode:04o} → {:04o}", mode & widest)),
+                );
+            }
+            (Want::Gone { .. }, Seen::Gone(found)) => {
+                if !found.is_empty() {
+                    changes.push(format!("remove {}", found.join(" ")));
+                }
+            }
+            (Want::Swap { bytes }, Seen::Plain { right: false, .. }) => {
+                changes.push(format!("make {} of {} MiB", super::act::SWAP_FILE, bytes >> 20));
+            }
+            (Want::Timezone(zone), Seen::Plain { right: false, is }) => {
+                changes.push(format!("time zone {is} → {zone}"));
+            }
+            (Want::Locked { user }, Seen::Plain { right: false, .. }) => {
+                changes.push(format!("lock the password of {user}"));
+            }
+            (_, Seen::Plain { right: true, .. }) => {}
             (Want::Sshd { settings }, Seen::Sshd { drop_in, effective }) => {
                 if is_something_else(drop_in) {
                     return Err(Conflict::NotAFile(sshd::DROP_IN.to_owned()));
@@ -147,7 +196,8 @@ impl Want {
             (Want::Files { files, after }, Seen::Files(found)) => {
                 let mut owed = after.clone();
                 for (wanted, seen) in files.iter().zip(found) {
-                    if let Some(new) = new_contents(wanted, seen)?
+                    if !seen.edited
+                        && let Some(new) = new_contents(wanted, seen)?
                         && new.restart
                         && let Some(reload) =
                             owed.iter_mut().find(|handler| **handler == Handler::DockerReload)
@@ -173,8 +223,40 @@ pub(super) fn new_contents(wanted: &FileWant, seen: &FileSeen) -> Result<Option<
     wanted.content.over(&path, seen.contents.as_deref())
 }
 
+/// Values the kernel keeps stricter than asked are left.
+fn same_setting(name: &str, found: &str, wanted: &str) -> bool {
+    let number = |text: &str| text.parse::<i64>().ok();
+    match (number(found), number(wanted)) {
+        // 2 is stricter than 1, and cannot be taken back before a reboot.
+        (Some(found), Some(wanted)) if name == "kernel.unprivileged_bpf_disabled" => found >= wanted,
+        // Each of these only ever grows on purpose.
+        (Some(found), Some(wanted))
+            if name.ends_with("perf_event_paranoid")
+                || name.ends_with("ptrace_scope")
+                || name.contains("max")
+                || name.ends_with("somaxconn")
+                || name.ends_with("inotify.max_user_instances") =>
+        {
+            found >= wanted
+        }
+        _ => found == wanted,
+    }
+}
+
+/// The text of a drop-in; a leading `-` lets the kernel lack a setting (sysctl.d(5)).
+pub(super) fn sysctl_text(settings: &[(&str, &str)]) -> String {
+    let lines: String = settings
+        .iter()
+        .map(|(name, value)| format!("-{name} = {value}\n"))
+        .collect();
+    format!("# managed by appliance; changes are lost with the next `appliance bootstrap`\n{lines}")
+}
+
 fn file_changes(wanted: &FileWant, seen: &FileSeen) -> Result<Vec<String>, Conflict> {
     let path = wanted.path.display().to_string();
+    if seen.edited {
+        return Ok(Vec::new());
+    }
     if let Some(new) = new_contents(wanted, seen)? {
         return Ok(vec![new.change]);
     }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::merge;
+
 use crate::authorized_keys;
 use crate::docker;
 use crate::host::Owner;
@@ -20,6 +22,8 @@ pub struct FileWant {
     pub owner: Owner,
     /// Asked before the new file replaces the old.
     pub check: Option<Check>,
+    /// Replaced even if somebody edited it.
+    pub force: bool,
 }
 
 impl FileWant {
@@ -31,6 +35,7 @@ impl FileWant {
             mode: 0o644,
             owner: Owner::root(),
             check: None,
+            force: false,
         }
     }
 
@@ -59,16 +64,15 @@ pub enum Content {
     /// These keys besides those already there (`keys.d/bootstrap.json`).
     KeyEntries(Vec<KeyEntry>),
     /// Our keys in Docker's configuration, besides those of others.
-    DockerDaemon {
-        /// The host is part of a swarm.
-        swarm: bool,
-        /// No engine has ever run here.
-        fresh: bool,
-        /// No route touches our address pool.
-        pool_free: bool,
-    },
+    DockerDaemon(docker::Wanted),
     /// A secret that is made once and never replaced.
     HostIdentity,
+    /// These settings of `login.defs`, besides all others.
+    LoginDefs(Vec<(&'static str, &'static str)>),
+    /// `/etc/ssh/moduli` without small groups.
+    Moduli,
+    /// This text instead of the distribution's; what was there first is kept for a rollback.
+    Instead(String),
 }
 
 /// How a new file is tried before it is put in place; `{}` stands for a copy of it.
@@ -161,17 +165,26 @@ impl Content {
                     wanted(new, format!("add {added} key line(s) to {path}"))
                 }),
             Content::KeyEntries(entries) => key_entries(path, text, entries)?,
-            Content::DockerDaemon {
-                swarm,
-                fresh,
-                pool_free,
-            } => {
-                let merged = docker::merge(text, *swarm, *fresh, *pool_free)?;
+            Content::DockerDaemon(settings) => {
+                let merged = docker::merge(text, settings)?;
                 merged.text.map(|text| Wanted {
                     text,
                     change: format!("set in {path}: {}", merged.set.join(", ")),
                     restart: merged.restart,
                 })
+            }
+            Content::LoginDefs(settings) => text
+                .and_then(|text| merge::login_defs(text, settings))
+                .and_then(|new| wanted(new, format!("set in {path}: {}", names(settings)))),
+            Content::Moduli => text
+                .and_then(merge::moduli)
+                .and_then(|new| wanted(new, format!("leave small groups out of {path}"))),
+            Content::Instead(exact) => {
+                if current == Some(exact.as_bytes()) {
+                    None
+                } else {
+                    wanted(exact.clone(), format!("write {path}"))
+                }
             }
             Content::HostIdentity => match text {
                 Some(text) if text.contains("AGE-SECRET-KEY-1") => None,
@@ -179,6 +192,14 @@ impl Content {
             },
         })
     }
+}
+
+fn names(settings: &[(&str, &str)]) -> String {
+    let settings: Vec<String> = settings
+        .iter()
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
+    settings.join(", ")
 }
 
 fn key_entries(path: &str, text: Option<&str>, entries: &[KeyEntry]) -> Result<Option<Wanted>, Conflict> {

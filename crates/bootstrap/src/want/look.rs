@@ -1,11 +1,14 @@
 //! Observing.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::file::{Content, FileWant};
 use super::{FileSeen, Seen, Want, WantError};
 use crate::firewall;
 use crate::host::{Command, Host, HostError, Kind, must};
 use crate::sshd;
+use crate::written::Written;
 
 impl Want {
     /// Looks at what is there now, changing nothing.
@@ -47,7 +50,7 @@ impl Want {
             Want::Files { files, .. } => Seen::Files(
                 files
                     .iter()
-                    .map(|wanted| file(host, &wanted.path))
+                    .map(|wanted| ours(host, wanted))
                     .collect::<Result<_, _>>()?,
             ),
             Want::Binary { source, target, .. } => Seen::Binary {
@@ -69,8 +72,83 @@ impl Want {
             }
             Want::Firewall(_) => Seen::Firewall {
                 confirmed: file(host, Path::new(firewall::CONFIRMED))?,
+                pending: file(host, Path::new(firewall::PENDING))?,
                 kernel: firewall::state(host)?,
             },
+            Want::Sysctl { path, settings } => {
+                let mut effective = BTreeMap::new();
+                for (name, _) in settings {
+                    // The kernel's own view: a file of somebody else may come later and win.
+                    let place = Path::new("/proc/sys").join(name.replace('.', "/"));
+                    if let Some(bytes) = host.read(&place)? {
+                        let value = String::from_utf8_lossy(&bytes).trim().to_owned();
+                        effective.insert((*name).to_owned(), value);
+                    }
+                }
+                Seen::Sysctl {
+                    drop_in: file(host, path)?,
+                    effective,
+                }
+            }
+            Want::Rights { paths } => {
+                let mut seen = Vec::new();
+                for (path, widest) in paths {
+                    if let Some(entry) = host.entry(Path::new(path))?
+                        && entry.kind != Kind::Symlink
+                    {
+                        seen.push(((*path).to_owned(), entry.mode, *widest));
+                    }
+                }
+                Seen::Rights(seen)
+            }
+            Want::Gone { packages: names } => match packages(host, names)? {
+                Seen::Packages { missing, .. } => Seen::Gone(
+                    names
+                        .iter()
+                        .filter(|name| !missing.contains(name))
+                        .cloned()
+                        .collect(),
+                ),
+                other => other,
+            },
+            Want::Swap { .. } => {
+                let is = must(
+                    host,
+                    &Command::new(["swapon", "--show=NAME,SIZE", "--noheadings"]),
+                )?;
+                let fstab = host.read(Path::new("/etc/fstab"))?.unwrap_or_default();
+                let mounted = String::from_utf8_lossy(&fstab).contains(super::act::SWAP_FILE);
+                let is = is.trim().to_owned();
+                Seen::Plain {
+                    right: !is.is_empty() && (mounted || !is.contains(super::act::SWAP_FILE)),
+                    is,
+                }
+            }
+            Want::Timezone(zone) => {
+                let is = must(
+                    host,
+                    &Command::new(["timedatectl", "show", "--property=Timezone", "--value"]),
+                )?;
+                Seen::Plain {
+                    right: is.trim() == zone,
+                    is: is.trim().to_owned(),
+                }
+            }
+            Want::Locked { user } => {
+                let shadow = host.read(Path::new("/etc/shadow"))?.unwrap_or_default();
+                let shadow = String::from_utf8_lossy(&shadow);
+                let field = shadow
+                    .lines()
+                    .filter_map(|line| line.split_once(':'))
+                    .find(|(name, _)| name == user)
+                    .and_then(|(_, rest)| rest.split(':').next())
+                    .unwrap_or("*");
+                let right = field.starts_with(['!', '*']);
+                Seen::Plain {
+                    is: if right { "locked" } else { "usable" }.to_owned(),
+                    right,
+                }
+            }
             Want::Sshd { .. } => Seen::Sshd {
                 drop_in: file(host, Path::new(sshd::DROP_IN))?,
                 effective: sshd::observe(host)?
@@ -81,13 +159,28 @@ impl Want {
     }
 }
 
+/// A wanted file as found, and whether somebody edited it. A path that several programs share is nobody's alone.
+fn ours(host: &dyn Host, wanted: &FileWant) -> Result<FileSeen, HostError> {
+    let mut seen = file(host, &wanted.path)?;
+    if let (Content::Exactly(text), Some(contents), false) = (&wanted.content, &seen.contents, wanted.force)
+        && contents != text.as_bytes()
+    {
+        seen.edited = Written::read(host)?.is_edited(&wanted.path, contents);
+    }
+    Ok(seen)
+}
+
 pub(super) fn file(host: &dyn Host, path: &Path) -> Result<FileSeen, HostError> {
     let entry = host.entry(path)?;
     let contents = match &entry {
         Some(entry) if entry.kind == Kind::File => host.read(path)?,
         _ => None,
     };
-    Ok(FileSeen { entry, contents })
+    Ok(FileSeen {
+        entry,
+        contents,
+        edited: false,
+    })
 }
 
 fn packages(host: &dyn Host, names: &[String]) -> Result<Seen, HostError> {

@@ -8,6 +8,7 @@ mod compare;
 mod file;
 mod handler;
 mod look;
+mod merge;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub(crate) use look::Accounts;
 use crate::firewall;
 use crate::firewall::rules::Rules;
 use crate::host::{Entry, HostError, Owner};
+use crate::sshd;
 
 /// One wanted state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +83,36 @@ pub enum Want {
     /// Our settings are in force in sshd.
     Sshd {
         /// Keyword and value.
+        settings: sshd::Settings,
+    },
+    /// Kernel settings are written down and in force; those the kernel does not have are left out.
+    Sysctl {
+        /// The drop-in.
+        path: PathBuf,
+        /// Name and value.
         settings: Vec<(&'static str, &'static str)>,
+    },
+    /// Paths give nobody more than these permission bits; what is not there is fine.
+    Rights {
+        /// Path and widest mode.
+        paths: Vec<(&'static str, u32)>,
+    },
+    /// Packages are not installed.
+    Gone {
+        /// Their names.
+        packages: Vec<String>,
+    },
+    /// There is swap: ours, if there is no other.
+    Swap {
+        /// Size of our file.
+        bytes: u64,
+    },
+    /// The time zone.
+    Timezone(String),
+    /// A user has no usable password; keys go on working.
+    Locked {
+        /// Its name.
+        user: String,
     },
 }
 
@@ -130,7 +161,9 @@ pub enum Seen {
     Firewall {
         /// The confirmed file.
         confirmed: FileSeen,
-        /// The kernel, compared with that file.
+        /// Rules that wait for their confirmation.
+        pending: FileSeen,
+        /// The kernel, compared with those files.
         kernel: firewall::State,
     },
     /// For [`Want::Sshd`].
@@ -139,6 +172,24 @@ pub enum Seen {
         drop_in: FileSeen,
         /// What is in force.
         effective: BTreeMap<String, String>,
+    },
+    /// For [`Want::Sysctl`].
+    Sysctl {
+        /// The drop-in.
+        drop_in: FileSeen,
+        /// What is in force, by name; a name the kernel does not have is missing.
+        effective: BTreeMap<String, String>,
+    },
+    /// For [`Want::Rights`]: path, mode, and the mode it may have at most.
+    Rights(Vec<(String, u32, u32)>),
+    /// For [`Want::Gone`]: those that are there.
+    Gone(Vec<String>),
+    /// For [`Want::Swap`], [`Want::Timezone`] and [`Want::Locked`]: how it is, and whether that is as wanted.
+    Plain {
+        /// As it is.
+        is: String,
+        /// As wanted.
+        right: bool,
     },
 }
 
@@ -150,6 +201,8 @@ pub struct FileSeen {
     /// Its bytes; not part of any report, since some are secret.
     #[serde(skip)]
     pub contents: Option<Vec<u8>>,
+    /// Somebody else wrote these contents.
+    pub edited: bool,
 }
 
 /// Why a want could not be brought about.
@@ -200,6 +253,9 @@ pub enum WantError {
 pub trait Secrets {
     /// A new age X25519 identity in its text form, `AGE-SECRET-KEY-1…`.
     fn host_identity(&self) -> String;
+
+    /// A few random letters that nobody can guess.
+    fn nonce(&self) -> String;
 }
 
 impl Want {
@@ -218,6 +274,14 @@ impl Want {
             Want::Unit { name } => format!("unit {name}"),
             Want::Firewall(_) => "firewall table inet appliance".to_owned(),
             Want::Sshd { .. } => "sshd settings".to_owned(),
+            Want::Sysctl { path, .. } => format!("kernel settings {}", path.display()),
+            Want::Rights { paths } => {
+                format!("rights of {}", paths.first().map_or("nothing", |(path, _)| path))
+            }
+            Want::Gone { packages } => format!("absence of {}", packages.join(" ")),
+            Want::Swap { .. } => "swap".to_owned(),
+            Want::Timezone(zone) => format!("time zone {zone}"),
+            Want::Locked { user } => format!("password of {user}"),
         }
     }
 }

@@ -7,6 +7,7 @@ mod accessory;
 mod backup;
 mod exec;
 pub mod extras;
+mod firewall;
 mod names;
 mod release;
 
@@ -21,9 +22,10 @@ use serde::{Deserialize, Serialize};
 pub use accessory::{Accessory, AccessoryAction, MountedDirectory, MountedFile};
 pub use backup::{BackupAction, Restore};
 pub use exec::{ContainersAction, Exec};
+pub use firewall::FirewallChange;
 pub use names::{
-    AccessoryName, AppName, BadName, ContainerName, Destination, Digest, EnvName, Fingerprint, HostId, Nonce,
-    ReleaseNumber, Repository, RoleName, Tag,
+    AccessoryName, AppName, BadName, ContainerName, Destination, Digest, EnvName, Fingerprint, HostId,
+    NetworkName, Nonce, PortsName, ReleaseNumber, Repository, RoleName, Tag,
 };
 pub use release::{
     Buffering, Canary, CanaryHeader, Healthcheck, Image, Logging, Platform, ProxySpec, Release,
@@ -204,6 +206,8 @@ pub enum Verb {
         /// Which one.
         fingerprint: Fingerprint,
     },
+    /// Open, close, ban, confirm.
+    Firewall(FirewallChange),
 }
 
 /// How much power a verb needs.
@@ -260,6 +264,7 @@ impl Verb {
             Verb::KeyRemove { .. } => "key-remove",
             Verb::CertificateRenew { .. } => "certificate-renew",
             Verb::CertificateRevoke { .. } => "certificate-revoke",
+            Verb::Firewall(change) => change.name(),
         }
     }
 
@@ -286,7 +291,8 @@ impl Verb {
             | Verb::HostExec { .. }
             | Verb::KeyRemove { .. }
             | Verb::CertificateRenew { .. }
-            | Verb::CertificateRevoke { .. } => Power::Admin,
+            | Verb::CertificateRevoke { .. }
+            | Verb::Firewall(_) => Power::Admin,
         }
     }
 
@@ -299,6 +305,7 @@ impl Verb {
                 | Verb::KeyRemove { .. }
                 | Verb::CertificateRenew { .. }
                 | Verb::CertificateRevoke { .. }
+                | Verb::Firewall(_)
         )
     }
 }

@@ -89,6 +89,22 @@ macro_rules! name {
     };
 }
 
+name!(
+    /// Ports of the host: `8080`, `5432/tcp`, `6000-6010/udp`. What they mean is checked where they are used.
+    PortsName, "a port: digits, at most one range, and /tcp or /udp", |value| {
+        (1..=15).contains(&value.len())
+            && value.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'-' | b'/' | b't' | b'c' | b'p' | b'u' | b'd'))
+    }
+);
+
+name!(
+    /// A network or an address: `10.0.5.0/24`, `2001:db8::1`. What it means is checked where it is used.
+    NetworkName, "a network or an address", |value| {
+        (2..=49).contains(&value.len())
+            && value.bytes().all(|b| b.is_ascii_hexdigit() || matches!(b, b'.' | b':' | b'/'))
+    }
+);
+
 /// Longest service name: container, network and file names are built from it.
 const NAME_LIMIT: usize = 128;
 

@@ -1,0 +1,228 @@
+//! The disk guard: how full it is, when it will be, and who fills it without bound.
+//!
+//! Room for an upload is checked before it begins (`agent/change`), and old images of an app go after each rollout (`agent/world`);
+//! this page looks at the rest: the trend, and containers whose logs nobody bounds.
+//! Only dangling images that carry our label are ever removed.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use appliance_bootstrap::Local;
+use appliance_bootstrap::host::{Command, Host as _};
+use tokio_util::sync::CancellationToken;
+
+use super::{Agent, chain, container};
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_secs(300);
+/// Seconds that the trend looks back.
+const WINDOW: u64 = 24 * 3_600;
+/// Seconds of history below which nothing is foretold.
+const SHORTEST: u64 = 2 * 3_600;
+/// Seconds until the disk is full, below which somebody is told.
+const SOON: u64 = 3 * 24 * 3_600;
+
+/// Free bytes over time.
+#[derive(Debug, Clone, Default)]
+pub struct Trend(VecDeque<(u64, u64)>);
+
+impl Trend {
+    /// One look: `free` bytes at `now` (Unix seconds).
+    pub fn see(&mut self, now: u64, free: u64) {
+        self.0.push_back((now, free));
+        while self.0.front().is_some_and(|(time, _)| time + WINDOW < now) {
+            self.0.pop_front();
+        }
+    }
+
+    /// Seconds until nothing is left if it goes on like this; `None` if it does not shrink, or too little was seen.
+    ///
+    /// A straight line through all looks: one large upload moves it less than a log that grows all day.
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
+    pub fn full_in(&self) -> Option<u64> {
+        let (first, last) = (self.0.front()?, self.0.back()?);
+        if last.0.saturating_sub(first.0) < SHORTEST {
+            return None;
+        }
+        let count = self.0.len() as f64;
+        let at = |time: u64| (time - first.0) as f64;
+        let mean_time = self.0.iter().map(|(time, _)| at(*time)).sum::<f64>() / count;
+        let mean_free = self.0.iter().map(|(_, free)| *free as f64).sum::<f64>() / count;
+        let (mut above, mut below) = (0.0, 0.0);
+        for (time, free) in &self.0 {
+            above += (at(*time) - mean_time) * (*free as f64 - mean_free);
+            below += (at(*time) - mean_time).powi(2);
+        }
+        let slope = above / below;
+        (slope < 0.0).then(|| (last.1 as f64 / -slope) as u64)
+    }
+}
+
+/// What the agent holds of the disk.
+#[derive(Debug, Default)]
+pub struct Guard {
+    trend: Mutex<Trend>,
+    unbounded: Mutex<Vec<String>>,
+}
+
+impl Guard {
+    /// What is wrong, one sentence each, with the next command.
+    pub fn problems(&self, free: u64, total: u64, reserve: f64) -> Vec<String> {
+        let mut problems = Vec::new();
+        #[allow(clippy::cast_precision_loss)]
+        let share = if total == 0 {
+            1.0
+        } else {
+            free as f64 / total as f64
+        };
+        if share < reserve {
+            problems.push(format!(
+                "only {:.0} % of the disk are free, {:.0} % are wanted: uploads may be refused; next: docker system df",
+                share * 100.0,
+                reserve * 100.0
+            ));
+        }
+        let full_in = self
+            .trend
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .full_in();
+        if let Some(seconds) = full_in.filter(|seconds| *seconds < SOON) {
+            problems.push(format!(
+                "the disk will be full in about {} h if it goes on like in the last day; next: docker system df; du -xh --max-depth=2 /var | sort -h",
+                seconds / 3_600
+            ));
+        }
+        let unbounded = self.unbounded.lock().unwrap_or_else(PoisonError::into_inner);
+        if !unbounded.is_empty() {
+            problems.push(format!(
+                "nobody bounds the logs of {}: made before Docker's defaults were set; next: create them anew, for apps of ours: appliance push",
+                unbounded.join(", ")
+            ));
+        }
+        problems
+    }
+}
+
+/// Looks again and again, until `stop`.
+pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let (free, total) = super::status::disk(&agent.state);
+        agent
+            .disk
+            .trend
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .see(Local.now(), free);
+        let found = tokio::task::spawn_blocking(unbounded).await.unwrap_or_default();
+        *agent
+            .disk
+            .unbounded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = found;
+        #[allow(clippy::cast_precision_loss)]
+        let short = total > 0 && (free as f64) < total as f64 * reserve();
+        if short {
+            match agent.docker.prune_images(&[container::APP.to_owned()]).await {
+                Ok(0) => {}
+                Ok(bytes) => {
+                    tracing::warn!("the disk is short: {bytes} bytes of unused images of ours were removed")
+                }
+                Err(error) => tracing::warn!("cannot remove unused images: {}", chain(&error)),
+            }
+        }
+    }
+}
+
+/// The share of the disk that stays free, as `host.yml` says.
+pub fn reserve() -> f64 {
+    let path = std::path::Path::new(appliance_config::host::PATH);
+    let host = fs_err::read_to_string(path)
+        .ok()
+        .and_then(|text| appliance_config::host::read(appliance_config::host::PATH, &text).ok())
+        .unwrap_or_default();
+    host.limits.disk_free.0
+}
+
+/// Containers with Docker's first log driver and no bound.
+fn unbounded() -> Vec<String> {
+    let ask = |argv: &[&str]| Local.run(&Command::new(argv.iter().copied())).ok();
+    let Some(ids) = ask(&["docker", "ps", "--all", "--quiet"]).filter(|output| output.ok()) else {
+        return Vec::new();
+    };
+    let ids: Vec<&str> = ids.stdout.split_whitespace().collect();
+    if ids.is_empty() {
+        return Vec::new();
+    }
+    let format =
+        "{{.Name}} {{.HostConfig.LogConfig.Type}} {{index .HostConfig.LogConfig.Config \"max-size\"}}";
+    let argv = [&["docker", "inspect", "--format", format], &ids[..]].concat();
+    ask(&argv).map_or_else(Vec::new, |output| {
+        output.stdout.lines().filter_map(unbounded_name).collect()
+    })
+}
+
+/// `/db json-file ` or `/db local 10m`.
+fn unbounded_name(line: &str) -> Option<String> {
+    let mut words = line.split(' ');
+    let (name, driver) = (words.next()?, words.next()?);
+    let size = words.next().unwrap_or_default();
+    (driver == "json-file" && size.is_empty()).then(|| name.trim_start_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn a_disk_that_shrinks_steadily_is_foretold_and_others_are_not() {
+        let trend = |free: &dyn Fn(u64) -> u64, hours: u64| {
+            let mut trend = Trend::default();
+            for hour in 0..=hours {
+                trend.see(hour * 3_600, free(hour));
+            }
+            trend.full_in().map(|seconds| seconds / 3_600)
+        };
+        assert_eq!(trend(&|hour| (40 - hour) * GIB, 20), Some(20));
+        assert_eq!(trend(&|_| 40 * GIB, 20), None);
+        assert_eq!(trend(&|hour| (40 + hour) * GIB, 20), None);
+        assert_eq!(trend(&|hour| (40 - hour) * GIB, 1), None, "too little was seen");
+        let once = trend(&|hour| if hour < 23 { 40 * GIB } else { 38 * GIB }, 24);
+        assert!(
+            once.is_none_or(|hours| hours > 72),
+            "one upload is no trend: {once:?}"
+        );
+    }
+
+    #[test]
+    fn only_logs_that_nobody_bounds_are_told() {
+        assert_eq!(unbounded_name("/db json-file ").as_deref(), Some("db"));
+        assert_eq!(unbounded_name("/db json-file 10m"), None);
+        assert_eq!(unbounded_name("/db local <no value>"), None);
+    }
+
+    #[test]
+    fn a_full_disk_a_trend_and_old_containers_are_problems_with_a_next_command() {
+        let guard = Guard::default();
+        assert!(guard.problems(50, 100, 0.1).is_empty());
+        guard.unbounded.lock().expect("whole").push("db".to_owned());
+        let problems = guard.problems(5, 100, 0.1);
+        assert!(
+            problems.len() == 2 && problems.iter().all(|problem| problem.contains("next:")),
+            "{problems:?}"
+        );
+    }
+}

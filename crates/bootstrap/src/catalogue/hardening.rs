@@ -1,0 +1,755 @@
+//! Kernel, files, logins, updates: what a server should have whatever runs on it.
+//!
+//! Each function is one line of the hardening list.
+//! What would keep containers, Kamal or the next reboot from working is left out on purpose: no `ip_forward=0`,
+//! no `user.max_user_namespaces=0`, no `modules_disabled`, no blocked overlay, squashfs or vfat, no `noexec` on `/tmp`.
+
+use super::MANAGED;
+use crate::facts::Facts;
+use crate::host::Owner;
+use crate::item::{Item, Level};
+use crate::options::{Options, Swap};
+use crate::want::{Check, Content, FileWant, Handler, Want};
+
+/// Every item of this page, in order.
+pub(super) fn items(options: &Options, facts: &Facts) -> Vec<Item> {
+    let mut items = vec![
+        forwarding(facts),
+        network(),
+        limits(facts),
+        martians(),
+        bbr(facts),
+        updates(options),
+        time(facts),
+        coredumps(),
+        login_defs(),
+        banner(),
+        cron(),
+        accounts_files(),
+        host_keys(),
+        modules(),
+        legacy(),
+    ];
+    if facts.container.is_none() {
+        items.push(kernel());
+        items.push(file_links());
+        items.push(swap(options, facts));
+        items.push(auditd());
+    }
+    if facts.has_sudo {
+        items.push(sudo());
+    }
+    if facts.has_needrestart {
+        items.push(needrestart());
+    }
+    if facts.sshd.is_some() {
+        items.push(moduli());
+    }
+    if let Some(zone) = &options.timezone {
+        items.push(timezone(zone));
+    }
+    items.extend(optional());
+    items
+}
+
+fn item(
+    id: &'static str,
+    level: Level,
+    title: &'static str,
+    reason: &'static str,
+    references: &'static [&'static str],
+    rollback: &'static str,
+    wants: Vec<Want>,
+) -> Item {
+    Item {
+        id,
+        level,
+        title,
+        reason,
+        references,
+        rollback,
+        wants,
+    }
+}
+
+fn sysctl(name: &str, settings: &[(&'static str, &'static str)]) -> Vec<Want> {
+    vec![Want::Sysctl {
+        path: format!("/etc/sysctl.d/60-appliance-{name}.conf").into(),
+        settings: settings.to_vec(),
+    }]
+}
+
+fn files(files: Vec<FileWant>, after: Vec<Handler>) -> Vec<Want> {
+    vec![Want::Files { files, after }]
+}
+
+fn forwarding(facts: &Facts) -> Item {
+    // A host that learns its IPv6 route from router advertisements would lose it with forwarding on, unless told to listen on.
+    let mut settings = vec![("net.ipv4.ip_forward", "1")];
+    if facts.docker_ipv6 {
+        settings.extend([
+            ("net.ipv6.conf.all.forwarding", "1"),
+            ("net.ipv6.conf.all.accept_ra", "2"),
+            ("net.ipv6.conf.default.accept_ra", "2"),
+        ]);
+    }
+    item(
+        "sysctl-forwarding",
+        Level::Must,
+        "Packets are passed on to containers",
+        "other hardening sets this to 0, and containers lose the network at the next reboot",
+        &["M24", "contra U3.3.1"],
+        "rm /etc/sysctl.d/60-appliance-forwarding.conf",
+        sysctl("forwarding", &settings),
+    )
+}
+
+fn network() -> Item {
+    item(
+        "sysctl-network",
+        Level::Must,
+        "Neighbours cannot redirect or flood the host",
+        "redirects and source routes let a neighbour read traffic; loose reverse-path checks keep VPNs working",
+        &[
+            "M25",
+            "M26",
+            "M27",
+            "U3.3.2",
+            "U3.3.3",
+            "U3.3.4",
+            "U3.3.5",
+            "U3.3.6",
+            "U3.3.8",
+            "U3.3.10",
+            "L KRNL-6000",
+        ],
+        "rm /etc/sysctl.d/60-appliance-network.conf; the next boot has the kernel's own values",
+        sysctl(
+            "network",
+            &[
+                ("net.ipv4.conf.all.accept_redirects", "0"),
+                ("net.ipv4.conf.default.accept_redirects", "0"),
+                ("net.ipv4.conf.all.secure_redirects", "0"),
+                ("net.ipv4.conf.default.secure_redirects", "0"),
+                ("net.ipv4.conf.all.send_redirects", "0"),
+                ("net.ipv4.conf.default.send_redirects", "0"),
+                ("net.ipv4.conf.all.accept_source_route", "0"),
+                ("net.ipv4.conf.default.accept_source_route", "0"),
+                ("net.ipv4.conf.all.rp_filter", "2"),
+                ("net.ipv4.conf.default.rp_filter", "2"),
+                ("net.ipv6.conf.all.accept_redirects", "0"),
+                ("net.ipv6.conf.default.accept_redirects", "0"),
+                ("net.ipv6.conf.all.accept_source_route", "0"),
+                ("net.ipv6.conf.default.accept_source_route", "0"),
+                ("net.ipv4.tcp_syncookies", "1"),
+                ("net.ipv4.tcp_rfc1337", "1"),
+                ("net.ipv4.icmp_echo_ignore_broadcasts", "1"),
+                ("net.ipv4.icmp_ignore_bogus_error_responses", "1"),
+            ],
+        ),
+    )
+}
+
+fn kernel() -> Item {
+    item(
+        "sysctl-kernel",
+        Level::Must,
+        "The kernel tells strangers nothing about itself",
+        "addresses, logs, tracing and BPF are where local exploits begin; unprivileged_bpf_disabled holds until a reboot",
+        &["M28", "U1.5.1", "U1.5.2", "L KRNL-6000"],
+        "rm /etc/sysctl.d/60-appliance-kernel.conf; reboot",
+        sysctl(
+            "kernel",
+            &[
+                ("kernel.kptr_restrict", "2"),
+                ("kernel.dmesg_restrict", "1"),
+                ("kernel.perf_event_paranoid", "3"),
+                ("kernel.yama.ptrace_scope", "1"),
+                ("kernel.unprivileged_bpf_disabled", "1"),
+                ("net.core.bpf_jit_harden", "2"),
+                ("kernel.randomize_va_space", "2"),
+                ("kernel.sysrq", "0"),
+                ("kernel.kexec_load_disabled", "1"),
+                ("dev.tty.ldisc_autoload", "0"),
+            ],
+        ),
+    )
+}
+
+fn file_links() -> Item {
+    item(
+        "sysctl-files",
+        Level::Must,
+        "Links and pipes in shared directories are no trap",
+        "the classic way from /tmp to root",
+        &["M29", "U1.5.3"],
+        "rm /etc/sysctl.d/60-appliance-files.conf",
+        sysctl(
+            "files",
+            &[
+                ("fs.protected_hardlinks", "1"),
+                ("fs.protected_symlinks", "1"),
+                ("fs.protected_fifos", "2"),
+                ("fs.protected_regular", "2"),
+                ("fs.suid_dumpable", "0"),
+            ],
+        ),
+    )
+}
+
+fn limits(facts: &Facts) -> Item {
+    let mut settings = vec![
+        ("net.core.somaxconn", "4096"),
+        ("net.ipv4.tcp_max_syn_backlog", "4096"),
+    ];
+    if facts.container.is_none() {
+        settings.extend([
+            ("fs.inotify.max_user_watches", "524288"),
+            ("fs.inotify.max_user_instances", "1024"),
+            ("fs.aio-max-nr", "1048576"),
+            ("net.netfilter.nf_conntrack_max", conntrack(facts.memory)),
+        ]);
+    }
+    item(
+        "sysctl-limits",
+        Level::Should,
+        "Tables are as large as a server needs",
+        "a full connection table drops visitors; file watchers run out with a few development tools",
+        &["S26", "S27", "K"],
+        "rm /etc/sysctl.d/60-appliance-limits.conf",
+        sysctl("limits", &settings),
+    )
+}
+
+/// Connections that are tracked, by memory in bytes: an entry takes about 320 of them.
+fn conntrack(memory: u64) -> &'static str {
+    match memory >> 30 {
+        0 => "65536",
+        1..=3 => "131072",
+        4..=15 => "262144",
+        _ => "524288",
+    }
+}
+
+fn martians() -> Item {
+    item(
+        "sysctl-martians",
+        Level::Should,
+        "Impossible source addresses are logged",
+        "somebody on the same network is trying something; the kernel limits how often it says so",
+        &["S28", "U3.3.9"],
+        "rm /etc/sysctl.d/60-appliance-martians.conf",
+        sysctl(
+            "martians",
+            &[
+                ("net.ipv4.conf.all.log_martians", "1"),
+                ("net.ipv4.conf.default.log_martians", "1"),
+            ],
+        ),
+    )
+}
+
+fn bbr(facts: &Facts) -> Item {
+    let settings: &[(&str, &str)] = if facts.has_bbr && facts.container.is_none() {
+        &[
+            ("net.core.default_qdisc", "fq"),
+            ("net.ipv4.tcp_congestion_control", "bbr"),
+        ]
+    } else {
+        &[]
+    };
+    item(
+        "bbr",
+        Level::Should,
+        "Slow lines are filled without being flooded",
+        "BBR where the kernel has it: visitors on mobile networks wait less",
+        &["S25"],
+        "rm /etc/sysctl.d/60-appliance-bbr.conf",
+        if settings.is_empty() {
+            Vec::new()
+        } else {
+            sysctl("bbr", settings)
+        },
+    )
+}
+
+fn updates(options: &Options) -> Item {
+    let on = u8::from(options.security_updates);
+    let periodic = format!(
+        "// managed by appliance\nAPT::Periodic::Update-Package-Lists \"{on}\";\nAPT::Periodic::Unattended-Upgrade \"{on}\";\nAPT::Periodic::AutocleanInterval \"7\";\n"
+    );
+    let reboot = match &options.reboot_at {
+        None => "Unattended-Upgrade::Automatic-Reboot \"false\";\n".to_owned(),
+        Some(time) => format!(
+            "Unattended-Upgrade::Automatic-Reboot \"true\";\nUnattended-Upgrade::Automatic-Reboot-Time \"{time}\";\n"
+        ),
+    };
+    let what = format!(
+        "// managed by appliance\n// An upgrade of Docker restarts the daemon: that is an explicit decision.\n\
+         Unattended-Upgrade::Package-Blacklist {{\n  \"docker-ce\";\n  \"docker\\\\.io\";\n  \"containerd\";\n  \"runc\";\n}};\n\
+         Unattended-Upgrade::Remove-Unused-Kernel-Packages \"true\";\n{reboot}"
+    );
+    item(
+        "updates",
+        Level::Must,
+        "Security updates install themselves",
+        "most break-ins use holes that were closed weeks before; Docker is left out, since its upgrade restarts it",
+        &["M30", "M31", "U1.2.2.1", "L PKGS-7420"],
+        "rm /etc/apt/apt.conf.d/52appliance-upgrades /etc/apt/apt.conf.d/52appliance-periodic",
+        vec![
+            Want::Packages {
+                names: vec!["unattended-upgrades".to_owned()],
+            },
+            Want::Files {
+                files: vec![
+                    FileWant::ours("/etc/apt/apt.conf.d/52appliance-periodic", periodic),
+                    FileWant::ours("/etc/apt/apt.conf.d/52appliance-upgrades", what),
+                ],
+                after: Vec::new(),
+            },
+        ],
+    )
+}
+
+fn needrestart() -> Item {
+    let text = "# managed by appliance\n$nrconf{restart} = 'a';\n$nrconf{kernelhints} = -1;\n\
+                $nrconf{override_rc}->{qr(^docker)} = 0;\n$nrconf{override_rc}->{qr(^containerd)} = 0;\n\
+                $nrconf{override_rc}->{qr(^appliance-)} = 0;\n$nrconf{override_rc}->{qr(^ssh)} = 0;\n";
+    item(
+        "needrestart",
+        Level::Must,
+        "Updates restart services without asking, but not Docker",
+        "an upgrade that waits for an answer at night waits for ever",
+        &["M32"],
+        "rm /etc/needrestart/conf.d/appliance.conf",
+        files(
+            vec![FileWant::ours("/etc/needrestart/conf.d/appliance.conf", text)],
+            Vec::new(),
+        ),
+    )
+}
+
+fn time(facts: &Facts) -> Item {
+    let wants = if facts.time_daemon.is_some() {
+        Vec::new()
+    } else if facts.container.is_some() {
+        // A container has the machine's clock, and may not set it.
+        Vec::new()
+    } else {
+        vec![
+            Want::Packages {
+                names: vec!["systemd-timesyncd".to_owned()],
+            },
+            Want::Unit {
+                name: "systemd-timesyncd.service".to_owned(),
+            },
+        ]
+    };
+    item(
+        "time",
+        Level::Must,
+        "The clock is right",
+        "certificates, signatures and logs depend on it; a daemon that runs already is kept",
+        &["M33", "U2.3", "L TIME-3104"],
+        "systemctl disable --now systemd-timesyncd",
+        wants,
+    )
+}
+
+fn timezone(zone: &str) -> Item {
+    item(
+        "timezone",
+        Level::Must,
+        "The time zone of host.yml",
+        "schedules and logs are read by people",
+        &["host.yml"],
+        "timedatectl set-timezone Etc/UTC",
+        vec![Want::Timezone(zone.to_owned())],
+    )
+}
+
+fn coredumps() -> Item {
+    item(
+        "core-dumps",
+        Level::Should,
+        "Crashes leave no memory on disk",
+        "a core dump of an app holds its secrets",
+        &["S14", "U1.5.3", "L KRNL-5820"],
+        "rm /etc/security/limits.d/50-appliance.conf /etc/systemd/coredump.conf.d/50-appliance.conf",
+        files(
+            vec![
+                FileWant::ours(
+                    "/etc/security/limits.d/50-appliance.conf",
+                    format!("{MANAGED}* hard core 0\n* soft core 0\n"),
+                ),
+                FileWant::ours(
+                    "/etc/systemd/coredump.conf.d/50-appliance.conf",
+                    format!("{MANAGED}[Coredump]\nStorage=none\nProcessSizeMax=0\n"),
+                ),
+            ],
+            Vec::new(),
+        ),
+    )
+}
+
+fn login_defs() -> Item {
+    item(
+        "login-defs",
+        Level::Should,
+        "New files of people are not for everybody",
+        "umask 027 for log-in shells; accounts with a key and no password do not age",
+        &["S15", "U5.4.1", "L AUTH-9230", "L AUTH-9328"],
+        "appliance host rollback login-defs",
+        files(
+            vec![FileWant {
+                path: "/etc/login.defs".into(),
+                content: Content::LoginDefs(vec![
+                    ("UMASK", "027"),
+                    ("SHA_CRYPT_MIN_ROUNDS", "10000"),
+                    ("SHA_CRYPT_MAX_ROUNDS", "65536"),
+                ]),
+                mode: 0o644,
+                owner: Owner::root(),
+                check: None,
+                force: false,
+            }],
+            Vec::new(),
+        ),
+    )
+}
+
+/// What `/etc/issue.net` says before a log-in.
+pub(super) const BANNER: &str = "/etc/issue.net";
+
+fn banner() -> Item {
+    const TEXT: &str = "Authorized access only. All activity is monitored, logged and reported.\nDisconnect now if you are not an authorized user.\n";
+    item(
+        "banner",
+        Level::Should,
+        "A notice before the log-in",
+        "some courts ask for it; and it does not name the system",
+        &["S16", "U1.6", "L BANN-7126", "L BANN-7130"],
+        "appliance host rollback banner",
+        files(
+            [BANNER, "/etc/issue"]
+                .map(|path| FileWant {
+                    path: path.into(),
+                    content: Content::Instead(TEXT.to_owned()),
+                    mode: 0o644,
+                    owner: Owner::root(),
+                    check: None,
+                    force: false,
+                })
+                .to_vec(),
+            Vec::new(),
+        ),
+    )
+}
+
+fn cron() -> Item {
+    item(
+        "cron-files",
+        Level::Should,
+        "Schedules are root's to read",
+        "they say when which job runs as whom, and often hold passwords",
+        &["S17", "U2.4.1"],
+        "chmod 644 /etc/crontab; chmod 755 /etc/cron.{hourly,daily,weekly,monthly,d}",
+        vec![Want::Rights {
+            paths: vec![
+                ("/etc/crontab", 0o600),
+                ("/etc/cron.hourly", 0o700),
+                ("/etc/cron.daily", 0o700),
+                ("/etc/cron.weekly", 0o700),
+                ("/etc/cron.monthly", 0o700),
+                ("/etc/cron.d", 0o700),
+            ],
+        }],
+    )
+}
+
+fn accounts_files() -> Item {
+    item(
+        "account-files",
+        Level::Should,
+        "Accounts can be read, their secrets cannot",
+        "whoever writes these is root",
+        &["S18", "U7.1"],
+        "none needed: these are Debian's own modes",
+        vec![Want::Rights {
+            paths: vec![
+                ("/etc/passwd", 0o644),
+                ("/etc/passwd-", 0o644),
+                ("/etc/group", 0o644),
+                ("/etc/group-", 0o644),
+                ("/etc/shadow", 0o640),
+                ("/etc/shadow-", 0o640),
+                ("/etc/gshadow", 0o640),
+                ("/etc/gshadow-", 0o640),
+                ("/etc/shells", 0o644),
+            ],
+        }],
+    )
+}
+
+fn host_keys() -> Item {
+    item(
+        "host-keys",
+        Level::Must,
+        "sshd's own keys are root's alone",
+        "whoever reads them can pretend to be this host; they are never made anew",
+        &["M13", "U5.1.2", "U5.1.3"],
+        "none needed",
+        vec![Want::Rights {
+            paths: vec![
+                ("/etc/ssh/ssh_host_ed25519_key", 0o600),
+                ("/etc/ssh/ssh_host_rsa_key", 0o600),
+                ("/etc/ssh/ssh_host_ecdsa_key", 0o600),
+                ("/etc/ssh/sshd_config", 0o600),
+            ],
+        }],
+    )
+}
+
+fn moduli() -> Item {
+    item(
+        "moduli",
+        Level::Must,
+        "Small Diffie-Hellman groups are not offered",
+        "groups below 3071 bits are within reach of a state; Kamal's client needs group exchange, so large ones stay",
+        &["M12", "ssh-audit"],
+        "appliance host rollback moduli",
+        files(
+            vec![FileWant {
+                path: "/etc/ssh/moduli".into(),
+                content: Content::Moduli,
+                mode: 0o644,
+                owner: Owner::root(),
+                check: None,
+                force: false,
+            }],
+            Vec::new(),
+        ),
+    )
+}
+
+fn modules() -> Item {
+    let names = [
+        "dccp",
+        "sctp",
+        "rds",
+        "tipc",
+        "cramfs",
+        "freevxfs",
+        "hfs",
+        "hfsplus",
+        "jffs2",
+        "udf",
+        "usb-storage",
+        "firewire-core",
+        "firewire-ohci",
+        "firewire-sbp2",
+    ];
+    let lines: String = names
+        .iter()
+        .map(|name| format!("install {name} /bin/false\nblacklist {name}\n"))
+        .collect();
+    item(
+        "modules",
+        Level::Should,
+        "Protocols and file systems nobody uses cannot be loaded",
+        "old code that any local user can have loaded; what Docker, snaps and EFI need is not among them",
+        &[
+            "S19",
+            "U1.1.1",
+            "U3.2",
+            "L USB-1000",
+            "L STRG-1846",
+            "L NETW-3200",
+        ],
+        "rm /etc/modprobe.d/50-appliance.conf",
+        files(
+            vec![FileWant::ours(
+                "/etc/modprobe.d/50-appliance.conf",
+                format!("{MANAGED}{lines}"),
+            )],
+            Vec::new(),
+        ),
+    )
+}
+
+/// Services that send passwords in the clear, or send reports elsewhere.
+pub(crate) const LEGACY: [&str; 10] = [
+    "telnet",
+    "telnetd",
+    "inetutils-telnet",
+    "rsh-client",
+    "rsh-server",
+    "nis",
+    "talk",
+    "talkd",
+    "apport",
+    "whoopsie",
+];
+
+fn legacy() -> Item {
+    item(
+        "legacy-packages",
+        Level::Should,
+        "Nothing that speaks in the clear is installed",
+        "telnet, rsh, talk and NIS carry passwords in the clear; crash reporters carry memory elsewhere",
+        &["S22", "U2.2", "U1.5.5"],
+        "apt-get install what is missed",
+        vec![Want::Gone {
+            packages: LEGACY.map(str::to_owned).to_vec(),
+        }],
+    )
+}
+
+fn sudo() -> Item {
+    const TEXT: &str =
+        "Defaults use_pty\nDefaults logfile=\"/var/log/appliance/sudo.log\"\nDefaults timestamp_timeout=15\n";
+    item(
+        "sudo",
+        Level::Must,
+        "sudo leaves a record",
+        "commands run in a terminal of their own, and are written down; nobody gets more rights by it",
+        &["M04", "M05", "S29", "U5.2.2", "U5.2.3", "U5.2.6"],
+        "rm /etc/sudoers.d/50-appliance",
+        files(
+            vec![
+                FileWant::ours("/etc/sudoers.d/50-appliance", format!("{MANAGED}{TEXT}"))
+                    .mode(0o440)
+                    .checked(Check(&["visudo", "--check", "--quiet", "--file", "{}"])),
+            ],
+            Vec::new(),
+        ),
+    )
+}
+
+fn swap(options: &Options, facts: &Facts) -> Item {
+    const GIB: u64 = 1 << 30;
+    let size = match options.swap {
+        Swap::Off => None,
+        Swap::Bytes(bytes) => Some(bytes),
+        Swap::Auto if facts.memory >= 4 * GIB => None,
+        Swap::Auto => Some((facts.memory * 2).clamp(GIB, 4 * GIB) & !0xf_ffff),
+    }
+    // Somebody else's swap is enough; and a disk that would be full of swap is worse than none.
+    .filter(|bytes| !facts.other_swap && facts.disk_free > bytes + (3 << 30));
+    let wants = size.map_or_else(Vec::new, |bytes| {
+        let mut wants = vec![Want::Swap { bytes }];
+        wants.extend(sysctl("swap", &[("vm.swappiness", "10")]));
+        wants
+    });
+    item(
+        "swap",
+        Level::Must,
+        "Memory that runs short does not kill the app",
+        "a small server without swap kills the largest process first, which is the app",
+        &["M36"],
+        "swapoff /swapfile; rm /swapfile; remove its line from /etc/fstab",
+        wants,
+    )
+}
+
+fn auditd() -> Item {
+    const RULES: &str = "-w /usr/bin/dockerd -p x -k docker\n-w /var/lib/docker -p wa -k docker\n-w /etc/docker -p wa -k docker\n\
+                         -w /etc/sudoers -p wa -k sudo\n-w /etc/sudoers.d -p wa -k sudo\n-w /etc/ssh -p wa -k ssh\n\
+                         -w /etc/appliance -p wa -k appliance\n-w /var/lib/appliance/keys.json -p wa -k appliance\n";
+    item(
+        "auditd",
+        Level::Optional,
+        "Who touched the files that matter",
+        "the kernel's own record of changes to Docker's, sudo's, sshd's and our files; it rotates and never stops the host",
+        &["S08", "U6.2", "D1.1.3", "D1.1.18", "L ACCT-9628"],
+        "apt-get remove auditd; rm /etc/audit/rules.d/50-appliance.rules",
+        vec![
+            Want::Packages {
+                names: vec!["auditd".to_owned()],
+            },
+            Want::Files {
+                files: vec![
+                    FileWant::ours(
+                        "/etc/audit/rules.d/50-appliance.rules",
+                        format!("{MANAGED}{RULES}"),
+                    )
+                    .mode(0o640),
+                ],
+                after: vec![Handler::Restart("auditd.service".to_owned())],
+            },
+        ],
+    )
+}
+
+fn optional() -> Vec<Item> {
+    let packages = |names: &[&str]| {
+        vec![Want::Packages {
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+        }]
+    };
+    vec![
+        item(
+            "aide",
+            Level::Optional,
+            "Changed system files are noticed",
+            "a daily comparison with a recorded state; containers' files are left out",
+            &["O01", "U6.3", "L FINT-4350"],
+            "apt-get remove aide",
+            {
+                let mut wants = packages(&["aide"]);
+                wants.extend(files(
+                    vec![FileWant::ours(
+                        "/etc/aide/aide.conf.d/99_appliance",
+                        format!("{MANAGED}!/var/lib/docker\n!/var/lib/containerd\n!/var/lib/appliance\n!/var/log\n!/run\n"),
+                    )],
+                    Vec::new(),
+                ));
+                wants
+            },
+        ),
+        item(
+            "debsums",
+            Level::Optional,
+            "Package files can be compared with what was shipped",
+            "shows what was altered after installation",
+            &["O02", "L PKGS-7370"],
+            "apt-get remove debsums",
+            packages(&["debsums"]),
+        ),
+        item(
+            "accounting",
+            Level::Optional,
+            "Load and processes are recorded over time",
+            "what happened last night, without having watched",
+            &["O03", "L ACCT-9622", "L ACCT-9626"],
+            "apt-get remove acct sysstat",
+            packages(&["acct", "sysstat"]),
+        ),
+        item(
+            "root-lock",
+            Level::Chosen,
+            "Root has no password",
+            "nobody guesses it; the provider's console then needs another account",
+            &["S30", "U5.4.2"],
+            "passwd --unlock root, or passwd root",
+            vec![Want::Locked {
+                user: "root".to_owned(),
+            }],
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_connection_table_grows_with_memory() {
+        for (memory, expect) in [
+            (512 << 20, "65536"),
+            (2 << 30, "131072"),
+            (8 << 30, "262144"),
+            (64 << 30, "524288"),
+        ] {
+            assert_eq!(super::conntrack(memory), expect);
+        }
+    }
+}

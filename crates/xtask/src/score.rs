@@ -1,0 +1,206 @@
+//! `cargo xtask score`: a host of ours as the scanners see it.
+//!
+//! Lynis, ssh-audit, systemd's own exposure score of our units, and our `host audit`, each on a host that was really bootstrapped.
+
+use anyhow::{Context as _, bail};
+use appliance_sandbox::{Command, Distro};
+use appliance_tests::World;
+use clap::Args;
+
+use crate::cargo::binary;
+use crate::{prerequisites, say};
+
+/// Lynis' index, at least.
+const LYNIS: u32 = 80;
+/// Exposure of our units, at most (lower is better).
+const EXPOSURE: [(&str, f64); 3] = [
+    ("appliance-proxy.service", 2.0),
+    ("appliance-agent.service", 3.0),
+    ("appliance-firewall.service", 2.0),
+];
+/// Ids of CIS Docker that items of ours answer.
+const CIS_DOCKER: [&str; 8] = [
+    "D2.2", "D2.8", "D2.13", "D2.14", "D2.15", "D3.1", "D3.15", "D5.14",
+];
+/// Tests of Lynis that a container cannot pass: it has the machine's kernel, clock, boot loader, disks and modules.
+const CONTAINER: &str = "a container cannot pass Lynis' tests of boot loader, kernel settings, modules, partitions and clock; on a virtual machine they run";
+
+#[derive(Debug, Args)]
+pub(crate) struct ScoreArgs {
+    /// Fail if a score is below its goal
+    #[arg(long)]
+    strict: bool,
+}
+
+/// Scores a host of each distribution, and prints what was found.
+///
+/// # Errors
+/// When a host or scanner does not do its part; with `--strict` also when a goal is missed.
+pub(crate) async fn score(args: &ScoreArgs) -> anyhow::Result<()> {
+    prerequisites::ensure()?;
+    if std::env::var_os("APPLIANCE_BIN").is_none() {
+        // The harness reads it from its environment, which a program cannot safely change for itself.
+        let mut again = std::process::Command::new(std::env::current_exe()?);
+        again
+            .args(std::env::args_os().skip(1))
+            .env("APPLIANCE_BIN", binary(false)?);
+        return prerequisites::run(&mut again);
+    }
+    let mut missed = Vec::new();
+    for distro in Distro::ALL {
+        let world = World::bootstrapped("score", distro).await?;
+        say::line(&format!("{distro}"));
+        for text in host(&world).await.with_context(|| distro.to_string())? {
+            missed.push(format!("{distro}: {text}"));
+        }
+    }
+    for text in &missed {
+        say::line(&format!("missed: {text}"));
+    }
+    if args.strict && !missed.is_empty() {
+        bail!("{} goals are missed", missed.len());
+    }
+    Ok(())
+}
+
+async fn host(world: &World) -> anyhow::Result<Vec<String>> {
+    let mut missed = Vec::new();
+    world
+        .run(&[
+            "apt-get",
+            "install",
+            "--yes",
+            "--quiet=2",
+            "--no-install-recommends",
+            "lynis",
+            "ssh-audit",
+        ])
+        .await?;
+    lynis(world, &mut missed).await?;
+    ssh(world, &mut missed).await?;
+    for (unit, most) in EXPOSURE {
+        let active = world.run(&["systemctl", "is-active", unit]).await?;
+        let text = world
+            .run(&["systemd-analyze", "security", "--no-pager", unit])
+            .await?;
+        let exposure = text
+            .lines()
+            .find_map(|line| {
+                line.split("exposure level for")
+                    .nth(1)?
+                    .split(": ")
+                    .nth(1)?
+                    .split(' ')
+                    .next()
+            })
+            .and_then(|number| number.parse::<f64>().ok())
+            .context("systemd-analyze gives no exposure level")?;
+        say::line(&format!(
+            "  {unit:<28} {exposure:.1} (at most {most:.1}), {active}"
+        ));
+        if exposure > most || active != "active" {
+            missed.push(format!("{unit} is {active} with an exposure of {exposure}"));
+        }
+    }
+    audit(world, &mut missed).await?;
+    Ok(missed)
+}
+
+async fn lynis(world: &World, missed: &mut Vec<String>) -> anyhow::Result<()> {
+    let run = Command::new(["lynis", "audit", "system", "--quick", "--no-colors", "--quiet"])
+        .timeout(std::time::Duration::from_secs(300));
+    world.host.exec(&run).await?;
+    let report = world.run(&["cat", "/var/log/lynis-report.dat"]).await?;
+    let values = |key: &str| -> Vec<String> {
+        report
+            .lines()
+            .filter_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+            .map(str::to_owned)
+            .collect()
+    };
+    let index: u32 = values("hardening_index")
+        .first()
+        .and_then(|index| index.parse().ok())
+        .context("Lynis gives no index")?;
+    let warnings = values("warning[]");
+    let version = values("lynis_version").concat();
+    say::line(&format!(
+        "  Lynis {version:<22} {index} (at least {LYNIS}), {} warnings",
+        warnings.len()
+    ));
+    say::line(&format!("    {CONTAINER}"));
+    for text in &warnings {
+        say::line(&format!("    warning: {text}"));
+    }
+    for text in values("suggestion[]") {
+        say::line(&format!(
+            "    suggestion: {}",
+            text.split('|').take(2).collect::<Vec<_>>().join(" ")
+        ));
+    }
+    if index < LYNIS {
+        missed.push(format!("Lynis gives {index}"));
+    }
+    if !warnings.is_empty() {
+        missed.push(format!("Lynis warns {} times", warnings.len()));
+    }
+    Ok(())
+}
+
+async fn ssh(world: &World, missed: &mut Vec<String>) -> anyhow::Result<()> {
+    let output = world
+        .host
+        .exec(&Command::new([
+            "ssh-audit",
+            "--no-colors",
+            "--level=fail",
+            "127.0.0.1",
+        ]))
+        .await?;
+    let text = output.text();
+    let fails: Vec<&str> = text.lines().filter(|line| line.contains("[fail]")).collect();
+    say::line(&format!("  ssh-audit                    {} fails", fails.len()));
+    for line in &fails {
+        say::line(&format!("    {line}"));
+    }
+    if !fails.is_empty() {
+        missed.push(format!("ssh-audit fails {} times", fails.len()));
+    }
+    Ok(())
+}
+
+async fn audit(world: &World, missed: &mut Vec<String>) -> anyhow::Result<()> {
+    let output = world
+        .host
+        .exec(&Command::new([
+            "appliance",
+            "host",
+            "audit",
+            "--allow-container",
+            "--json",
+        ]))
+        .await?;
+    let report: serde_json::Value =
+        serde_json::from_slice(&output.stdout).with_context(|| output.error_text())?;
+    let items: Vec<&serde_json::Value> = report["items"].as_array().into_iter().flatten().collect();
+    say::line(&format!(
+        "  appliance host audit         {} of {} items hold",
+        items.len() as u64 - report["failing"].as_u64().unwrap_or(0),
+        items.len()
+    ));
+    for id in CIS_DOCKER {
+        let answered = items.iter().any(|item| {
+            item["ok"] == true
+                && item["references"]
+                    .as_array()
+                    .is_some_and(|references| references.iter().any(|reference| reference == id))
+        });
+        if !answered {
+            missed.push(format!("no item that holds answers CIS Docker {id}"));
+        }
+    }
+    for item in items.iter().filter(|item| item["ok"] == false) {
+        missed.push(format!("item {} does not hold: {}", item["id"], item["differs"]));
+    }
+    Ok(())
+}

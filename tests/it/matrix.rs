@@ -1,0 +1,459 @@
+//! What is reachable, from where, whatever anybody does to the host: one table, asserted whole after each thing done.
+//!
+//! Real packets from two sides (a stranger, and a neighbour on a private network), over IPv4 and IPv6, to every kind of port:
+//! published, published on an IPv6 network, published on the loopback, unpublished, on the host's network, of the host itself;
+//! also straight to containers' own addresses through the host, and to a loopback address with the host as a router.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use appliance_sandbox::{Command, Distro, Image, ImageRef, Outside, PortState};
+use appliance_tests::World;
+
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// Published on an IPv4 network, on one with IPv6, on the host's network, by the host, and to the neighbour alone.
+const TRIED: [&str; 9] = ["22", "80", "443", "5432", "6379", "8080", "8081", "9000", "9100"];
+const OPEN: [u16; 3] = [22, 80, 443];
+/// Open to the neighbour's address alone, by `host.yml`.
+const NEIGHBOURS: u16 = 5432;
+
+#[tokio::test]
+async fn nothing_but_what_was_opened_answers_whatever_happens_to_a_debian_12_host() -> anyhow::Result<()> {
+    whole(Distro::Debian12).await
+}
+
+#[tokio::test]
+async fn nothing_but_what_was_opened_answers_whatever_happens_to_a_debian_13_host() -> anyhow::Result<()> {
+    whole(Distro::Debian13).await
+}
+
+/// A machine elsewhere, and the routes it was given.
+struct Side {
+    outside: Outside,
+    _removal: appliance_tests::bench::Removal,
+}
+
+struct Lab {
+    world: World,
+    wan: Side,
+    lan: Side,
+    image: ImageRef,
+    lan_host: Ipv4Addr,
+    containers: BTreeMap<&'static str, (Ipv4Addr, Option<IpAddr>)>,
+}
+
+async fn whole(distro: Distro) -> anyhow::Result<()> {
+    let mut lab = Lab::open(distro).await?;
+    lab.check("bootstrap").await?;
+
+    // Without our table they are open: it is the table that closes them, and this test would notice.
+    lab.world.run(&["systemctl", "stop", "appliance-agent"]).await?;
+    lab.world
+        .run(&["nft", "delete", "table", "inet", "appliance"])
+        .await?;
+    let (v4, _) = lab.world.host.addresses().await?;
+    let found = lab
+        .wan
+        .outside
+        .probe(v4.into(), &["8080", "9100", "9000"], PATIENCE)
+        .await?;
+    ensure!(found.values().all(|state| *state == PortState::Open), "{found:?}");
+    lab.world.run(&["systemctl", "start", "appliance-agent"]).await?;
+    lab.healed().await?;
+    lab.check("the table was deleted").await?;
+
+    lab.step(&["systemctl", "restart", "docker"]).await?;
+    lab.world
+        .run(&["apt-get", "install", "--yes", "--quiet=2", "ufw"])
+        .await?;
+    lab.world.run(&["ufw", "allow", "22/tcp"]).await?;
+    lab.world.run(&["ufw", "allow", "80,443/tcp"]).await?;
+    lab.world.run(&["ufw", "allow", "5432/tcp"]).await?;
+    for argv in [
+        &["ufw", "--force", "enable"][..],
+        &["ufw", "reload"],
+        &["ufw", "disable"],
+    ] {
+        lab.step(argv).await?;
+    }
+    lab.step(&["iptables", "--flush"]).await?;
+    lab.step(&["nft", "flush", "ruleset"]).await?;
+    for verb in ["start", "restart", "stop"] {
+        lab.step(&["systemctl", verb, "nftables"]).await?;
+    }
+    // Flushing took Docker's own rules too; after a restart of Docker its networks work again.
+    lab.step(&["systemctl", "restart", "docker"]).await?;
+    lab.works_inside().await?;
+
+    lab.world.run(&["docker", "rm", "--force", "pub"]).await?;
+    lab.run_container("pub", &["--publish=8080:80"]).await?;
+    lab.look().await?;
+    lab.check("a container was made again").await?;
+    lab.world.run(&["docker", "network", "create", "another"]).await?;
+    lab.world.run(&["docker", "rm", "--force", "pub"]).await?;
+    lab.run_container("pub", &["--network=another", "--publish=8080:80"])
+        .await?;
+    lab.look().await?;
+    lab.check("a network was made").await?;
+    lab.reboot().await
+}
+
+impl Lab {
+    async fn open(distro: Distro) -> anyhow::Result<Self> {
+        let world = World::bootstrapped("matrix", distro).await?;
+        let (wan, removal) = world.bench.outside(world.host.network()).await?;
+        let wan = Side {
+            outside: wan,
+            _removal: removal,
+        };
+        let (lan, removal) = world.bench.outside("appliance-sandbox-lan").await?;
+        let lan = Side {
+            outside: lan,
+            _removal: removal,
+        };
+        docker(&[
+            "network",
+            "connect",
+            "appliance-sandbox-lan",
+            world.host.name().as_str(),
+        ])
+        .await?;
+        let lan_host = address(world.host.name().as_str(), "appliance-sandbox-lan").await?;
+        let neighbour = address(lan.outside.name().as_str(), "appliance-sandbox-lan").await?;
+        let host_yml = format!(
+            "firewall:\n  open:\n    - {{port: {NEIGHBOURS}, from: [{neighbour}], comment: replica}}\n"
+        );
+        world.host.copy_in("/root/host.yml", host_yml, 0o644).await?;
+        world
+            .run(&[
+                "appliance",
+                "bootstrap",
+                "--allow-container",
+                "--host-yml",
+                "/root/host.yml",
+            ])
+            .await?;
+        let image = world
+            .bench
+            .sandbox
+            .ensure(
+                &Image::Demo {
+                    version: "v1".to_owned(),
+                },
+                &|_| (),
+            )
+            .await?;
+        let saved = tokio::process::Command::new("docker")
+            .args(["save", image.as_str()])
+            .output()
+            .await?;
+        let loaded = world
+            .host
+            .exec(&Command::new(["docker", "load"]).stdin(saved.stdout))
+            .await?;
+        ensure!(loaded.success(), "{}", loaded.error_text());
+        world
+            .run(&[
+                "docker",
+                "network",
+                "create",
+                "--ipv6",
+                "--subnet=fd00:77::/64",
+                "six",
+            ])
+            .await?;
+        let mut lab = Self {
+            world,
+            wan,
+            lan,
+            image,
+            lan_host,
+            containers: BTreeMap::new(),
+        };
+        for (name, arguments) in [
+            ("pub", &["--publish=8080:80"][..]),
+            ("six", &["--network=six", "--publish=8081:80"]),
+            ("db", &["--publish=5432:80"]),
+            ("loop", &["--publish=127.0.0.1:6379:80"]),
+            ("unpub", &[]),
+            ("hostnet", &["--network=host", "--env=PORT=9100"]),
+        ] {
+            lab.run_container(name, arguments).await?;
+        }
+        lab.world
+            .run(&[
+                "systemd-run",
+                "--collect",
+                "--unit=service",
+                "systemd-socket-activate",
+                "--listen=9000",
+                "cat",
+            ])
+            .await?;
+        lab.works_inside().await?;
+        lab.look().await?;
+        Ok(lab)
+    }
+
+    async fn run_container(&self, name: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let named = format!("--name={name}");
+        let base = ["docker", "run", "--detach", "--restart=always", &named];
+        self.world
+            .run(&[&base[..], arguments, &[self.image.as_str()]].concat())
+            .await
+            .map(drop)
+    }
+
+    /// Where the containers are now, and ways there through the host.
+    async fn look(&mut self) -> anyhow::Result<()> {
+        for name in ["pub", "six", "db", "loop", "unpub"] {
+            let text = self
+                .world
+                .run(&[
+                    "docker",
+                    "inspect",
+                    "--format",
+                    "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}",
+                    name,
+                ])
+                .await?;
+            let mut words = text.split(' ');
+            let v4 = words
+                .next()
+                .unwrap_or_default()
+                .parse()
+                .with_context(|| text.clone())?;
+            self.containers
+                .insert(name, (v4, words.next().and_then(|word| word.parse().ok())));
+        }
+        let (v4, v6) = self.world.host.addresses().await?;
+        for (side, gateway) in [(&self.wan, v4), (&self.lan, self.lan_host)] {
+            for (container, six) in self.containers.values() {
+                let container = container.to_string();
+                inside(
+                    &side.outside,
+                    &["ip", "route", "replace", &container, "via", &gateway.to_string()],
+                )
+                .await?;
+                if let (Some(six), true) = (six, gateway == v4) {
+                    let six = six.to_string();
+                    inside(
+                        &side.outside,
+                        &["ip", "-6", "route", "replace", &six, "via", &v6.to_string()],
+                    )
+                    .await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The host itself reaches what is published: a closed port is closed by the firewall, not because nothing is there.
+    async fn works_inside(&self) -> anyhow::Result<()> {
+        for port in [5432, 6379, 8080, 8081, 9100] {
+            let url = format!("http://127.0.0.1:{port}/up");
+            self.world
+                .run(&[
+                    "curl",
+                    "--silent",
+                    "--show-error",
+                    "--fail",
+                    "--retry",
+                    "20",
+                    "--retry-delay",
+                    "1",
+                    "--retry-all-errors",
+                    "--max-time",
+                    "5",
+                    &url,
+                ])
+                .await
+                .with_context(|| format!("nothing answers on port {port} of the host itself"))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the kernel holds the confirmed rules again.
+    async fn healed(&self) -> anyhow::Result<()> {
+        let script = "for _ in $(seq 100); do appliance firewall status >/dev/null 2>&1 && exit; read -rt 0.1 <> <(:); done; exit 1";
+        let output = self
+            .world
+            .host
+            .exec(&Command::new(["bash", "-c", script]))
+            .await?;
+        ensure!(output.success(), "the table did not come back");
+        Ok(())
+    }
+
+    async fn step(&self, argv: &[&str]) -> anyhow::Result<()> {
+        self.world.run(argv).await?;
+        self.healed().await.with_context(|| argv.join(" "))?;
+        self.check(&argv.join(" ")).await
+    }
+
+    /// The whole table.
+    async fn check(&self, when: &str) -> anyhow::Result<()> {
+        let (v4, v6) = self.world.host.addresses().await?;
+        let host = |port: u16, open: &[u16]| {
+            if open.contains(&port) {
+                PortState::Open
+            } else {
+                PortState::Silent
+            }
+        };
+        let neighbour = [&OPEN[..], &[NEIGHBOURS]].concat();
+        let wan4 = self.wan.outside.probe(v4.into(), &TRIED, PATIENCE);
+        let wan6 = self.wan.outside.probe(v6.into(), &TRIED, PATIENCE);
+        let lan4 = self.lan.outside.probe(self.lan_host.into(), &TRIED, PATIENCE);
+        let (wan4, wan6, lan4) = tokio::try_join!(wan4, wan6, lan4)?;
+        let mut wrong = Vec::new();
+        for (side, found, open) in [
+            ("wan, IPv4", wan4, &OPEN[..]),
+            ("wan, IPv6", wan6, &OPEN),
+            ("lan, IPv4", lan4, &neighbour),
+        ] {
+            ensure!(found.len() == TRIED.len(), "{side}: a port was not tried");
+            for (port, state) in found {
+                if state != host(port, open) {
+                    wrong.push(format!("{side}: {port} is {state:?}"));
+                }
+            }
+        }
+        let mut direct = Vec::new();
+        for (name, (four, six)) in &self.containers {
+            direct.push((*name, "wan", &self.wan.outside, IpAddr::from(*four)));
+            direct.push((*name, "lan", &self.lan.outside, IpAddr::from(*four)));
+            if let Some(six) = six {
+                direct.push((*name, "wan", &self.wan.outside, *six));
+            }
+        }
+        let mut probes = tokio::task::JoinSet::new();
+        for (name, side, outside, address) in direct {
+            let outside = outside.clone();
+            probes.spawn(async move {
+                let found = outside.probe(address, &["80"], PATIENCE).await?;
+                anyhow::Ok((format!("{side} straight to {name} at {address}"), found[&80]))
+            });
+        }
+        while let Some(probe) = probes.join_next().await {
+            let (what, state) = probe??;
+            if state == PortState::Open {
+                wrong.push(format!("{what} is open"));
+            }
+        }
+        ensure!(wrong.is_empty(), "after {when}: {}", wrong.join("; "));
+        self.spoofed().await.with_context(|| format!("after {when}"))
+    }
+
+    /// A packet to 127.0.0.1 with the host as its router never reaches what is published on the loopback.
+    async fn spoofed(&self) -> anyhow::Result<()> {
+        let gateway = self.world.host.addresses().await?.0.to_string();
+        // Without a loopback of its own the outsider sends such packets out.
+        inside(&self.wan.outside, &["ip", "address", "flush", "dev", "lo"]).await?;
+        inside(
+            &self.wan.outside,
+            &["ip", "route", "replace", "127.0.0.1", "via", &gateway],
+        )
+        .await?;
+        let found = self
+            .wan
+            .outside
+            .probe(IpAddr::from([127, 0, 0, 1]), &["6379"], PATIENCE)
+            .await?;
+        ensure!(
+            found[&6379] != PortState::Open,
+            "the loopback is reachable from outside"
+        );
+        Ok(())
+    }
+
+    /// A stranger keeps knocking while the host goes down and comes up.
+    async fn reboot(&mut self) -> anyhow::Result<()> {
+        let (v4, _) = self.world.host.addresses().await?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (outside, stopped) = (self.wan.outside.clone(), Arc::clone(&stop));
+        let knocking = tokio::spawn(async move {
+            let mut knocks = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let found = outside
+                    .probe(
+                        v4.into(),
+                        &["5432", "6379", "8080", "8081", "9000", "9100"],
+                        Duration::from_millis(300),
+                    )
+                    .await?;
+                for (port, state) in found {
+                    ensure!(
+                        state != PortState::Open,
+                        "port {port} was open while the host booted"
+                    );
+                }
+                knocks += 1;
+            }
+            anyhow::Ok(knocks)
+        });
+        self.world.host.reboot().await?;
+        self.world.ready().await?;
+        stop.store(true, Ordering::Relaxed);
+        let knocks = knocking.await??;
+        ensure!(knocks > 3, "only {knocks} knocks while it booted");
+        self.lan_host = address(self.world.host.name().as_str(), "appliance-sandbox-lan").await?;
+        self.works_inside_again().await?;
+        self.look().await?;
+        self.check("a reboot").await
+    }
+
+    async fn works_inside_again(&self) -> anyhow::Result<()> {
+        self.world
+            .run(&[
+                "systemd-run",
+                "--collect",
+                "--unit=service",
+                "systemd-socket-activate",
+                "--listen=9000",
+                "cat",
+            ])
+            .await?;
+        self.works_inside().await
+    }
+}
+
+/// Runs a program of this machine in an outsider's network.
+async fn inside(outside: &Outside, argv: &[&str]) -> anyhow::Result<()> {
+    let pid = docker(&["inspect", "--format", "{{.State.Pid}}", outside.name().as_str()]).await?;
+    let output = tokio::process::Command::new("nsenter")
+        .args(["--target", pid.trim(), "--net"])
+        .args(argv)
+        .output()
+        .await
+        .context("cannot run nsenter")?;
+    ensure!(
+        output.status.success(),
+        "{argv:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// A container's IPv4 address on a network.
+async fn address(container: &str, network: &str) -> anyhow::Result<Ipv4Addr> {
+    let format = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
+    let text = docker(&["inspect", "--format", &format, container]).await?;
+    text.trim()
+        .parse()
+        .with_context(|| format!("{container} on {network}: {text:?}"))
+}
+
+async fn docker(argv: &[&str]) -> anyhow::Result<String> {
+    let output = tokio::process::Command::new("docker").args(argv).output().await?;
+    ensure!(
+        output.status.success(),
+        "docker {argv:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
