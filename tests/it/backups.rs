@@ -70,7 +70,11 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
     );
     world.developer.demo_app("v1", &world, &more).await?;
     let developer = &world.developer;
-    developer.appliance(["push"]).run().await?.expect_code(0)?;
+    developer
+        .appliance(["push", "--version", "v1"])
+        .run()
+        .await?
+        .expect_code(0)?;
 
     // Before the first one, `status` says so.
     let ran = developer.appliance(["status"]).run().await?.expect_code(0)?;

@@ -14,7 +14,7 @@ use appliance_backup::place::{Ended, Job, OUTPUT_LIMIT, Pipe, Place, PlaceError}
 use appliance_containers::Engine;
 use appliance_containers::engine::{ContainerInfo, ExecRequest, LogLine, Stream};
 use futures_util::future::BoxFuture;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use tokio::sync::mpsc;
 
@@ -51,10 +51,13 @@ impl ContainerPlace {
             .read(true)
             .custom_flags((OFlag::O_PATH | OFlag::O_DIRECTORY).bits())
             .open(format!("/proc/{}/root", self.pid))?;
-        let how = OpenHow::new()
-            .flags(OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_BENEATH);
-        Ok(openat2(&root, SHARED, how)?)
+        // One component after the other, none of them a link: `openat2` is not there under every system call filter.
+        let mut directory = OwnedFd::from(root);
+        for component in SHARED.split('/') {
+            let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            directory = openat(&directory, component, flags, Mode::empty())?;
+        }
+        Ok(directory)
     }
 }
 
