@@ -47,16 +47,6 @@ pub enum RepositoryError {
         /// What age says.
         why: &'static str,
     },
-    /// No such backup.
-    #[error("there is no backup {id} of {subject} in {place}")]
-    NoSuch {
-        /// Which.
-        id: BackupId,
-        /// Of what.
-        subject: Subject,
-        /// Where.
-        place: String,
-    },
 }
 
 /// The repository's own description, written once.

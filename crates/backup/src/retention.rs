@@ -5,6 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Names the hour, day, week or month that a moment falls into.
+type BucketOf = fn(&jiff::Zoned) -> String;
+
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -97,7 +100,7 @@ pub fn plan(backups: &[Candidate], keep: Keep, circumstances: &Circumstances) ->
             because(candidate, "younger than a day".to_owned());
         }
     }
-    let buckets: [(&str, u32, fn(&jiff::Zoned) -> String); 4] = [
+    let buckets: [(&str, u32, BucketOf); 4] = [
         ("hour", keep.hourly, |at| {
             at.strftime("%Y-%m-%d %H %:z").to_string()
         }),

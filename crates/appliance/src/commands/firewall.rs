@@ -444,7 +444,7 @@ async fn audit(args: &AuditArgs, globals: &Globals) -> anyhow::Result<()> {
                     .ports
                     .iter()
                     .any(|exposure| exposure.port == *port && exposure.open && exposure.reach != "everyone");
-                if *open != planned && !(may && !open) {
+                if *open != planned && (*open || !may) {
                     wrong.push(format!(
                         "{}: port {port} is {} from here, planned is {}",
                         link.name(),

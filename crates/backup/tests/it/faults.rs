@@ -20,6 +20,9 @@ use appliance_backup::stream::{self, Feed};
 use crate::rig::s3::{Fault, Seen};
 use crate::rig::{self, S3, cluster, outside, subject};
 
+/// The requests that a fault meets.
+type Which = fn(&Seen) -> bool;
+
 fn order(subject: &Subject) -> Order {
     Order {
         subject: subject.clone(),
@@ -76,7 +79,7 @@ async fn faults_of_the_store_are_outlived_or_leave_nothing() {
     let part: fn(&Seen) -> bool = Seen::part;
     let complete: fn(&Seen) -> bool = Seen::complete;
     let manifest: fn(&Seen) -> bool = Seen::manifest;
-    let survived: [&[(fn(&Seen) -> bool, Fault)]; 8] = [
+    let survived: [&[(Which, Fault)]; 8] = [
         &[
             (part, Fault::Status(500, "InternalError")),
             (part, Fault::Status(503, "SlowDown")),

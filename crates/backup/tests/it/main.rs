@@ -2,6 +2,10 @@
 
 // The rig is shared by two programs, in whose eyes nothing of it can be reached from outside.
 #![allow(unreachable_pub)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test's files need not outlive a crash"
+)]
 
 #[path = "../rig/mod.rs"]
 mod rig;

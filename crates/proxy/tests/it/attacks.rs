@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// What an attacker sends on a stream.
+type FrameOf = Box<dyn Fn(u32) -> Vec<u8> + Send>;
+
 use appliance_proxy::snapshot::Settings;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -58,7 +61,7 @@ async fn floods_of_http2_frames_are_contained() {
     let mut bomb = [GET, b"\x40\x01x\x7f\xa1\x1e"].concat();
     bomb.extend_from_slice(&[b'x'; 4000]);
     bomb.extend_from_slice(&[0xbe; 12_000]);
-    let attacks: [(&str, Vec<u8>, Box<dyn Fn(u32) -> Vec<u8> + Send>); 6] = [
+    let attacks: [(&str, Vec<u8>, FrameOf); 6] = [
         (
             "rapid reset",
             Vec::new(),
