@@ -90,7 +90,7 @@ impl Fleet {
              proxy:\n  host: {}\n  app_port: 80\n\
              env:\n  clear: {{}}\n  tags:\n    second:\n      SECOND: \"yes\"\n{}\
              ssh:\n  user: deploy\nregistry:\n  server: localhost:5555\nbuilder:\n  arch: {arch}\n\
-             deploy_timeout: 8\nreadiness_delay: 1\nhooks_output: verbose\n\
+             deploy_timeout: 8\ndrain_timeout: 3\nreadiness_delay: 1\nhooks_output: verbose\n\
              x-appliance:\n  release: {}\n{}{}",
             push.worker.unwrap_or("sleep infinity"),
             push.name.unwrap_or("demo.test"),

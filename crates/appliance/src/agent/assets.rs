@@ -68,6 +68,14 @@ impl Assets {
         fs_err::File::create(directory.join(COMPLETE))?.sync_all()
     }
 
+    /// Forgets what was unpacked for a rollout. Blocks, briefly.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn discard(&self, rollout: RolloutNumber) -> std::io::Result<()> {
+        remove_all(&self.at(rollout))
+    }
+
     /// Makes the volume of `new`, the union with `old`'s, and adds the new files to the volume of `old`, which is in use. Blocks.
     ///
     /// # Errors

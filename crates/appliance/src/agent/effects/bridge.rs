@@ -59,6 +59,7 @@ impl Effects {
             let mut files = StreamReader::new(files);
             tokio::io::copy(&mut files, &mut writer).await.map(drop)
         });
+        let discard = assets;
         let (assets, new) = (assets.clone(), instance.rollout);
         // The bridge has to be made where the runtime is.
         let reader = SyncIoBridge::new(reader);
@@ -66,10 +67,11 @@ impl Effects {
         let unpacked = unpacking.await.map_err(AssetsError::from)?;
         let copied = copying.await.map_err(AssetsError::from)?;
         docker.remove(&created.0, true).await?;
-        // Of an archive that breaks off, the cause is what Docker said.
-        match (copied, unpacked) {
-            (Err(error), Err(_)) => Err(AssetsError::Files(error).into()),
-            (_, unpacked) => Ok(unpacked.map_err(AssetsError::from)?),
+        // What Docker said comes first: a path that the image lacks looks like an empty archive.
+        if let Err(error) = copied.and(unpacked) {
+            discard.discard(new).map_err(AssetsError::from)?;
+            return Err(AssetsError::Files(error).into());
         }
+        Ok(())
     }
 }
