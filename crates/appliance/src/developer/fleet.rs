@@ -374,6 +374,7 @@ async fn finish(
 ) -> anyhow::Result<()> {
     let mut kinds = Vec::new();
     let mut lines = Vec::new();
+    let mut nexts = Vec::new();
     for ((host, _), outcome) in hosts.iter().zip(&outcomes) {
         let name = &host.name;
         match outcome {
@@ -387,8 +388,9 @@ async fn finish(
                 }
             }
             Ok(End::Token { .. } | End::Session { .. }) => {}
-            Ok(End::Refused { code, message, .. }) => {
+            Ok(End::Refused { code, message, next }) => {
                 kinds.push(Kind::Refused);
+                nexts.push(next.clone());
                 lines.push(format!("{name} refused ({code}): {message}"));
             }
             Ok(End::Reverted { serving, why }) => {
@@ -422,7 +424,9 @@ async fn finish(
         kind,
         format!("no host changed its release: {why}\n{}", lines.join("\n")),
     );
-    failed = failed.hint("fix what the lines above show, then: appliance push");
+    let next = nexts.into_iter().next();
+    failed =
+        failed.hint(next.unwrap_or_else(|| "fix what the lines above show, then: appliance push".to_owned()));
     Err(failed.into())
 }
 
