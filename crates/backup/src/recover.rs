@@ -6,7 +6,7 @@ use crate::names::MANIFEST;
 use crate::postgres::{Postgres, PostgresError};
 use crate::repository::{Catalogue, Repository};
 use crate::retention::Plan;
-use crate::store::StoreError;
+use crate::store::{StoreError, StoreErrorKind};
 
 /// Why it cannot be settled yet.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +103,15 @@ pub(crate) async fn backup(repository: &Repository, intent: &Intent) -> Result<S
         return Ok(format!("the backup {id} was complete"));
     }
     for (key, upload) in uploads {
-        store.abort(key, upload).await?;
+        match store.abort(key, upload).await {
+            Ok(()) => {}
+            Err(error) if error.kind == StoreErrorKind::Outage => return Err(error),
+            // One that was completed is gone, and some stores answer that with a refusal.
+            Err(error) => tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "an upload is not aborted"
+            ),
+        }
     }
     // Under an id that is nobody else's.
     let left = store.list(&subject.key(id, "")).await?;

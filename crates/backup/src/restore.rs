@@ -164,7 +164,7 @@ pub async fn restore(
             restored.database.clone_from(name);
         }
         Target::Swap => {
-            let before = derived(live, "before", &names::stamp((outside.now)()).to_lowercase());
+            let before = derived(live, "before", &moment((outside.now)(), outside));
             let replaced = server.database(live).await?;
             if let Some(replaced) = &replaced {
                 server.dress(&side, replaced).await?;
@@ -239,7 +239,7 @@ pub async fn undo(
         return Err(RestoreError::NothingToUndo { live: live.clone() });
     };
     let now = (outside.now)();
-    let before = derived(live, "undone", &names::stamp(now).to_lowercase());
+    let before = derived(live, "undone", &moment(now, outside));
     let intent = Intent::Swap {
         subject: subject.clone(),
         live: live.clone(),
@@ -375,7 +375,16 @@ async fn fill(
     let begun = (outside.now)();
     let tap = manifest.counts.as_ref().map(|_| Tap::default());
     let job = server.restore(side, table);
-    stream::replay(repository, manifest, server.place(), job, tap, mark_word(mark)).await?;
+    stream::replay(
+        repository,
+        manifest,
+        server.place(),
+        job,
+        tap,
+        mark_word(mark),
+        table.is_some(),
+    )
+    .await?;
     let millis = (outside.now)().duration_since(begun).as_millis();
     let (tables, rows) = match table {
         // One table of many: what is there is compared, what is not was not asked for.
@@ -477,6 +486,11 @@ async fn compare(
         }
     }
     Ok((seen, rows))
+}
+
+/// A time that people can read, made unique: two swaps may fall into one second.
+fn moment(at: Timestamp, outside: Outside) -> String {
+    format!("{}_{}", names::stamp(at).to_lowercase(), outside.word())
 }
 
 /// A name made of a database's, what it is for and a word, short enough for PostgreSQL.

@@ -127,7 +127,7 @@ fn killed_by_us(ended: &Ended) -> bool {
     ended.code == 141 || ended.stderr.contains("Broken pipe")
 }
 
-/// Runs the content of a backup through a program's standard input.
+/// Runs the content of a backup through a program's standard input; `partial` where it may want only some of it.
 ///
 /// # Errors
 /// When any stage fails, or the content is not what the manifest says.
@@ -138,6 +138,7 @@ pub(crate) async fn replay(
     mut job: Job,
     tap: Option<Tap>,
     pipe_name: &str,
+    partial: bool,
 ) -> Result<Summary, StreamError> {
     let pipe = place.pipe(pipe_name)?;
     let ends = place::open_to_write(&pipe).map_err(StreamError::Pipe)?;
@@ -148,7 +149,12 @@ pub(crate) async fn replay(
         drop(guard);
         ended
     };
-    let (opened, ran) = tokio::join!(read(repository, manifest, tap, Box::new(ends.ours)), running);
+    let ours = ends.ours;
+    let sink = Sink {
+        ours: Some(ours),
+        partial,
+    };
+    let (opened, ran) = tokio::join!(read(repository, manifest, tap, Box::new(sink)), running);
     match (opened, ran) {
         (Ok(summary), Ok(ended)) if ended.code == 0 => Ok(summary),
         // The program stopped reading: what it says is the reason.
@@ -157,6 +163,32 @@ pub(crate) async fn replay(
         }
         (_, Err(error)) => Err(error.into()),
         (Err(error), _) => Err(error),
+    }
+}
+
+/// Our end of a FIFO.
+struct Sink {
+    ours: Option<std::fs::File>,
+    /// The program may stop reading when it has what it wants; the rest is still read and checked.
+    partial: bool,
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(ours) = &mut self.ours else {
+            return Ok(bytes.len());
+        };
+        match ours.write(bytes) {
+            Err(error) if self.partial && error.kind() == io::ErrorKind::BrokenPipe => {
+                self.ours = None;
+                Ok(bytes.len())
+            }
+            done => done,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -54,15 +54,28 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// The last lines of standard error, for a message.
+    /// What standard error says about the reason: its lines with an error, else its last ones.
     pub fn complaint(&self) -> String {
         let lines: Vec<&str> = self
             .stderr
             .lines()
             .filter(|line| !line.trim().is_empty())
             .collect();
-        let from = lines.len().saturating_sub(6);
-        lines.get(from..).unwrap_or_default().join("; ")
+        // Programs repeat the failed statement after the reason, and that may be long.
+        let mut telling: Vec<&str> = lines
+            .iter()
+            .filter(|line| {
+                ["error:", "detail:", "ERROR:", "FATAL:"]
+                    .iter()
+                    .any(|word| line.contains(word))
+            })
+            .copied()
+            .collect();
+        if telling.is_empty() {
+            telling = lines;
+        }
+        let from = telling.len().saturating_sub(6);
+        telling.get(from..).unwrap_or_default().join("; ")
     }
 }
 

@@ -154,14 +154,8 @@ impl Upload for RetryingUpload {
                 })
                 .await;
             match done {
-                // After a lost answer the upload is gone, or its key is taken, because the object is there.
-                Err(error)
-                    if attempts > 1
-                        && matches!(error.kind, StoreErrorKind::Missing | StoreErrorKind::Exists)
-                        && self.store.size(&self.key).await? == Some(size) =>
-                {
-                    Ok(())
-                }
+                // After a lost answer the object is there, and stores differ in how they refuse to make it again.
+                Err(_) if attempts > 1 && self.store.size(&self.key).await? == Some(size) => Ok(()),
                 done => done,
             }
         })
