@@ -381,7 +381,7 @@ async fn what_is_not_supported_is_refused_and_left_as_it_is() -> anyhow::Result<
 
     // Each mistake in host.yml gets one clear error, and nothing is touched.
     let bad = [
-        ("admin: []", "unknown key: admin (did you mean admins?)"),
+        ("admin: []", "unknown key: admin"),
         ("admins: [{name: ann, keys: []}]", "at least 1 entry"),
         ("admins: [{name: ann, keys: [nonsense]}]", "not a public key"),
         ("ssh: {port: 99999}", "at most 65535"),

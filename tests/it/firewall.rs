@@ -100,6 +100,7 @@ async fn ports_are_opened_by_signed_changes_that_have_to_be_confirmed() -> anyho
                 "--collect",
                 &unit,
                 "systemd-socket-activate",
+                "--accept",
                 &on,
                 "cat",
             ])

@@ -190,6 +190,7 @@ impl Lab {
                 "--collect",
                 "--unit=service",
                 "systemd-socket-activate",
+                "--accept",
                 "--listen=9000",
                 "cat",
             ])
@@ -414,6 +415,7 @@ impl Lab {
                 "--collect",
                 "--unit=service",
                 "systemd-socket-activate",
+                "--accept",
                 "--listen=9000",
                 "cat",
             ])
