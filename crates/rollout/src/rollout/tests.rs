@@ -74,6 +74,7 @@ fn an_upgrade_goes_through_every_state_in_order() {
             "check the release",
             "fetch the image app@sha256:0000000000000000000000000000000000000000000000000000000000000002",
             "unseal the secrets",
+            "have the certificates",
             "bridge the assets of web",
             "run the release command",
             "create web of rollout #2",
