@@ -67,7 +67,7 @@ async fn a_flushed_table_is_noticed_and_loaded_again() -> anyhow::Result<()> {
         .journal_says(
             "appliance-agent.service",
             "somebody removed the table",
-            Duration::from_secs(10),
+            Duration::from_secs(30),
         )
         .await?;
     state("confirmed").await

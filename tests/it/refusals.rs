@@ -100,7 +100,7 @@ fn mistakes(server: &str, good: &str) -> Vec<Mistake> {
         mistake(
             "YAML that is none",
             with("env: [unclosed\n"),
-            &["config/deploy.yml:17:1: "],
+            &["config/deploy.yml:16:6: "],
         ),
         mistake(
             "a tab for indentation",
