@@ -54,7 +54,7 @@ async fn with_docker_stopped_apps_are_served_on_and_the_agent_recovers_by_itself
         .await?;
     status_when(&world, |status| {
         status["host"]["docker"].is_string()
-            && status["problems"].as_array().is_some_and(Vec::is_empty)
+            && healthy(status)
             && status["apps"][0]["containers"][0]["state"] == "running"
     })
     .await?;
@@ -104,10 +104,7 @@ async fn without_agent_apps_are_served_on_and_the_command_line_says_so() -> anyh
         "{answer:?}"
     );
     world.ready().await?;
-    status_when(&world, |status| {
-        status["problems"].as_array().is_some_and(Vec::is_empty)
-    })
-    .await?;
+    status_when(&world, healthy).await?;
     Ok(())
 }
 
@@ -172,4 +169,13 @@ async fn status_when(world: &World, fits: impl Fn(&Value) -> bool) -> anyhow::Re
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Whether the host has nothing to complain of; the disk is the test machine's, and may well be full.
+fn healthy(status: &Value) -> bool {
+    status["problems"].as_array().is_some_and(|problems| {
+        problems
+            .iter()
+            .all(|problem| problem.as_str().is_some_and(|text| text.contains("of the disk")))
+    })
 }
