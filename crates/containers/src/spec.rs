@@ -71,6 +71,31 @@ pub enum Restart {
     },
 }
 
+impl std::str::FromStr for Restart {
+    type Err = NoRestart;
+
+    /// Reads a policy as `docker run --restart` spells it: `no`, `always`, `unless-stopped`, `on-failure[:N]`.
+    fn from_str(text: &str) -> Result<Self, NoRestart> {
+        let retries = match text {
+            "no" => return Ok(Self::No),
+            "always" => return Ok(Self::Always),
+            "unless-stopped" => return Ok(Self::UnlessStopped),
+            other => other.strip_prefix("on-failure").ok_or(NoRestart)?,
+        };
+        let retries = match retries.strip_prefix(':') {
+            Some(number) => number.parse().map_err(|_| NoRestart)?,
+            None if retries.is_empty() => 0,
+            None => return Err(NoRestart),
+        };
+        Ok(Self::OnFailure { retries })
+    }
+}
+
+/// A text that is no restart policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a restart policy: no, always, unless-stopped or on-failure[:N]")]
+pub struct NoRestart;
+
 /// A port on the host that leads into the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publish {
@@ -307,4 +332,25 @@ pub struct Mount {
     pub tmpfs_size: Option<i64>,
     /// Permission bits of a tmpfs.
     pub tmpfs_mode: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restart_policies_read_as_docker_spells_them() {
+        for (text, policy) in [
+            ("no", Ok(Restart::No)),
+            ("always", Ok(Restart::Always)),
+            ("unless-stopped", Ok(Restart::UnlessStopped)),
+            ("on-failure", Ok(Restart::OnFailure { retries: 0 })),
+            ("on-failure:5", Ok(Restart::OnFailure { retries: 5 })),
+            ("on-failure5", Err(NoRestart)),
+            ("on-failure:", Err(NoRestart)),
+            ("", Err(NoRestart)),
+        ] {
+            assert_eq!(text.parse(), policy, "{text}");
+        }
+    }
 }

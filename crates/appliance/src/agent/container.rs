@@ -168,24 +168,9 @@ fn environment(making: &Making<'_>, role: &Role) -> Result<Vec<(String, String)>
 }
 
 fn restart(role: &Role) -> Result<Restart, RoleError> {
-    let bad = || RoleError::Restart {
+    role.restart.parse().map_err(|_| RoleError::Restart {
         role: role.name.to_string(),
         policy: role.restart.clone(),
-    };
-    Ok(match role.restart.as_str() {
-        "no" => Restart::No,
-        "always" => Restart::Always,
-        "unless-stopped" => Restart::UnlessStopped,
-        other => {
-            let retries = match other.strip_prefix("on-failure").ok_or_else(bad)? {
-                "" => 0,
-                rest => rest
-                    .strip_prefix(':')
-                    .and_then(|number| number.parse().ok())
-                    .ok_or_else(bad)?,
-            };
-            Restart::OnFailure { retries }
-        }
     })
 }
 

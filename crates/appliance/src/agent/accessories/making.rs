@@ -268,24 +268,9 @@ pub fn volume_name(definition: &Accessory, target: &str) -> String {
 /// # Errors
 /// When it is none.
 pub fn restart(definition: &Accessory) -> Result<Restart, MakingError> {
-    let bad = || MakingError::Restart {
+    definition.restart.parse().map_err(|_| MakingError::Restart {
         accessory: definition.name.to_string(),
         policy: definition.restart.clone(),
-    };
-    Ok(match definition.restart.as_str() {
-        "no" => Restart::No,
-        "always" => Restart::Always,
-        "unless-stopped" => Restart::UnlessStopped,
-        other => {
-            let retries = match other.strip_prefix("on-failure").ok_or_else(bad)? {
-                "" => 0,
-                rest => rest
-                    .strip_prefix(':')
-                    .and_then(|number| number.parse().ok())
-                    .ok_or_else(bad)?,
-            };
-            Restart::OnFailure { retries }
-        }
     })
 }
 
