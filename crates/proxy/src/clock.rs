@@ -1,52 +1,7 @@
-//! Deadlines that cost nothing while they are only moved on, and the date for responses.
+//! The time of day, as responses and logs tell it.
 
 use std::cell::Cell;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use tokio::time::{Instant, Sleep};
-
-/// One timer of a connection.
-///
-/// Moving the deadline on does not touch the runtime's timer: it fires at the earlier time, sees that the deadline moved,
-/// and is set again.
-/// So a busy connection arms it once in a while, not once for each request.
-#[derive(Debug)]
-pub(crate) struct Deadline {
-    sleep: Pin<Box<Sleep>>,
-    due: Option<Instant>,
-}
-
-impl Deadline {
-    /// A timer that is not set.
-    pub(crate) fn new() -> Self {
-        Self {
-            sleep: Box::pin(tokio::time::sleep(Duration::from_secs(3600))),
-            due: None,
-        }
-    }
-
-    /// Sets the deadline, or none.
-    pub(crate) fn set(&mut self, due: Option<Instant>) {
-        self.due = due;
-    }
-
-    /// Whether the deadline has passed; else the task is woken when it may have.
-    pub(crate) fn poll_passed(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(due) = self.due else { return false };
-        if due < self.sleep.deadline() {
-            self.sleep.as_mut().reset(due);
-        }
-        while self.sleep.as_mut().poll(cx) == Poll::Ready(()) {
-            if Instant::now() >= due {
-                return true;
-            }
-            self.sleep.as_mut().reset(due);
-        }
-        false
-    }
-}
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The wall clock of one worker.
 #[derive(Debug, Default)]
@@ -78,31 +33,5 @@ impl Clock {
             }
         }
         self.date.get()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_deadline_that_moves_on_passes_at_its_last_place() {
-        let begun = Instant::now();
-        let mut deadline = Deadline::new();
-        let mut moved = false;
-        deadline.set(Some(begun + Duration::from_millis(10)));
-        std::future::poll_fn(|cx| {
-            if deadline.poll_passed(cx) {
-                return Poll::Ready(());
-            }
-            if !moved {
-                moved = true;
-                deadline.set(Some(begun + Duration::from_millis(60)));
-                assert!(!deadline.poll_passed(cx));
-            }
-            Poll::Pending
-        })
-        .await;
-        assert!(begun.elapsed() >= Duration::from_millis(60));
     }
 }

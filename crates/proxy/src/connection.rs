@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::h1;
@@ -49,7 +48,7 @@ impl Peer {
 /// Serves a connection in a task of its own.
 ///
 /// What an idle plain connection costs is the size of that task, so nothing is in it that only others need.
-pub(crate) fn start(worker: &Rc<Worker>, connections: &mut JoinSet<()>, accepted: Accepted) {
+pub(crate) fn start(worker: &Rc<Worker>, accepted: Accepted) {
     let Accepted {
         stream,
         peer,
@@ -70,12 +69,12 @@ pub(crate) fn start(worker: &Rc<Worker>, connections: &mut JoinSet<()>, accepted
     };
     let worker = Rc::clone(worker);
     if scheme == Scheme::Https || expects_header {
-        connections.spawn_local(Box::pin(async move {
+        tokio::task::spawn_local(Box::pin(async move {
             special(&worker, stream, (peer, scheme, local_port, slot), expects_header).await;
         }));
     } else {
         let peer = Peer::new(peer, scheme, local_port, slot);
-        connections.spawn_local(h1::serve(worker, stream, peer));
+        tokio::task::spawn_local(h1::serve(worker, stream, peer));
     }
 }
 
@@ -149,6 +148,6 @@ mod tests {
     fn an_idle_connection_stays_small() {
         // The largest part of what ten thousand idle connections cost; boxing what is rare keeps it so.
         let task = size(h1::serve::<TcpStream>);
-        assert!(task <= 288, "the task of a plain connection grew to {task} bytes");
+        assert!(task <= 272, "the task of a plain connection grew to {task} bytes");
     }
 }

@@ -14,7 +14,6 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use crate::access_log::Lines;
 use crate::buffer::Buffers;
@@ -121,6 +120,7 @@ pub(crate) fn spawn(index: usize, shared: Arc<Shared>, tls: Arc<ServerConfig>) -
     let (sender, accepted) = mpsc::channel(1024);
     let load = Arc::new(AtomicUsize::new(0));
     let (ready, started) = std::sync::mpsc::sync_channel(1);
+    let served = Arc::clone(&load);
     let thread = std::thread::Builder::new()
         .name(format!("proxy-{index}"))
         .spawn(move || {
@@ -143,7 +143,7 @@ pub(crate) fn spawn(index: usize, shared: Arc<Shared>, tls: Arc<ServerConfig>) -
                         lines: Lines::default(),
                         clock: Clock::default(),
                     });
-                    runtime.block_on(work(worker, accepted));
+                    runtime.block_on(work(worker, accepted, served));
                 }
                 Err(error) => {
                     let _caller_waits = ready.send(Err(error));
@@ -156,20 +156,19 @@ pub(crate) fn spawn(index: usize, shared: Arc<Shared>, tls: Arc<ServerConfig>) -
     Ok(Handle { sender, load, thread })
 }
 
-async fn work(worker: Rc<Worker>, mut accepted: mpsc::Receiver<Accepted>) {
-    let mut connections = JoinSet::new();
+/// Serves what is accepted, and then what is left; what is still there at its end is dropped with the runtime.
+async fn work(worker: Rc<Worker>, mut accepted: mpsc::Receiver<Accepted>, served: Arc<AtomicUsize>) {
     let mut sweep = tokio::time::interval(Duration::from_secs(1));
     let mut stopping = false;
     let mut cut = worker.shared.cut.subscribe();
+    let mut alarm = std::pin::pin!(worker.wakers.alarm());
     loop {
         tokio::select! {
             next = accepted.recv() => match next {
-                Some(accepted) => {
-                    connection::start(&worker, &mut connections, accepted);
-                }
+                Some(accepted) => connection::start(&worker, accepted),
                 None => break,
             },
-            Some(ended) = connections.join_next() => report(ended),
+            never = &mut alarm => match never {},
             _ = sweep.tick() => {
                 worker.streams.sweep();
                 worker.links.sweep();
@@ -184,26 +183,16 @@ async fn work(worker: Rc<Worker>, mut accepted: mpsc::Receiver<Accepted>) {
     }
     worker.wakers.wake_all();
     loop {
+        let freed = worker.shared.freed.notified();
+        if served.load(Ordering::Relaxed) == 0 {
+            break;
+        }
         tokio::select! {
-            ended = connections.join_next() => match ended {
-                Some(ended) => report(ended),
-                None => break,
-            },
+            () = freed => {}
+            never = &mut alarm => match never {},
             Ok(()) = cut.changed() => worker.wakers.wake_all(),
-            () = worker.shared.abort.cancelled() => {
-                connections.shutdown().await;
-                break;
-            }
+            () = worker.shared.abort.cancelled() => break,
         }
     }
     worker.lines.flush(&worker.shared.access_log);
-}
-
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "a connection's task panicked"
-        );
-    }
 }

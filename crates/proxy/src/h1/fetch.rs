@@ -197,11 +197,14 @@ pub(crate) async fn fetch(
     let mut place = worker.wakers.register();
     let mut uploading = true;
     let mut broken_link = false;
-    let mut timeout = std::pin::pin!(tokio::time::sleep(if sending.last {
-        patience.response
-    } else {
-        patience.stall
-    }));
+    place.set(Some(
+        Instant::now()
+            + if sending.last {
+                patience.response
+            } else {
+                patience.stall
+            },
+    ));
     let mut looked = 0;
     let head = std::future::poll_fn(|cx| {
         place.remember(cx);
@@ -215,7 +218,7 @@ pub(crate) async fn fetch(
                 Poll::Ready(Ok(())) => {
                     uploading = false;
                     if waited_for_client {
-                        timeout.as_mut().reset(Instant::now() + patience.response);
+                        place.set(Some(Instant::now() + patience.response));
                     }
                 }
                 Poll::Ready(Err(NotSent::Upload(UploadError::TooLarge))) => {
@@ -227,7 +230,7 @@ pub(crate) async fn fetch(
                 // It may have answered already, so the response is still read.
                 Poll::Ready(Err(NotSent::Link)) => (uploading, broken_link) = (false, true),
                 Poll::Pending if sending.bytes > before => {
-                    timeout.as_mut().reset(Instant::now() + patience.stall);
+                    place.set(Some(Instant::now() + patience.stall));
                 }
                 Poll::Pending => {}
             }
@@ -267,7 +270,7 @@ pub(crate) async fn fetch(
                 Poll::Pending => break,
             }
         }
-        if timeout.as_mut().poll(cx).is_ready() {
+        if place.poll_passed(cx) {
             return Poll::Ready(Err(Broken::Status(if uploading {
                 StatusCode::REQUEST_TIMEOUT
             } else {

@@ -44,7 +44,7 @@ use crate::access_log::{self, Entry};
 use crate::assign::{self, Assignment, Shown as _};
 use crate::auth::Check;
 use crate::buffer::Buffer;
-use crate::clock::{Clock, Deadline};
+use crate::clock::Clock;
 use crate::compress;
 use crate::connection::Peer;
 use crate::decide::{Ask, Decision, decide, too_late};
@@ -79,8 +79,8 @@ struct Conn<S> {
     input: Buffer,
     worker: Rc<Worker>,
     peer: Rc<Peer>,
-    deadline: Deadline,
-    place: Place,
+    /// Its deadline, and what else wakes it.
+    deadline: Place,
     idle: Duration,
 }
 
@@ -129,10 +129,9 @@ where
     let mut conn = Conn {
         stream,
         input: Buffer::default(),
-        place: worker.wakers.register(),
+        deadline: worker.wakers.register(),
         worker,
         peer,
-        deadline: Deadline::new(),
         idle: Duration::from_secs(75),
     };
     // A block and not a function, so that the connection lies in the task once.
@@ -190,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         let mut looked = 0;
         let (mut begun, mut last_call) = (false, false);
         std::future::poll_fn(|cx| {
-            self.place.remember(cx);
+            self.deadline.remember(cx);
             loop {
                 let empty = parse::skip_empty_lines(self.input.bytes());
                 if empty > 0 {

@@ -35,7 +35,6 @@ use tokio::time::Instant;
 pub(crate) use self::body::{Upload, UploadError};
 pub(crate) use self::pipe::Working;
 use self::pipe::pipe;
-use crate::clock::Deadline;
 use crate::connection::Peer;
 use crate::forward;
 use crate::worker::Worker;
@@ -104,12 +103,11 @@ where
         open: Cell::new(0),
         rested: Cell::new(Instant::now()),
     });
-    let mut place = worker.wakers.register();
-    let mut deadline = Deadline::new();
+    let mut deadline = worker.wakers.register();
     deadline.set(Some(Instant::now() + first));
     let (mut begun, mut told) = (false, false);
     std::future::poll_fn(|cx| {
-        place.remember(cx);
+        deadline.remember(cx);
         loop {
             if !told && worker.shared.closing.load(Ordering::Relaxed) {
                 told = true;

@@ -1,14 +1,14 @@
 //! A body into a stream of HTTP/2, no faster than the other side takes it.
 
+use std::pin::Pin;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
-use tokio::time::Instant;
+use tokio::time::Sleep;
 
-use crate::clock::Deadline;
 
 /// A body was not given in full.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ where
     B: Body<Data = Bytes> + Working + Unpin,
     B::Error: std::error::Error + 'static,
 {
-    let mut deadline: Option<Deadline> = None;
+    let mut deadline: Option<Pin<Box<Sleep>>> = None;
     std::future::poll_fn(move |cx| {
         body.poll_work(cx);
         loop {
@@ -77,12 +77,9 @@ where
                             return Poll::Ready(Err(PipeError::Gone(Reason::CANCEL.into())));
                         }
                         Poll::Pending => {
-                            let deadline = deadline.get_or_insert_with(|| {
-                                let mut deadline = Deadline::new();
-                                deadline.set(Some(Instant::now() + stall));
-                                deadline
-                            });
-                            if deadline.poll_passed(cx) {
+                            let deadline =
+                                deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
+                            if deadline.as_mut().poll(cx).is_ready() {
                                 return Poll::Ready(Err(PipeError::Stalled(stall)));
                             }
                             return Poll::Pending;
@@ -95,7 +92,7 @@ where
                 let error = reset.map_or_else(|error| error, h2::Error::from);
                 return Poll::Ready(Err(PipeError::Gone(error)));
             }
-            let frame = match ready!(std::pin::Pin::new(&mut body).poll_frame(cx)) {
+            let frame = match ready!(Pin::new(&mut body).poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Poll::Ready(Err(PipeError::Body(error))),
                 None => return Poll::Ready(to.send_data(Bytes::new(), true).map_err(PipeError::Gone)),

@@ -247,7 +247,7 @@ pub(crate) async fn fetch(
     let mut pump: Option<Pump> =
         (!ended).then(|| Box::pin(pipe(body, to, patience.stall, Reason::CANCEL)) as Pump);
     let mut place = worker.wakers.register();
-    let mut timeout = std::pin::pin!(tokio::time::sleep(patience.response));
+    place.set(Some(Instant::now() + patience.response));
     let response = std::future::poll_fn(|cx| {
         place.remember(cx);
         if upstream.is_cut() {
@@ -270,7 +270,7 @@ pub(crate) async fn fetch(
             }
         }
         if uploading {
-            timeout.as_mut().reset(Instant::now() + patience.response);
+            place.set(Some(Instant::now() + patience.response));
         }
         while let Poll::Ready(Some(Ok(head))) = answer.poll_informational(cx) {
             interim(head);
@@ -281,7 +281,7 @@ pub(crate) async fn fetch(
             Poll::Pending => {}
         }
         // While the client still sends, it may talk with the upstream: neither is late.
-        if pump.is_none() && timeout.as_mut().poll(cx).is_ready() {
+        if pump.is_none() && place.poll_passed(cx) {
             return Poll::Ready(Err(Broken::Status(StatusCode::GATEWAY_TIMEOUT)));
         }
         Poll::Pending
