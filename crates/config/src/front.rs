@@ -35,9 +35,22 @@ pub struct Front {
     /// Largest request body.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_body: Option<Bytes>,
+    /// What the app speaks, health check included: `http1`, or `h2c` (HTTP/2 without TLS, such as gRPC servers).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_protocol: Option<UpstreamProtocol>,
     /// A line in the journal for each request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<Log>,
+}
+
+/// What an app speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 without TLS, from the first byte (RFC 9113 §3.3).
+    H2c,
 }
 
 /// `compression:` as written.

@@ -309,6 +309,26 @@ pub struct Buffering {
     pub max_request_body: Option<i64>,
     /// Largest response body in bytes; 0 or `None` is unlimited.
     pub max_response_body: Option<i64>,
+    /// `requests` as it was written.
+    #[serde(skip)]
+    pub written_requests: Option<bool>,
+    /// `responses` as it was written.
+    #[serde(skip)]
+    pub written_responses: Option<bool>,
+}
+
+impl Buffering {
+    /// Whether requests are held back: only where somebody asked for it. Kamal's own default would delay every upload.
+    pub fn holds_requests(&self) -> bool {
+        self.written_requests == Some(true)
+    }
+
+    /// Whether responses are held back: where somebody asked for it, or set a limit that cannot be kept otherwise.
+    /// Kamal's own default would hold up every stream.
+    pub fn holds_responses(&self) -> bool {
+        let limited = self.max_response_body.is_some_and(|most| most > 0);
+        self.written_responses.unwrap_or(limited)
+    }
 }
 
 /// Options of the shared proxy container, as written.

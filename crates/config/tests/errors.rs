@@ -433,3 +433,38 @@ fn beyond_a_hundred_problems_only_their_number_is_told() {
     assert_eq!(problems[99].message, "labels/l99: should be a string");
     assert_eq!(problems[100].message, "and 30 more");
 }
+
+#[test]
+fn bodies_are_held_back_only_where_somebody_asked_for_it() {
+    let held = |section: &str| {
+        let loaded = load_text(&with(&format!("proxy: {{app_port: 80, {section}}}"))).unwrap();
+        let roles = loaded.config.roles;
+        let buffering = roles[0].proxy.as_ref().unwrap().buffering.clone();
+        // What is printed stays Kamal's.
+        assert_eq!(
+            (buffering.requests, buffering.responses),
+            kamal(section),
+            "{section}"
+        );
+        (buffering.holds_requests(), buffering.holds_responses())
+    };
+    fn kamal(section: &str) -> (bool, bool) {
+        (
+            !section.contains("requests: false"),
+            !section.contains("responses: false"),
+        )
+    }
+    assert_eq!(held("ssl: false"), (false, false));
+    assert_eq!(held("buffering: {requests: true}"), (true, false));
+    assert_eq!(
+        held("buffering: {requests: false, responses: true}"),
+        (false, true)
+    );
+    assert_eq!(held("buffering: {max_request_body: 10}"), (false, false));
+    // A limit on responses can be kept in no other way.
+    assert_eq!(held("buffering: {max_response_body: 10}"), (false, true));
+    assert_eq!(
+        held("buffering: {max_response_body: 10, responses: false}"),
+        (false, false)
+    );
+}

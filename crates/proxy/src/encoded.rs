@@ -35,7 +35,7 @@ pub(crate) fn encode(
         content_encoding: field(header::CONTENT_ENCODING),
         cache_control: field(header::CACHE_CONTROL),
     };
-    if !matches!(inner, Reply::Relayed(_))
+    if !matches!(inner, Reply::Relayed(_) | Reply::Held(_))
         || inner.is_end_stream()
         || !compress::suits(compression, &candidate)
     {

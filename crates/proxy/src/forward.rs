@@ -22,11 +22,13 @@ use crate::decide::{Ask, Decision, decide, too_late};
 use crate::encoded::{self, Encoded};
 use crate::h1;
 use crate::headers::{self, ClientView};
+use crate::held::{self, Held};
 use crate::http2::{self, Interim, Upload};
 use crate::link::Link;
 use crate::pages;
 use crate::policy::{self, Verdict};
-use crate::snapshot::UpstreamProtocol;
+use crate::snapshot::{Buffering, UpstreamProtocol};
+use crate::spool::SpoolError;
 use crate::table::{Route, Table};
 use crate::upstream::Upstream;
 use crate::visitor;
@@ -59,6 +61,8 @@ pub(crate) enum Reply {
     Relayed(Relay),
     /// Streamed from an upstream through an encoder.
     Encoded(Box<Encoded>),
+    /// Held back until it was complete.
+    Held(Box<Held>),
 }
 
 /// A response body that is being relayed; gives the connection back when it is complete.
@@ -85,10 +89,13 @@ pub(crate) enum RelayError {
     /// The body could not be compressed any further.
     #[error("the response could not be compressed")]
     Encoder,
+    /// What was held back cannot be read any more.
+    #[error("the response that was held back cannot be read")]
+    Held(#[source] SpoolError),
 }
 
 impl Relay {
-    fn upstream(&self) -> &Arc<Upstream> {
+    pub(crate) fn upstream(&self) -> &Arc<Upstream> {
         match self {
             Self::Http1(relay) => relay.upstream(),
             Self::H2c(relay) => relay.upstream(),
@@ -103,6 +110,7 @@ impl http2::Working for Reply {
             Self::Relayed(Relay::Http1(relay)) => relay.poll_work(cx),
             Self::Relayed(Relay::H2c(relay)) => relay.poll_work(cx),
             Self::Encoded(encoded) => encoded.inner_mut().poll_work(cx),
+            Self::Held(held) => held.work(cx),
         }
     }
 }
@@ -120,6 +128,7 @@ impl Body for Reply {
             Self::Relayed(Relay::Http1(relay)) => Pin::new(relay).poll_frame(cx),
             Self::Relayed(Relay::H2c(relay)) => Pin::new(relay).poll_frame(cx),
             Self::Encoded(encoded) => encoded.poll_frame(cx),
+            Self::Held(held) => held.poll_frame(cx),
         }
     }
 
@@ -129,6 +138,7 @@ impl Body for Reply {
             Self::Relayed(Relay::Http1(relay)) => relay.is_end_stream(),
             Self::Relayed(Relay::H2c(relay)) => relay.is_end_stream(),
             Self::Encoded(encoded) => encoded.is_end_stream(),
+            Self::Held(held) => held.is_end_stream(),
         }
     }
 
@@ -138,6 +148,7 @@ impl Body for Reply {
             Self::Relayed(Relay::Http1(relay)) => relay.size_hint(),
             Self::Relayed(Relay::H2c(relay)) => relay.size_hint(),
             Self::Encoded(_) => SizeHint::default(),
+            Self::Held(held) => held.size_hint(),
         }
     }
 }
@@ -146,7 +157,7 @@ fn own(response: Response<Bytes>) -> Response<Reply> {
     response.map(|bytes| Reply::Own((!bytes.is_empty()).then_some(bytes)))
 }
 
-fn failure(status: StatusCode) -> Response<Reply> {
+pub(crate) fn failure(status: StatusCode) -> Response<Reply> {
     own(pages::page(status, ""))
 }
 
@@ -218,15 +229,51 @@ pub(crate) async fn handle(
                         continue;
                     }
                 }
-                let words = (route.service.log.requests && worker.shared.access_log.is_on())
-                    .then(|| Words::of(&host, &request, &route.service.log.request_headers, visitor));
+                let id = match request.headers().get(&headers::X_REQUEST_ID) {
+                    Some(id) if crate::request_id::acceptable(id.as_bytes()) => id.clone(),
+                    _ => worker.ids.next_value(),
+                };
+                let line = (route.service.log.requests && worker.shared.access_log.is_on()).then(|| Line {
+                    words: Words::of(&host, &request, &route.service.log.request_headers, visitor),
+                    worker,
+                    peer,
+                    route: Arc::clone(route),
+                    id: id.clone(),
+                    begun,
+                    written: false,
+                });
                 let accept = request.headers().get(header::ACCEPT_ENCODING).cloned();
                 let is_head = request.method() == Method::HEAD;
                 request
                     .body_mut()
                     .limit(route.service.limits.max_request_body.unwrap_or(u64::MAX));
-                let response =
-                    route_request(worker, peer, &table, route, strip, &host, request, begun, interim).await;
+                let buffering = route.service.buffering.as_ref().filter(|_| !websocket);
+                let refused = match buffering {
+                    Some(buffering) if buffering.requests && !request.body().is_over() => {
+                        let stall = table.settings.idle_timeout;
+                        Box::pin(hold(worker, buffering, &mut request, stall, interim)).await
+                    }
+                    _ => Ok(()),
+                };
+                let response = match refused {
+                    Ok(()) => {
+                        route_request(
+                            worker, peer, &table, route, strip, &host, id, request, begun, interim,
+                        )
+                        .await
+                    }
+                    Err(status) => {
+                        let mut response = failure(status);
+                        response.headers_mut().insert(headers::X_REQUEST_ID, id);
+                        response
+                    }
+                };
+                let response = match buffering {
+                    Some(buffering) if buffering.responses => {
+                        Box::pin(held::response(worker, buffering, response)).await
+                    }
+                    _ => response,
+                };
                 let status = response.status();
                 let response = match response.body() {
                     Reply::Own(Some(_)) => response.map(|_| own(route.page(status, "")).into_body()),
@@ -239,8 +286,8 @@ pub(crate) async fn handle(
                     }
                     _ => response,
                 };
-                if let Some(words) = words {
-                    words.log(worker, peer, route, &response, begun);
+                if let Some(line) = line {
+                    line.write(&response);
                 }
                 return finish(worker, Some(route), response, begun);
             }
@@ -288,44 +335,74 @@ impl Words {
             }),
         }
     }
+}
 
+/// A line of the access log that is still to be written.
+struct Line<'a> {
+    words: Words,
+    worker: &'a Worker,
+    peer: &'a Peer,
+    route: Arc<Route>,
+    id: HeaderValue,
+    begun: Instant,
+    written: bool,
+}
+
+impl Drop for Line<'_> {
+    /// The client gave its request up before there was an answer: kamal-proxy's and nginx's word for that is 499.
+    fn drop(&mut self) {
+        if !self.written {
+            self.entry(499, "", 0, &[]);
+        }
+    }
+}
+
+impl Line<'_> {
     /// Writes the line when the response's head is there; its body's length is the announced one.
-    fn log(&self, worker: &Worker, peer: &Peer, route: &Route, response: &Response<Reply>, begun: Instant) {
-        let id = response.headers().get(&headers::X_REQUEST_ID);
+    fn write(mut self, response: &Response<Reply>) {
         let upstream = match response.body() {
             Reply::Relayed(relay) => relay.upstream().address.to_string(),
             Reply::Encoded(encoded) => match encoded.inner() {
                 Reply::Relayed(relay) => relay.upstream().address.to_string(),
+                Reply::Held(held) => held.upstream().address.to_string(),
                 Reply::Own(_) | Reply::Encoded(_) => String::new(),
             },
+            Reply::Held(held) => held.upstream().address.to_string(),
             Reply::Own(_) => String::new(),
         };
-        let wanted = &route.service.log.response_headers;
+        let wanted = &self.route.service.log.response_headers;
         let logged = access_log::fields("resp", wanted, |name| {
             response.headers().get(name).map(|value| value.as_bytes().into())
         });
+        let bytes = response.body().size_hint().lower();
+        self.entry(response.status().as_u16(), &upstream, bytes, &logged);
+        self.written = true;
+    }
+
+    fn entry(&self, status: u16, target_address: &str, response_bytes: u64, logged: &[access_log::Field]) {
+        let (words, peer) = (&self.words, self.peer);
         let entry = Entry {
             time: Clock::millis(),
-            host: self.host.as_bytes(),
-            target: self.target.as_bytes(),
-            with_query: route.service.log.query,
-            method: self.method.as_str().as_bytes(),
-            request_id: id.map_or(&[], |id| id.as_bytes()),
-            status: response.status().as_u16(),
-            service: route.service.name.as_str(),
-            target_address: &upstream,
-            took: begun.elapsed(),
-            request_length: self.length,
-            response_bytes: response.body().size_hint().lower(),
+            host: words.host.as_bytes(),
+            target: words.target.as_bytes(),
+            with_query: self.route.service.log.query,
+            method: words.method.as_str().as_bytes(),
+            request_id: self.id.as_bytes(),
+            status,
+            service: self.route.service.name.as_str(),
+            target_address,
+            took: self.begun.elapsed(),
+            request_length: words.length,
+            response_bytes,
             client: (peer.address, peer.port),
             port: peer.local_port,
-            visitor: self.visitor,
-            fields: [&self.fields, &logged],
+            visitor: words.visitor,
+            fields: [&words.fields, logged],
             scheme: peer.scheme.as_str(),
             protocol: "HTTP/2.0",
-            user_agent: &self.user_agent,
+            user_agent: &words.user_agent,
         };
-        worker.lines.push(&worker.shared.access_log, &entry);
+        self.worker.lines.push(&self.worker.shared.access_log, &entry);
     }
 }
 
@@ -378,6 +455,28 @@ fn host_of(request: &Request<Upload>) -> Option<String> {
     }
 }
 
+/// Holds the request back until it is complete, and announces its length to the upstream.
+async fn hold(
+    worker: &Worker,
+    buffering: &Buffering,
+    request: &mut Request<Upload>,
+    stall: Duration,
+    interim: Interim<'_>,
+) -> Result<(), StatusCode> {
+    // The client waits for a word before it sends anything, and the upstream will not be asked for one.
+    if request.headers_mut().remove(header::EXPECT).is_some() {
+        let mut go_on = Response::new(());
+        *go_on.status_mut() = StatusCode::CONTINUE;
+        interim(go_on);
+    }
+    held::request(worker, buffering, request.body_mut(), stall).await?;
+    let length = request.body().announced().unwrap_or_default();
+    request
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    Ok(())
+}
+
 #[allow(clippy::too_many_arguments)]
 async fn route_request(
     worker: &Rc<Worker>,
@@ -386,14 +485,11 @@ async fn route_request(
     route: &Arc<Route>,
     strip: usize,
     host: &str,
+    id: HeaderValue,
     mut request: Request<Upload>,
     begun: Instant,
     interim: Interim<'_>,
 ) -> Response<Reply> {
-    let id = match request.headers().get(&headers::X_REQUEST_ID) {
-        Some(id) if crate::request_id::acceptable(id.as_bytes()) => id.clone(),
-        _ => worker.ids.next_value(),
-    };
     let websocket = is_websocket(&request);
     let now = Clock::millis();
     let assignment = if assign::is_needed(&route.service) {

@@ -13,6 +13,7 @@
 //! | `hold` | routes of an earlier boot, which are not believed yet |
 //! | `connection`, `decide`, `headers`, `pages` | the path of a request: protocol, decision, fields, own answers |
 //! | `policy`, `auth`, `limits`, `visitor` | what a service asks of a request: its visitor's rate, a password |
+//! | `held`, `spool` | bodies that a service wants whole: in memory, then on disk |
 //! | `compress`, `encoded`, [`template`] | responses made smaller, error pages of an app |
 //! | `h1`, `link`, `buffer`, `clock`, `wakers` | the HTTP/1.1 engine and what it stands on |
 //! | `proxy_header`, `rewound` | what may stand before a connection's first request |
@@ -35,6 +36,8 @@
 //! | the machine reboots | requests wait until the agent has confirmed the route and the app has passed its health check, at most 30 s, then 503 with `Retry-After` | `switching`, `hold` |
 //! | the agent is gone | nothing: it is needed for changes only | all of them: they have none |
 //! | the disk is full: snapshot | the change is refused with `storage`, what was live stays live | `switching` |
+//! | the disk is full: a request that is to be held back | 507; 503 while all of `settings.spool_max_bytes` is held | `buffering` |
+//! | the disk is full: a response that is held back | the client gets it as it comes, from there on | `buffering` |
 //! | the disk is full: access log | lines are lost, requests are not | `observing` |
 //! | a snapshot file is wrong | the live one stays; at the start, service by service, a wrong one costs itself only | `basics`, `store` |
 //! | 10,000 malformed requests | 400 or 505 each; neither memory nor descriptors grow | `attacks` |
@@ -71,6 +74,7 @@ pub mod fuzzing;
 mod h1;
 mod headers;
 mod health;
+mod held;
 mod hold;
 mod http2;
 mod limits;
@@ -88,6 +92,7 @@ mod rewound;
 mod run;
 mod shared;
 pub mod snapshot;
+mod spool;
 pub mod stats;
 mod store;
 mod table;

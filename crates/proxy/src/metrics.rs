@@ -201,6 +201,18 @@ fn page(shared: &Shared) -> String {
             shared.turned_away.load(Ordering::Relaxed),
         ),
         (
+            "appliance_proxy_held_memory_bytes",
+            "gauge",
+            "Bytes in memory of bodies that are held back.",
+            shared.spools.used().0,
+        ),
+        (
+            "appliance_proxy_held_disk_bytes",
+            "gauge",
+            "Bytes on disk of bodies that are held back.",
+            shared.spools.used().1,
+        ),
+        (
             "appliance_proxy_snapshot_generation",
             "gauge",
             "Generation of the live snapshot.",

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How to run a proxy.
@@ -17,6 +17,8 @@ pub struct Options {
     pub control: Option<PathBuf>,
     /// Where the routing snapshot is kept.
     pub store: Store,
+    /// Directory for bodies that are held back, made when it is needed; `spool` in the store's directory when absent.
+    pub spool: Option<PathBuf>,
     /// Threads that serve requests; one for each processor when absent.
     pub workers: Option<usize>,
     /// How long open requests may go on after a stop signal. 30 s is usual.
@@ -114,6 +116,16 @@ pub enum Store {
     ///
     /// `certificates/` and `local-ca/` are kept beside it when they are needed.
     File(PathBuf),
+}
+
+impl Store {
+    /// The directory that it lies in.
+    pub(crate) fn directory(&self) -> &Path {
+        match self {
+            Self::Directory(directory) => directory,
+            Self::File(file) => file.parent().unwrap_or(Path::new("")),
+        }
+    }
 }
 
 /// Steps of the process's life.

@@ -39,6 +39,10 @@ fn words(status: StatusCode) -> (&'static str, &'static str) {
             "No answer in time",
             "The app took too long to answer. Please try again in a moment.",
         ),
+        507 => (
+            "No room",
+            "There is no room for what you sent right now. Please try again later.",
+        ),
         _ => ("Something went wrong", "Please try again in a moment."),
     }
 }

@@ -22,6 +22,7 @@ use crate::limits::Counted;
 use crate::manager::Manager;
 use crate::options::{Handover, ListenerSocket, Notice, Options, Scheme, Successor};
 use crate::shared::Shared;
+use crate::spool::Spools;
 use crate::store::Disk;
 use crate::worker::{self, Accepted, Handle};
 
@@ -112,7 +113,9 @@ impl Proxy {
             AccessLog::start(options.access_log).map_err(system("start the access log's thread"))?;
         let https = sockets.iter().find(|(scheme, ..)| *scheme == Scheme::Https);
         let https_port = https.map(|(_, port, ..)| *port);
-        let mut shared = Shared::new(workers, https_port, access_log, Instant::now());
+        let spool = options.spool;
+        let spools = Spools::new(spool.unwrap_or_else(|| options.store.directory().join("spool")));
+        let mut shared = Shared::new(workers, https_port, access_log, spools, Instant::now());
         shared.predecessor = options.predecessor;
         let shared = Arc::new(shared);
         let tls = Arc::new(crate::tls::server_config(&shared).map_err(RunError::Tls)?);

@@ -12,6 +12,7 @@ use crate::access_log::AccessLog;
 use crate::auth::Gatekeeper;
 use crate::challenges::Challenges;
 use crate::limits::{Connections, Rates};
+use crate::spool::Spools;
 use crate::table::Table;
 
 /// Shared by the workers and by the control thread.
@@ -57,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) rates: Rates,
     /// Passwords that were checked.
     pub(crate) gatekeeper: Gatekeeper,
+    /// Bodies that are held back.
+    pub(crate) spools: Arc<Spools>,
     /// Start of the process.
     pub(crate) started: Instant,
 }
@@ -66,6 +69,7 @@ impl Shared {
         workers: usize,
         https_port: Option<u16>,
         access_log: AccessLog,
+        spools: Spools,
         started: Instant,
     ) -> Self {
         Self {
@@ -89,6 +93,7 @@ impl Shared {
             turned_away: AtomicU64::new(0),
             rates: Rates::default(),
             gatekeeper: Gatekeeper::default(),
+            spools: Arc::new(spools),
             started,
         }
     }

@@ -109,6 +109,8 @@ pub struct Settings {
     pub max_header_count: usize,
     /// Most client connections at once. 16,384; further ones wait in the kernel's queue.
     pub max_connections: usize,
+    /// Most bytes on disk of all bodies that are held back together. 4 GiB.
+    pub spool_max_bytes: u64,
 }
 
 impl Default for Settings {
@@ -125,6 +127,7 @@ impl Default for Settings {
             max_header_bytes: 32 << 10,
             max_header_count: 100,
             max_connections: 16_384,
+            spool_max_bytes: 4 << 30,
         }
     }
 }
@@ -181,6 +184,9 @@ pub struct Service {
     /// Size limits.
     #[serde(default)]
     pub limits: Limits,
+    /// Bodies that are held back until they are complete; everything streams when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buffering: Option<Buffering>,
     /// Access log.
     #[serde(default)]
     pub log: Log,
@@ -224,6 +230,7 @@ impl Service {
             forward_headers: false,
             canonical_host: None,
             limits: Limits::default(),
+            buffering: None,
             log: Log::default(),
             response_headers: BTreeMap::new(),
             redirects: Vec::new(),
@@ -457,6 +464,34 @@ pub struct Limits {
     /// How many may come at once after a rest; `requests_per_second` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst: Option<u32>,
+}
+
+/// Bodies that are held back until they are complete: in memory, then in files without a name.
+///
+/// WebSockets, `text/event-stream`, gRPC and responses with `X-Accel-Buffering: no` are never held back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Buffering {
+    /// Whether an upstream sees a request only when all of it is here. False.
+    pub requests: bool,
+    /// Whether a client gets a response only when all of it is here. False.
+    pub responses: bool,
+    /// Bytes of each body that stay in memory. 1 MiB, as in Kamal.
+    pub memory_bytes: u64,
+    /// Most bytes of a response that is held back; more is answered with 500, as in kamal-proxy. Unlimited when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_response_body: Option<u64>,
+}
+
+impl Default for Buffering {
+    fn default() -> Self {
+        Self {
+            requests: false,
+            responses: false,
+            memory_bytes: 1 << 20,
+            max_response_body: None,
+        }
+    }
 }
 
 /// What of a service's requests is logged.

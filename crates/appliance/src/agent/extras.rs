@@ -79,6 +79,7 @@ pub fn apply(
 mod tests {
     use appliance_config::Extension;
     use appliance_proxy::Snapshot;
+    use appliance_proxy::snapshot::UpstreamProtocol;
 
     /// From the words of a configuration to a snapshot that the proxy accepts as it is.
     #[test]
@@ -92,6 +93,7 @@ mod tests {
             "auth": { "users": { "ada": "$2b$10$abcdefghijklmnopqrstuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuu" }, "except": ["/up"] },
             "rate": { "requests": 300, "per": "1m" },
             "max_body": "20m",
+            "upstream_protocol": "h2c",
             "log": { "requests": true },
         }});
         let extension: Extension = serde_json::from_value(text).unwrap();
@@ -112,6 +114,8 @@ mod tests {
             (service.limits.burst, service.limits.max_request_body),
             (Some(300), Some(20 << 20))
         );
+        assert_eq!(service.upstream_protocol, UpstreamProtocol::H2c);
+        assert_eq!(service.health_check.protocol, Some(UpstreamProtocol::H2c));
         assert!(service.log.requests && !service.log.query && service.compression.is_some());
         assert_eq!(service.error_pages[&502], "<h1>{{ .Message }}</h1>");
         let snapshot = Snapshot {

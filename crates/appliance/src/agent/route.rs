@@ -6,7 +6,7 @@ use std::time::Duration;
 use appliance_proxy::names::{
     CertificateName, HostPattern, NameError, PathPrefix, ServiceName, UpstreamAddress,
 };
-use appliance_proxy::snapshot::{Certificate, HealthCheck, Log, Service, Tls};
+use appliance_proxy::snapshot::{Buffering, Certificate, HealthCheck, Log, Service, Tls, UpstreamProtocol};
 use appliance_push::change::{self, ProxySpec};
 
 /// The service of one proxied role, served by containers at `upstreams`; the hosts in `local_ca` show the host's own CA.
@@ -53,6 +53,9 @@ pub fn service(
         response_headers: spec.log_response_headers.clone(),
     };
     service.health_check = health_check(spec);
+    if spec.extras.h2c {
+        service.upstream_protocol = UpstreamProtocol::H2c;
+    }
     service.response_timeout = Duration::from_secs(u64::from(spec.response_timeout));
     // Kamal believes the visitor's headers exactly where the proxy does not end TLS itself.
     service.forward_headers = spec
@@ -63,7 +66,19 @@ pub fn service(
         .as_ref()
         .and_then(|buffering| buffering.max_request_body)
         .filter(|bytes| *bytes > 0);
+    service.buffering = spec.buffering.as_ref().and_then(buffering);
     Ok(service)
+}
+
+/// Which bodies the proxy holds back; `None` when everything streams.
+fn buffering(wanted: &change::Buffering) -> Option<Buffering> {
+    let defaults = Buffering::default();
+    (wanted.requests || wanted.responses).then(|| Buffering {
+        requests: wanted.requests,
+        responses: wanted.responses,
+        memory_bytes: wanted.memory.unwrap_or(defaults.memory_bytes),
+        max_response_body: wanted.max_response_body.filter(|bytes| *bytes > 0),
+    })
 }
 
 /// Where the proxy reaches a container of this role.
@@ -77,6 +92,7 @@ pub fn health_check(spec: &ProxySpec) -> HealthCheck {
         path: spec.healthcheck.path.clone(),
         interval: Duration::from_secs(u64::from(spec.healthcheck.interval)),
         timeout: Duration::from_secs(u64::from(spec.healthcheck.timeout)),
+        protocol: spec.extras.h2c.then_some(UpstreamProtocol::H2c),
         ..HealthCheck::default()
     }
 }

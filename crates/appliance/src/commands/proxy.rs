@@ -49,6 +49,10 @@ pub struct ProxyArgs {
     /// State directory
     #[arg(long, value_name = "DIR", default_value = STATE_DIRECTORY)]
     state: PathBuf,
+    /// Directory for bodies that are held back (`buffering`); by default `spool` in the state directory, or the
+    /// system's directory for temporary files with --snapshot
+    #[arg(long, value_name = "DIR")]
+    spool: Option<PathBuf>,
     /// Threads that serve requests; one for each processor by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
@@ -107,6 +111,7 @@ pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
             Some(file) => Store::File(file.clone()),
             None => Store::Directory(args.state.clone()),
         },
+        spool: args.spool.clone().or_else(|| alone.then(std::env::temp_dir)),
         workers: args.workers.map(usize::from),
         drain: Duration::from_secs(args.drain),
         successor: Some(successor()?),

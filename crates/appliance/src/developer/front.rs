@@ -1,7 +1,7 @@
 //! From `x-appliance: proxy:` to the extras of a release.
 
 use anyhow::Context as _;
-use appliance_config::front::{Coding, Front};
+use appliance_config::front::{Coding, Front, UpstreamProtocol};
 use appliance_push::change::extras::{Auth, Compression, ProxyExtras, Rate, Redirect};
 
 /// The extras of a proxied role.
@@ -53,6 +53,7 @@ pub fn extras(front: &Front) -> anyhow::Result<ProxyExtras> {
         }),
         rate,
         max_body: front.max_body.as_ref().map(|bytes| bytes.0),
+        h2c: front.upstream_protocol == Some(UpstreamProtocol::H2c),
         log: front.log.as_ref().is_some_and(|log| log.requests),
         log_query: front.log.as_ref().is_some_and(|log| log.query),
     })

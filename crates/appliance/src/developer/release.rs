@@ -350,8 +350,8 @@ pub(super) fn proxy_spec(config: &Resolved, proxy: &model::Proxy) -> anyhow::Res
         drain_timeout: seconds("drain_timeout", config.timeouts.drain_timeout)?,
         forward_headers: proxy.forward_headers,
         buffering: Some(Buffering {
-            requests: proxy.buffering.requests,
-            responses: proxy.buffering.responses,
+            requests: proxy.buffering.holds_requests(),
+            responses: proxy.buffering.holds_responses(),
             memory: bytes(proxy.buffering.memory),
             max_request_body: bytes(proxy.buffering.max_request_body),
             max_response_body: bytes(proxy.buffering.max_response_body),

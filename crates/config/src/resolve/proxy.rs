@@ -53,6 +53,8 @@ pub(super) fn proxy(map: &Map, service_name: String, timeouts: &Timeouts) -> Pro
             memory: nested("buffering", "memory").and_then(Node::as_int),
             max_request_body: nested("buffering", "max_request_body").and_then(Node::as_int),
             max_response_body: nested("buffering", "max_response_body").and_then(Node::as_int),
+            written_requests: nested("buffering", "requests").and_then(Node::as_bool),
+            written_responses: nested("buffering", "responses").and_then(Node::as_bool),
         },
         log_request_headers: nested("logging", "request_headers").map_or_else(
             || LOGGED_REQUEST_HEADERS.iter().map(ToString::to_string).collect(),

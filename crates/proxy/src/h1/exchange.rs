@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::Conn;
 use super::chunks::{self, Decoder, Piece};
 use super::encode::{Encoding, Source};
+use super::held::{self, Held};
 use super::parse::{self, Framing};
 use super::rewrite::{self, Given, Told};
 use super::trailer;
@@ -29,6 +30,7 @@ use crate::clock::Clock;
 use crate::compress::{self, Coding};
 use crate::link::Link;
 use crate::snapshot::Compression;
+use crate::spool::Spool;
 use crate::table::Route;
 use crate::upstream::InFlight;
 
@@ -110,14 +112,16 @@ pub(super) enum Failure {
 
 /// The request's body on its way.
 #[derive(Debug)]
-enum Body {
+pub(super) enum Body {
     Length(u64),
     Chunked(Decoder),
+    /// It is here already.
+    Held,
     Sent,
 }
 
 #[derive(Debug)]
-enum Down {
+pub(super) enum Down {
     /// Waiting for a head; this many bytes have been looked at.
     Head(usize),
     Length(u64),
@@ -137,40 +141,48 @@ enum Down {
 #[derive(Debug)]
 pub(super) struct Exchange<'a> {
     order: &'a Order,
-    link: &'a mut Link,
+    pub(super) link: &'a mut Link,
     in_flight: &'a InFlight,
     /// To the upstream: what is to be written before more of the body.
     up: Vec<u8>,
     up_sent: usize,
     /// Trailer fields of the request, as far as they are passed on.
     up_trailer: Vec<u8>,
-    body: Body,
+    pub(super) body: Body,
+    /// The body, when it was held back until it was complete.
+    pub(super) upload: Option<&'a mut Spool>,
     /// Bytes of body that the service still accepts.
     allowance: u64,
-    body_moved: bool,
+    pub(super) body_moved: bool,
     up_broken: bool,
-    down: Down,
-    from_upstream: Buffer,
+    pub(super) down: Down,
+    pub(super) from_upstream: Buffer,
     /// To the client.
-    out: Vec<u8>,
-    out_sent: usize,
+    pub(super) out: Vec<u8>,
+    pub(super) out_sent: usize,
+    /// Whether `out` was full before all that had been read was looked at.
+    gathered: bool,
     /// Trailer fields of the response, as far as they are passed on.
     out_trailer: Vec<u8>,
-    unflushed: bool,
+    pub(super) unflushed: bool,
     /// Whether anything was read from the upstream.
     heard: bool,
     /// Whether a byte of the final response was written to the client.
     pub(super) answered: bool,
     /// Status of the final response.
     pub(super) status: u16,
+    /// Bytes of a response's body without an announced length.
+    pub(super) body_read: u64,
     /// Bytes written to the upstream and to the client.
     pub(super) bytes: (u64, u64),
+    /// The response, while it is held back.
+    pub(super) held: Option<Box<Held>>,
     /// What the access log wants of the response's head.
     pub(super) logged: Vec<access_log::Field>,
     keep: bool,
     reusable: bool,
     reused: bool,
-    moved: Instant,
+    pub(super) moved: Instant,
 }
 
 impl<'a> Exchange<'a> {
@@ -181,6 +193,7 @@ impl<'a> Exchange<'a> {
         link: &'a mut Link,
         reused: bool,
         in_flight: &'a InFlight,
+        upload: Option<&'a mut Spool>,
     ) -> Self {
         let buffers = &conn.worker.buffers;
         let mut up = buffers.vec();
@@ -195,9 +208,11 @@ impl<'a> Exchange<'a> {
             up_trailer: Vec::new(),
             body: match order.framing {
                 Framing::Length(0) | Framing::UntilClose => Body::Sent,
+                _ if upload.is_some() => Body::Held,
                 Framing::Length(length) => Body::Length(length),
                 Framing::Chunked => Body::Chunked(Decoder::default()),
             },
+            upload,
             allowance: limit,
             body_moved: false,
             up_broken: false,
@@ -205,12 +220,15 @@ impl<'a> Exchange<'a> {
             from_upstream: Buffer::default(),
             out: buffers.vec(),
             out_sent: 0,
+            gathered: false,
             out_trailer: Vec::new(),
             unflushed: false,
             heard: false,
             answered: false,
             status: 0,
+            body_read: 0,
             bytes: (0, 0),
+            held: None,
             logged: Vec::new(),
             keep: order.keep,
             reusable: true,
@@ -304,6 +322,10 @@ impl<'a> Exchange<'a> {
             Down::Head(_) if self.upload_over() => {
                 Poll::Ready(Err(Failure::Status(StatusCode::GATEWAY_TIMEOUT)))
             }
+            // The client has sent everything, the upstream does not take it.
+            Down::Head(_) if self.upload.is_some() => {
+                Poll::Ready(Err(Failure::Status(StatusCode::GATEWAY_TIMEOUT)))
+            }
             Down::Head(_) => Poll::Ready(Err(Failure::Status(StatusCode::REQUEST_TIMEOUT))),
             // The client takes nothing any more.
             _ if self.out_sent < self.out.len() || self.unflushed => Poll::Ready(Err(Failure::Client)),
@@ -321,7 +343,7 @@ impl<'a> Exchange<'a> {
     where
         S: AsyncRead + Unpin,
     {
-        if !matches!(self.body, Body::Sent) {
+        if !matches!(self.body, Body::Sent | Body::Held) {
             return Ok(());
         }
         while conn.input.len() < COPY {
@@ -353,6 +375,13 @@ impl<'a> Exchange<'a> {
             }
             match &mut self.body {
                 Body::Sent => break,
+                Body::Held => {
+                    if self.send_held(cx)?.is_pending() {
+                        break;
+                    }
+                    conn.deadline.set(Some(Instant::now() + conn.stall()));
+                    continue;
+                }
                 Body::Length(left) if !conn.input.is_empty() => {
                     let there = conn.input.bytes();
                     let count = there.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
@@ -421,7 +450,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// The upstream takes no more; it may have answered already, so the response is still read.
-    fn upload_broke(&mut self) -> Result<(), Failure> {
+    pub(super) fn upload_broke(&mut self) -> Result<(), Failure> {
         if self.reused && !self.heard && self.may_repeat() {
             return Err(Failure::Stale);
         }
@@ -460,6 +489,10 @@ impl<'a> Exchange<'a> {
                 return Poll::Ready(Ok(Outcome::Complete { keep, reusable }));
             }
             if matches!(self.down, Down::Length(_)) && !self.from_upstream.is_empty() {
+                continue;
+            }
+            // What has been read may hold the body's end, and then nothing more would come.
+            if std::mem::take(&mut self.gathered) {
                 continue;
             }
             self.from_upstream.widen(&conn.worker.buffers);
@@ -536,11 +569,13 @@ impl<'a> Exchange<'a> {
                 }
                 Down::Chunked { from, again } => {
                     if self.out.len() >= GATHER {
+                        self.gathered = true;
                         return Ok(false);
                     }
                     match from.next(self.from_upstream.bytes()) {
                         Ok(Piece::Framing(count)) => self.from_upstream.consume(count),
                         Ok(Piece::Data(count)) => {
+                            self.body_read += count as u64;
                             let data = &self.from_upstream.bytes()[..count];
                             if *again {
                                 chunks::write(&mut self.out, data);
@@ -567,6 +602,7 @@ impl<'a> Exchange<'a> {
                 }
                 Down::UntilClose { again } => {
                     let data = self.from_upstream.bytes();
+                    self.body_read += data.len() as u64;
                     if *again {
                         chunks::write(&mut self.out, data);
                     } else {
@@ -576,11 +612,17 @@ impl<'a> Exchange<'a> {
                     self.from_upstream.consume(count);
                     return Ok(false);
                 }
-                Down::Encoded(encoding) => match encoding.step(&mut self.from_upstream, &mut self.out) {
-                    Ok(true) => self.down = Down::Given,
-                    Ok(false) => return Ok(false),
-                    Err(_) => return Err(Failure::Status(StatusCode::BAD_GATEWAY)),
-                },
+                Down::Encoded(encoding) => {
+                    let before = self.from_upstream.len();
+                    let step = encoding.step(&mut self.from_upstream, &mut self.out);
+                    // With the framing, which is little.
+                    self.body_read += (before - self.from_upstream.len()) as u64;
+                    match step {
+                        Ok(true) => self.down = Down::Given,
+                        Ok(false) => return Ok(false),
+                        Err(_) => return Err(Failure::Status(StatusCode::BAD_GATEWAY)),
+                    }
+                }
                 Down::Given => return Ok(false),
             }
         }
@@ -641,6 +683,9 @@ impl<'a> Exchange<'a> {
             (Some(coding), Down::UntilClose { .. }) => encoded(Source::UntilClose, coding),
             (_, down) => (given, down, None),
         };
+        if let (Some(buffering), false) = (&self.order.route.service.buffering, matches!(down, Down::Given)) {
+            self.held = held::wanted(conn, buffering, &head)?;
+        }
         if self.order.log.is_some() {
             let wanted = &self.order.route.service.log.response_headers;
             self.logged = access_log::fields("resp", wanted, |name| {
@@ -649,7 +694,7 @@ impl<'a> Exchange<'a> {
                 found.map(|field| field.value.into())
             });
         }
-        self.keep &= !conn.is_closing() && !self.up_broken && matches!(self.body, Body::Sent);
+        self.keep &= !conn.is_closing() && !self.up_broken && matches!(self.body, Body::Sent | Body::Held);
         let told = Told {
             route: &self.order.route,
             id: &self.order.head[self.order.id.clone()],
@@ -686,11 +731,36 @@ impl<'a> Exchange<'a> {
         assignment.cookie.clone()
     }
 
+    /// Goes past `count` bytes that were written for the client.
+    pub(super) fn took(&mut self, count: usize) {
+        if self.out_sent < self.out.len() {
+            self.out_sent += count;
+            if self.out_sent == self.out.len() {
+                self.out.clear();
+                self.out_sent = 0;
+            }
+        } else if let Down::Length(left) = &mut self.down {
+            self.from_upstream.consume(count);
+            *left -= count as u64;
+            if *left == 0 {
+                self.down = Down::Given;
+            }
+        }
+    }
+
     /// Writes what is to be written to the client.
     fn poll_out<S>(&mut self, conn: &mut Conn<S>, cx: &mut Context<'_>) -> Poll<Result<(), Failure>>
     where
         S: AsyncWrite + Unpin,
     {
+        if self.held.is_some() {
+            match self.poll_hold(conn, cx) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
         let mut wrote = false;
         loop {
             let write = if self.out_sent < self.out.len() {
@@ -709,19 +779,7 @@ impl<'a> Exchange<'a> {
                     self.unflushed = true;
                     // An interim response does not stand in the way of an answer of our own.
                     self.answered |= !matches!(self.down, Down::Head(_));
-                    if self.out_sent < self.out.len() {
-                        self.out_sent += count;
-                        if self.out_sent == self.out.len() {
-                            self.out.clear();
-                            self.out_sent = 0;
-                        }
-                    } else if let Down::Length(left) = &mut self.down {
-                        self.from_upstream.consume(count);
-                        *left -= count as u64;
-                        if *left == 0 {
-                            self.down = Down::Given;
-                        }
-                    }
+                    self.took(count);
                 }
                 Poll::Ready(_) => return Poll::Ready(Err(Failure::Client)),
                 Poll::Pending => {

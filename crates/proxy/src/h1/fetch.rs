@@ -221,11 +221,8 @@ pub(crate) async fn fetch(
                         place.set(Some(Instant::now() + patience.response));
                     }
                 }
-                Poll::Ready(Err(NotSent::Upload(UploadError::TooLarge))) => {
-                    return Poll::Ready(Err(Broken::Status(StatusCode::PAYLOAD_TOO_LARGE)));
-                }
-                Poll::Ready(Err(NotSent::Upload(_))) => {
-                    return Poll::Ready(Err(Broken::Status(StatusCode::BAD_REQUEST)));
+                Poll::Ready(Err(NotSent::Upload(error))) => {
+                    return Poll::Ready(Err(Broken::Status(error.status())));
                 }
                 // It may have answered already, so the response is still read.
                 Poll::Ready(Err(NotSent::Link)) => (uploading, broken_link) = (false, true),

@@ -35,6 +35,7 @@ pub(crate) fn request(bytes: &[u8]) {
         forwarded: false,
         strip: 0,
         upgrade: head.options.upgrade && head.upgrade.is_some(),
+        held: false,
         ids: &Ids::new(),
         now: 0,
     };

@@ -17,6 +17,7 @@ mod encode;
 mod exchange;
 mod fetch;
 pub(crate) mod fuzzing;
+mod held;
 mod parse;
 mod rewrite;
 mod trailer;
@@ -38,6 +39,7 @@ use tokio::time::Instant;
 
 use self::exchange::{Exchange, Failure, LogHead, Order, Outcome};
 pub(crate) use self::fetch::{Relay, Taken, fetch};
+use self::held::wants_requests;
 use self::parse::Framing;
 use self::tunnel::Tunnel;
 use crate::access_log::{self, Entry};
@@ -360,6 +362,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             forwarded: table.settings.forwarded,
             strip,
             upgrade,
+            held: !upgrade && wants_requests(route),
             ids: &self.worker.ids,
             now: Clock::millis(),
         };
@@ -419,7 +422,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         let worker = Rc::clone(&self.worker);
         let mut tried: Vec<u64> = Vec::new();
         let mut fresh_only = false;
+        let mut upload = None;
+        let mut refused = None;
+        if !order.upgrade && order.framing != Framing::Length(0) && wants_requests(&order.route) {
+            match Box::pin(self.hold(&mut order)).await {
+                Ok(spool) => upload = Some(spool),
+                Err(Failure::Status(status)) => refused = Some(status),
+                Err(_) => {
+                    self.log(&order, 499, "", 0, &[]);
+                    worker.buffers.give(order.head);
+                    return Next::Gone;
+                }
+            }
+        }
         let status = loop {
+            if let Some(status) = refused {
+                break status;
+            }
             let Some(upstream) = order.route.pick(order.assignment.lane, &tried) else {
                 break if tried.is_empty() {
                     StatusCode::SERVICE_UNAVAILABLE
@@ -459,12 +478,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                     }
                 },
             };
-            let mut exchange = Exchange::new(self, &order, &mut link, reused, &in_flight);
+            let mut exchange =
+                Exchange::new(self, &order, &mut link, reused, &in_flight, upload.as_deref_mut());
             let outcome = exchange.run(self).await;
+            let held = exchange.held.take();
             let (answered, status, bytes) = (exchange.answered, exchange.status, exchange.bytes);
             let logged = std::mem::take(&mut exchange.logged);
             exchange.finish(self);
             order.route.counters[worker.index].moved(bytes.0, bytes.1);
+            if let (Ok(Outcome::Complete { keep, reusable }), Some(held)) = (&outcome, held) {
+                // The upstream is free, however slowly the client takes its response.
+                if *reusable {
+                    worker.links.put(&upstream, link, Instant::now());
+                }
+                drop(in_flight);
+                let given = Box::pin(self.play(held)).await;
+                self.log(&order, status, &upstream.address.to_string(), bytes.1, &logged);
+                worker.buffers.give(order.head);
+                return match (given, keep) {
+                    (false, _) => Next::Gone,
+                    (true, true) => Next::Keep,
+                    (true, false) => Next::Close,
+                };
+            }
             if order.log.is_some() && outcome_is_final(&outcome, answered) {
                 let status = match outcome {
                     Ok(Outcome::Tunnel(_)) => 101,
@@ -512,7 +548,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         self.log(&order, status.as_u16(), "", 0, &[]);
         let counters = &order.route.counters[worker.index];
         counters.answered(status.as_u16(), order.begun.elapsed());
-        let keep = order.keep && order.framing == Framing::Length(0) && !self.is_closing();
+        let taken = order.framing == Framing::Length(0) || upload.is_some();
+        let keep = order.keep && taken && !self.is_closing();
         let mut page = order.route.page(status, "");
         if let Ok(id) = http::HeaderValue::from_bytes(&order.head[order.id.clone()]) {
             page.headers_mut().insert(crate::headers::X_REQUEST_ID, id);

@@ -25,6 +25,8 @@ pub(super) struct View<'a> {
     pub(super) strip: usize,
     /// Whether the request asks to leave HTTP.
     pub(super) upgrade: bool,
+    /// Whether the body is held back until it is complete: then we are who the client asks.
+    pub(super) held: bool,
     pub(super) ids: &'a Ids,
     /// Milliseconds since 1970.
     pub(super) now: u64,
@@ -76,7 +78,8 @@ pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, view: &View
             | Known::Upgrade
             | Known::XFor => false,
             Known::Te => false,
-            Known::Trailer => head.framing == Framing::Chunked,
+            Known::Trailer => head.framing == Framing::Chunked && !view.held,
+            Known::Expect if view.held => false,
             Known::Forwarded => view.trusted && !view.forwarded,
             Known::XPrefix => view.trusted,
             Known::XProto => {
@@ -162,6 +165,23 @@ pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, view: &View
     let end = out.len();
     out.extend_from_slice(b"\r\n\r\n");
     begin..end
+}
+
+/// What announces a body in chunks; no field of the client's is passed on under this name.
+const CHUNKED: &[u8] = b"\r\nTransfer-Encoding: chunked\r\n";
+
+/// Announces `length` bytes in place of chunks in a head that [`request`] wrote; tells by how much its end moved, to
+/// and from.
+pub(super) fn announce(head: &mut Vec<u8>, length: u64) -> (usize, usize) {
+    let Some(at) = memchr::memmem::find(head, CHUNKED) else {
+        return (0, 0);
+    };
+    let mut field = b"\r\nContent-Length: ".to_vec();
+    number(&mut field, length);
+    field.extend_from_slice(b"\r\n");
+    let moved = (field.len(), CHUNKED.len());
+    head.splice(at..at + CHUNKED.len(), field);
+    moved
 }
 
 /// The port that the visitor typed, else the scheme's own.

@@ -11,6 +11,9 @@ use http::{HeaderMap, Request, header};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
+use crate::held::PART;
+use crate::spool::{Spool, SpoolError};
+
 /// A request's body, held to the service's limit.
 #[derive(Debug, Default)]
 pub(crate) struct Upload {
@@ -35,6 +38,8 @@ enum Source {
     Stream(RecvStream),
     /// An HTTP/1.1 client, read by its connection's task.
     Channel(mpsc::Receiver<Result<Frame<Bytes>, UploadError>>),
+    /// All of it is here.
+    Held(Box<Spool>, Option<HeaderMap>),
 }
 
 /// A request's body broke off.
@@ -49,6 +54,9 @@ pub(crate) enum UploadError {
     /// The client's connection ended, or its chunks are malformed.
     #[error("the client's request body is not complete")]
     Incomplete,
+    /// What was held back cannot be read any more.
+    #[error("the request body that was held back cannot be read")]
+    Held(#[source] SpoolError),
 }
 
 /// A client's request with its body as an [`Upload`] without a limit yet.
@@ -80,6 +88,22 @@ impl Upload {
     ) -> Self {
         Self {
             source: Source::Channel(parts),
+            left: u64::MAX,
+            length,
+            unreleased: 0,
+            counted: None,
+        }
+    }
+
+    /// A body that is here already.
+    pub(crate) fn held(spool: Spool, trailers: Option<HeaderMap>) -> Self {
+        let length = Some(spool.len());
+        Self {
+            source: if spool.len() == 0 && trailers.is_none() {
+                Source::Nothing
+            } else {
+                Source::Held(Box::new(spool), trailers)
+            },
             left: u64::MAX,
             length,
             unreleased: 0,
@@ -142,6 +166,15 @@ impl Upload {
                 }
                 Poll::Ready(part)
             }
+            Source::Held(spool, trailers) => Poll::Ready(match ready!(spool.poll_part(PART, cx)) {
+                Ok(Some(part)) => Some(Ok(Frame::data(part))),
+                Ok(None) => {
+                    let trailers = trailers.take();
+                    self.source = Source::Nothing;
+                    trailers.map(|trailers| Ok(Frame::trailers(trailers)))
+                }
+                Err(error) => Some(Err(UploadError::Held(error))),
+            }),
         }
     }
 }
@@ -175,7 +208,7 @@ impl Body for Upload {
         match &self.source {
             Source::Nothing => true,
             Source::Stream(stream) => stream.is_end_stream(),
-            Source::Channel(_) => false,
+            Source::Channel(_) | Source::Held(..) => false,
         }
     }
 

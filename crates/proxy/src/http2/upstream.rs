@@ -259,12 +259,7 @@ pub(crate) async fn fetch(
         {
             pump = None;
             match outcome {
-                Err(PipeError::Body(UploadError::TooLarge)) => {
-                    return Poll::Ready(Err(Broken::Status(StatusCode::PAYLOAD_TOO_LARGE)));
-                }
-                Err(PipeError::Body(_)) => {
-                    return Poll::Ready(Err(Broken::Status(StatusCode::BAD_REQUEST)));
-                }
+                Err(PipeError::Body(error)) => return Poll::Ready(Err(Broken::Status(error.status()))),
                 // The upstream may have answered without wanting the rest.
                 Ok(()) | Err(PipeError::Gone(_) | PipeError::Stalled(_)) => {}
             }

@@ -25,13 +25,18 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with variables in its environment.
+    pub(crate) async fn start_with(variables: &[(&str, &str)]) -> Self {
         let home = tempfile::tempdir().unwrap();
         loop {
             // Another test may take the port before the process does; then it ends, and gets another one.
             let http = closed_port().await;
             let mut process = Self {
                 pid: 0,
-                child: spawn(home.path(), http),
+                child: spawn(home.path(), http, variables),
                 http,
                 client: Client::new(home.path().join("control.sock")),
                 home: tempfile::tempdir().unwrap(),
@@ -81,11 +86,12 @@ impl Drop for Process {
     }
 }
 
-fn spawn(home: &std::path::Path, http: SocketAddr) -> Child {
+fn spawn(home: &std::path::Path, http: SocketAddr, variables: &[(&str, &str)]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_proxy-process"))
         .arg(home.join("state"))
         .arg(home.join("control.sock"))
         .arg(http.to_string())
+        .envs(variables.iter().copied())
         .spawn()
         .unwrap()
 }
@@ -207,7 +213,7 @@ async fn kill_nine_loses_no_route() {
         .unwrap();
     process.signal(Signal::SIGKILL);
     process.child.wait().unwrap();
-    process.child = spawn(process.home.path(), process.http);
+    process.child = spawn(process.home.path(), process.http, &[]);
     process.pid = process.answering().await.unwrap();
     let mut stream = send(process.http, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert_eq!(Answer::read(&mut stream).await.status, 200);

@@ -5,6 +5,7 @@
 
 mod attacks;
 mod basics;
+mod buffering;
 mod conformance;
 mod extras;
 mod frames;

@@ -5,7 +5,7 @@ use tokio::net::TcpStream;
 
 use crate::rig::{App, Rig, name, service};
 
-async fn page(rig: &Rig) -> String {
+pub(crate) async fn page(rig: &Rig) -> String {
     let mut stream = TcpStream::connect(rig.metrics).await.unwrap();
     stream
         .write_all(b"GET /metrics HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n")

@@ -1,4 +1,6 @@
 //! The smallest process around the library: `proxy-process <state directory> <control socket> <http address>`.
+//!
+//! With `SPOOL_BYTES` in its environment, the disk for bodies that are held back has only so many.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,6 +18,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(socket) => ListenerSocket::Inherited(socket),
         None => ListenerSocket::Bind(http.parse()?),
     };
+    if let Ok(bytes) = std::env::var("SPOOL_BYTES") {
+        small_disk(&std::path::Path::new(state).join("spool"), &bytes)?;
+    }
     let again = arguments.clone();
     appliance_proxy::run(Options {
         listeners: vec![Listener {
@@ -27,6 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         access_log: None,
         control: Some(PathBuf::from(control)),
         store: Store::Directory(PathBuf::from(state)),
+        spool: None,
         workers: Some(2),
         drain: Duration::from_secs(10),
         successor: Some(Box::new(move |handover| {
@@ -41,5 +47,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         predecessor: std::env::var("PREDECESSOR").ok().and_then(|pid| pid.parse().ok()),
         notify: Box::new(|_| {}),
     })?;
+    Ok(())
+}
+
+/// Mounts a file system of `bytes` in a name space of our own: a disk that really gets full.
+fn small_disk(directory: &std::path::Path, bytes: &str) -> Result<(), Box<dyn std::error::Error>> {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    let user = if nix::unistd::geteuid().is_root() {
+        CloneFlags::empty()
+    } else {
+        CloneFlags::CLONE_NEWUSER
+    };
+    unshare(CloneFlags::CLONE_NEWNS | user)?;
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    std::fs::create_dir_all(directory)?;
+    let size = format!("size={bytes}");
+    mount(
+        Some("tmpfs"),
+        directory,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some(size.as_str()),
+    )?;
     Ok(())
 }

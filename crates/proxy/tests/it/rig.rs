@@ -86,6 +86,7 @@ impl Rig {
             access_log: Some(Box::new(log.clone())),
             successor: None,
             predecessor: None,
+            spool: None,
             control: Some(control.clone()),
             store,
             workers: Some(2),
@@ -246,6 +247,7 @@ impl App {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
                 let state = Arc::clone(&shared);
                 connections.spawn(async move {
                     let service = service_fn(move |request| answer(Arc::clone(&state), request));
@@ -315,6 +317,7 @@ async fn answer(
             Ok(response)
         }
         "/stream" => {
+            let kind = request.uri().query().unwrap_or_default().to_owned();
             let (sender, receiver) = tokio::sync::mpsc::channel(1);
             tokio::spawn(async move {
                 sender.send(Bytes::from("first\n")).await.unwrap();
@@ -325,6 +328,28 @@ async fn answer(
                 let frame = receiver.recv().await?;
                 Some((Ok(hyper::body::Frame::data(frame)), receiver))
             });
+            let mut response = Response::new(http_body_util::StreamBody::new(stream).boxed());
+            let field = match kind.as_str() {
+                "sse" => ("content-type", "text/event-stream; charset=utf-8"),
+                "unbuffered" => ("x-accel-buffering", "no"),
+                _ => ("content-type", "text/plain"),
+            };
+            response.headers_mut().insert(field.0, field.1.parse().unwrap());
+            Ok(response)
+        }
+        "/echo" => {
+            let chunked = request.uri().query() == Some("chunked");
+            let body = request.into_body().collect().await;
+            let bytes = body.map(|body| body.to_bytes()).unwrap_or_default();
+            if !chunked {
+                return Ok(Response::new(Full::new(bytes).boxed()));
+            }
+            let parts = (0..bytes.len()).step_by(100_000).map(move |at| {
+                Ok(hyper::body::Frame::data(
+                    bytes.slice(at..bytes.len().min(at + 100_000)),
+                ))
+            });
+            let stream = futures_util::stream::iter(parts.collect::<Vec<_>>());
             Ok(Response::new(http_body_util::StreamBody::new(stream).boxed()))
         }
         "/hop" => {

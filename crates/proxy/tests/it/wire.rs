@@ -343,6 +343,30 @@ async fn a_connection_that_was_closed_while_it_rested_costs_nothing() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_response_in_large_chunks_does_not_wait_for_anything() {
+    let rig = Rig::start();
+    let app = App::start("one").await;
+    let settings = Settings {
+        header_timeout: Duration::from_secs(600),
+        idle_timeout: Duration::from_secs(600),
+        ..Settings::default()
+    };
+    rig.client.put_settings(&settings).await.unwrap();
+    rig.put(&service("web", "h", &[&app])).await;
+    let body = "0123456789".repeat(600_000);
+    for _ in 0..3 {
+        let mut stream = client(&rig).await;
+        let head = "POST /echo?chunked HTTP/1.1\r\nHost: h\r\nContent-Length: 6000000\r\n\r\n";
+        stream
+            .write_all(format!("{head}{body}").as_bytes())
+            .await
+            .unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(60), Answer::read(&mut stream));
+        assert!(answer.await.expect("the last chunk comes").body == body);
+    }
+}
+
+#[tokio::test]
 async fn an_upstream_that_breaks_off_is_never_passed_off_as_complete() {
     let rig = Rig::start();
     let upstream = Upstream::start(&rig).await;

@@ -29,6 +29,9 @@ pub struct ProxyExtras {
     /// Largest request body in bytes, over that of `buffering`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_body: Option<u64>,
+    /// Whether the app speaks HTTP/2 without TLS instead of HTTP/1.1.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub h2c: bool,
     /// Whether each request gets a line in the access log.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub log: bool,

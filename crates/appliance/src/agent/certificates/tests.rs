@@ -46,6 +46,7 @@ impl Host {
             drain: Duration::from_secs(1),
             successor: None,
             predecessor: None,
+            spool: None,
             notify: Box::new(|_| {}),
         })
         .unwrap();

@@ -202,7 +202,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("proxy/healthcheck", "path (/up), interval (1 s), timeout (5 s)."),
     (
         "proxy/buffering",
-        "Read whole requests or answers before passing them on.",
+        "Hold requests or responses back until they are whole: memory (1 MiB) and then disk, max_request_body (413), max_response_body (500). Streams unless set.",
     ),
     ("proxy/logging", "Headers of requests and answers to log."),
     (
