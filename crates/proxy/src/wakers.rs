@@ -70,7 +70,11 @@ impl Table {
                 }
             }
         }
-        self.next.set(if next == NONE { NONE } else { next.max(now + SPACING) });
+        self.next.set(if next == NONE {
+            NONE
+        } else {
+            next.max(now + SPACING)
+        });
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::sync::mpsc;
 
 use super::chunks::{self, Decoder, Piece};
-use super::exchange::Order;
+use super::order::Order;
 use super::parse::{self, Framing};
 use super::{rewrite, trailer};
 use crate::forward::{self, Broken, Patience};

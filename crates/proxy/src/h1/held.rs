@@ -17,7 +17,8 @@ use tokio::time::Instant;
 
 use super::Conn;
 use super::chunks::{Decoder, Piece};
-use super::exchange::{Down, Exchange, Failure, Order};
+use super::exchange::{Down, Exchange};
+use super::order::{Failure, Order};
 use super::parse::{Framing, ResponseHead};
 use super::{exchange, rewrite};
 use crate::held;

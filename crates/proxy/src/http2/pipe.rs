@@ -9,7 +9,6 @@ use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
 use tokio::time::Sleep;
 
-
 /// A body was not given in full.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PipeError<E: std::error::Error + 'static> {
