@@ -131,7 +131,7 @@ pub(crate) async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     }
     let mut fresh = BTreeMap::new();
     for contender in &contenders {
-        fresh.insert(contender.name, resident(contender.child.id())?);
+        fresh.insert(contender.name, memory(contender.child.id())?);
     }
     let mut samples: BTreeMap<(Row, &str), Vec<Sample>> = BTreeMap::new();
     for round in 1..=args.rounds {
@@ -151,13 +151,13 @@ pub(crate) async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
             }
         }
     }
-    let mut memory = Vec::new();
+    let mut used = Vec::new();
     for contender in &contenders {
-        let before = resident(contender.child.id())?;
+        let before = memory(contender.child.id())?;
         let after = hold_idle(contender, idle).await?;
-        memory.push((contender.name, fresh[contender.name], before, after));
+        used.push((contender.name, [fresh[contender.name], before, after]));
     }
-    let table = table(&samples, &memory, args, idle)?;
+    let table = table(&samples, &used, args, idle)?;
     say::line(&table);
     if let Some(path) = &args.record {
         fs_err::write(path, &table)?;
@@ -343,6 +343,8 @@ fn ours(home: &Path, upstream: SocketAddr, binary: &Path) -> anyhow::Result<Cont
             .arg("proxy")
             .args(["--http", &http.to_string(), "--https", &https.to_string()])
             .args(["--workers", &cores().to_string()])
+            // As its unit does.
+            .env("MIMALLOC_ALLOW_THP", "0")
             .arg("--snapshot")
             .arg(&path),
         &home.join("appliance.log"),
@@ -390,13 +392,31 @@ fn cpu(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
-/// Resident bytes of a process and its children, shared pages counted for each.
-fn resident(pid: u32) -> anyhow::Result<u64> {
-    let mut pages = 0;
+/// Memory of a process and its children, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Memory {
+    /// What nobody else could use: heap, stacks, changed pages.
+    own: u64,
+    /// That, and the pages of files that are mapped, each shared one in parts (PSS).
+    all: u64,
+}
+
+fn memory(pid: u32) -> anyhow::Result<Memory> {
+    let mut memory = Memory::default();
     for member in family(pid)? {
-        pages += stat(member).context("a proxy has ended")?[21].parse::<u64>()?;
+        let text = fs_err::read_to_string(format!("/proc/{member}/smaps_rollup"))?;
+        let of = |name: &str| -> anyhow::Result<u64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let word = line.and_then(|line| line.split_whitespace().next());
+            Ok(word
+                .with_context(|| format!("the kernel does not tell {name}"))?
+                .parse::<u64>()?
+                << 10)
+        };
+        memory.own += of("Pss_Anon:")?;
+        memory.all += of("Pss:")?;
     }
-    Ok(pages * 4096)
+    Ok(memory)
 }
 
 fn measure(row: Row, contender: &Contender, seconds: u32, home: &Path) -> anyhow::Result<Sample> {
@@ -527,7 +547,7 @@ fn h2load(url: &str, seconds: u32, home: &Path) -> anyhow::Result<(Sample, u64)>
 }
 
 /// Opens connections that each make one request and then rest; the proxy's memory while they do.
-async fn hold_idle(contender: &Contender, count: usize) -> anyhow::Result<u64> {
+async fn hold_idle(contender: &Contender, count: usize) -> anyhow::Result<Memory> {
     let mut open = Vec::with_capacity(count);
     for _ in 0..count {
         let mut stream = tokio::net::TcpStream::connect(contender.http).await?;
@@ -542,7 +562,7 @@ async fn hold_idle(contender: &Contender, count: usize) -> anyhow::Result<u64> {
         }
         open.push(stream);
     }
-    resident(contender.child.id())
+    memory(contender.child.id())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -553,7 +573,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// The result, in Markdown.
 fn table(
     samples: &BTreeMap<(Row, &str), Vec<Sample>>,
-    memory: &[(&str, u64, u64, u64)],
+    memory: &[(&str, [Memory; 3])],
     args: &BenchArgs,
     idle: usize,
 ) -> anyhow::Result<String> {
@@ -574,7 +594,7 @@ fn table(
             let all = samples.iter().filter(|((r, n), _)| *r == row && *n == name);
             median(all.flat_map(|(_, samples)| samples.iter().map(pick)).collect())
         };
-        for (name, ..) in memory {
+        for (name, _) in memory {
             let (rate, cpu) = (of(name, |s| s.per_second), of(name, |s| s.cpu_us));
             let errors: u64 = samples
                 .iter()
@@ -594,19 +614,24 @@ fn table(
     }
     writeln!(
         text,
-        "## Memory\n\n| | at the start, MiB | after the load, MiB | with {idle} idle connections, MiB | bytes each |"
+        "## Memory\n\n\
+         Own memory (heap, stacks, changed pages) and, in brackets, with the mapped files' pages.\n\n\
+         | | at the start, MiB | after the load, MiB | with {idle} idle connections, MiB | bytes each |\n\
+         |---|---|---|---|---|"
     )?;
-    writeln!(text, "|---|---|---|---|---|")?;
-    for (name, fresh, before, after) in memory {
+    for (name, [fresh, before, after]) in memory {
         #[allow(clippy::cast_precision_loss)]
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        let each = after.saturating_sub(*before) / idle.max(1) as u64;
+        let mib = |memory: &Memory| {
+            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+            format!("{:.1} ({:.1})", mib(memory.own), mib(memory.all))
+        };
+        let each = after.own.saturating_sub(before.own) / idle.max(1) as u64;
         writeln!(
             text,
-            "| {name} | {:.1} | {:.1} | {:.1} | {each} |",
-            mib(*fresh),
-            mib(*before),
-            mib(*after)
+            "| {name} | {} | {} | {} | {each} |",
+            mib(fresh),
+            mib(before),
+            mib(after)
         )?;
     }
     Ok(text)
