@@ -49,7 +49,8 @@ async fn kamals_verbs_do_on_a_real_host_what_they_say() -> anyhow::Result<()> {
     commands(&world).await?;
     terminal(&world).await?;
     listings(&world).await?;
-    logs(&world).await
+    logs(&world).await?;
+    crate::verbs::all(&world).await
 }
 
 async fn commands(world: &World) -> anyhow::Result<()> {

@@ -21,3 +21,4 @@ mod rollouts;
 mod sandbox;
 mod trust;
 mod uploads;
+mod verbs;

@@ -12,6 +12,7 @@
 //! | `GET /v1/apps/{app}/accessories/{name}/logs?since=S&lines=N&follow=1&timestamps=1` | [`appliance_push::session`] frames |
 //! | `POST /v1/apps/{app}/accessories/{name}/tunnel` | bytes to and from a port of its container, in both bodies; needs the token of an `accessory-tunnel` change |
 //! | `GET /v1/proxy/services` | list of [`RouteRow`] |
+//! | `GET /v1/proxy/logs?since=S&lines=N&follow=1&timestamps=1` | [`appliance_push::session`] frames |
 //! | `POST /v1/sessions/{id}?rows=R&columns=C` | [`appliance_push::session`] frames, in both bodies |
 //! | `GET /v1/apps/{app}/backups` | list of [`BackupJob`], each with its backups as their place lists them |
 //! | `GET /v1/ca` | the local CA's certificate, PEM |

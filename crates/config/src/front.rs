@@ -159,13 +159,22 @@ fn one_second() -> Seconds {
 }
 
 /// The access log.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// Whether requests are logged.
+    /// Whether requests are logged, a line for each; on by default.
     pub requests: bool,
     /// Whether the query is part of the line; it may carry tokens.
     pub query: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            requests: true,
+            query: false,
+        }
+    }
 }
 
 impl Front {

@@ -67,6 +67,15 @@ pub enum LedgerError {
         #[source]
         source: io::Error,
     },
+    /// A file of it could not be removed.
+    #[error("cannot remove the ledger {path}")]
+    Remove {
+        /// The ledger.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The lock could not be taken.
     #[error("cannot lock the ledger {path}")]
     Lock {
@@ -237,6 +246,24 @@ impl<T: Serialize + DeserializeOwned + Default> Ledger<T> {
     /// Replaces the contents whole and returns the new generation.
     pub fn write(&self, data: T) -> Result<u64, LedgerError> {
         self.update(|held| *held = data).map(|(_, generation)| generation)
+    }
+
+    /// Removes it together with the generation before, so that it counts as never written; one that is not there is fine.
+    pub fn remove(&self) -> Result<(), LedgerError> {
+        let _held = lock::take(&self.path, Mode::Exclusive).map_err(|source| LedgerError::Lock {
+            path: self.path.clone(),
+            source,
+        })?;
+        // The former generation first: alone it would prove that the ledger vanished.
+        for path in [self.previous(), self.path.clone()] {
+            match fs_err::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(LedgerError::Remove { path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn replace(&self, generation: u64, data: &T) -> Result<(), LedgerError> {

@@ -276,15 +276,20 @@ impl Apps {
         Ok(())
     }
 
-    /// Forgets the app altogether.
+    /// Forgets the app altogether: the next release of that name is its first.
     ///
     /// # Errors
-    /// When its ledger cannot be read.
+    /// When its ledger cannot be read or removed.
     pub fn forget(&self, app: &str) -> Result<(), AppsError> {
-        for number in self.read(app)?.releases {
+        let ledger = self.ledger(app)?;
+        let releases = self.read(app)?.releases;
+        ledger.remove().map_err(|source| AppsError::Ledger {
+            app: app.to_owned(),
+            source,
+        })?;
+        for number in releases {
             self.remove_file(self.release_ledger(app, number)?.path());
         }
-        self.remove_file(self.ledger(app)?.path());
         Ok(())
     }
 
@@ -314,6 +319,26 @@ mod tests {
             rollout: RolloutNumber(rollout),
             roles: Vec::new(),
         }
+    }
+
+    #[test]
+    fn an_app_that_was_removed_can_come_again() {
+        let (_keep, apps) = apps();
+        for number in 1..4 {
+            apps.update("shop", |app| app.numbers.record(current(number, number)))
+                .expect("written");
+        }
+        apps.forget("shop").expect("forgotten");
+        assert!(
+            apps.read("shop")
+                .expect("as never written")
+                .numbers
+                .current
+                .is_none()
+        );
+        assert!(apps.ids().expect("listed").is_empty());
+        apps.update("shop", |app| app.numbers.record(current(1, 1)))
+            .expect("written again");
     }
 
     #[test]

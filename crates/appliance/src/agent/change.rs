@@ -344,6 +344,9 @@ async fn remove(agent: &Arc<Agent>, app: &str) -> anyhow::Result<End> {
         agent.docker.remove(&found.id.0, true).await?;
     }
     agent.apps.forget(app)?;
+    // Rollouts are counted anew when the app comes again: what an old one of that number left must not be taken for its own.
+    let (state, name) = (agent.state.clone(), app.to_owned());
+    tokio::task::spawn_blocking(move || super::assets::prune(&state, &name, &[])).await??;
     agent.images.collect(&agent.apps).await?;
     Ok(done(format!("{app} is removed; its volumes are kept")))
 }

@@ -61,7 +61,7 @@ pub fn apply(
     if extras.max_body.is_some() {
         service.limits.max_request_body = extras.max_body;
     }
-    service.log.requests = extras.log;
+    service.log.requests = extras.log.unwrap_or(true);
     service.log.query = extras.log_query;
     service.log.request_headers.clone_from(&spec.log_request_headers);
     service
@@ -118,6 +118,10 @@ mod tests {
         assert_eq!(service.health_check.protocol, Some(UpstreamProtocol::H2c));
         assert!(service.log.requests && !service.log.query && service.compression.is_some());
         assert_eq!(service.error_pages[&502], "<h1>{{ .Message }}</h1>");
+        // Nothing said: a line for each request, as with kamal-proxy.
+        spec.extras = appliance_push::change::extras::ProxyExtras::default();
+        super::apply(&mut service, &spec, &pages).unwrap();
+        assert!(service.log.requests && !service.log.query);
         let snapshot = Snapshot {
             services: vec![service],
             ..Snapshot::default()

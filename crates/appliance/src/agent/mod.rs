@@ -39,6 +39,7 @@ mod lock;
 mod logs;
 mod manage;
 mod permit;
+mod proxy_log;
 mod reads;
 mod roll_out;
 mod route;

@@ -12,7 +12,7 @@ use super::accessories::{Which, tunnel};
 use super::api::{Body, json, problem};
 use super::logs::{self, Wanted, pairs};
 use super::permit::Sight;
-use super::{Agent, chain, container, exec};
+use super::{Agent, chain, container, exec, proxy_log};
 use crate::wire::{ContainerRow, ImageRow, RouteRow, TargetRow};
 
 /// The request itself where it is none of these.
@@ -65,6 +65,10 @@ pub async fn answer(agent: &Arc<Agent>, sight: &Sight, request: Request<Incoming
             }
         }
         (&Method::GET, ["v1", "proxy", "services"]) => outcome(routes(agent).await),
+        (&Method::GET, ["v1", "proxy", "logs"]) => match Wanted::parse(query.as_deref()) {
+            Ok(wanted) => proxy_log::answer(&wanted.query),
+            Err(why) => problem(StatusCode::BAD_REQUEST, "query", &why),
+        },
         (&Method::POST, ["v1", "sessions", name]) => {
             let pairs = pairs(query.as_deref());
             let side = |name: &str| pairs.get(name).and_then(|value| value.parse().ok());

@@ -640,7 +640,7 @@ async fn show_logs(args: &LogsArgs, globals: &Globals) -> anyhow::Result<()> {
             (target, target.name.clone(), path)
         })
         .collect();
-    logs::show(&args.which, sources).await
+    logs::show(&args.which, "Accessory", sources).await
 }
 
 async fn remove(args: &RemoveArgs, globals: &Globals) -> anyhow::Result<()> {

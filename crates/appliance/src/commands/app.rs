@@ -6,7 +6,7 @@ use super::{boot, exec, listing, logs};
 use crate::developer::targets::{AppArgs, Targets};
 use crate::failure::{Kind, failure};
 use crate::globals::Globals;
-use crate::ui;
+use crate::{ui, wire};
 
 /// Boot, stop, look into, run commands in, and remove the app
 #[derive(Debug, clap::Subcommand)]
@@ -118,7 +118,7 @@ async fn containers(args: &AppArgs, globals: &Globals, action: ContainersAction)
                 .collect::<Result<_, _>>()?
         };
         let verb = Verb::AppContainers { action, roles };
-        if let crate::wire::End::Done { message, .. } = targets.change(host, verb).await? {
+        if let wire::End::Done { message, .. } = targets.change(host, verb).await? {
             ui::note(&format!("{}: {message}", host.name));
         }
     }
@@ -132,18 +132,32 @@ async fn containers(args: &AppArgs, globals: &Globals, action: ContainersAction)
 pub async fn remove(args: &RemoveArgs, globals: &Globals) -> anyhow::Result<()> {
     let targets = Targets::find(&args.args, globals).await?;
     let service = targets.app.split('@').next().unwrap_or(&targets.app);
-    if !args.confirmed && args.confirm.as_deref() != Some(service) {
-        let hosts: Vec<&str> = targets.hosts.iter().map(|host| host.name.as_str()).collect();
-        return Err(failure(
-            Kind::Refused,
-            format!(
-                "this takes {} and its releases off {}; volumes are kept",
-                targets.app,
-                hosts.join(", ")
-            ),
-        )
-        .hint(format!("appliance app remove --confirm {service}"))
-        .into());
+    let hosts: Vec<&str> = targets.hosts.iter().map(|host| host.name.as_str()).collect();
+    let what = format!(
+        "this takes {} and its releases off {}; volumes and accessories are kept",
+        targets.app,
+        hosts.join(", ")
+    );
+    let confirmed = args.confirmed
+        || args.confirm.as_deref() == Some(service)
+        || (args.confirm.is_none()
+            && ui::ask(&format!("{what}. Type {service} to go on: ")).is_some_and(|typed| typed == service));
+    if !confirmed {
+        return Err(failure(Kind::Refused, format!("{what}; it was not confirmed"))
+            .hint(format!("appliance app remove --confirm {service}"))
+            .into());
     }
-    targets.change_all(&Verb::AppRemove).await
+    targets.change_all(&Verb::AppRemove).await?;
+    for host in &targets.hosts {
+        let path = format!("/v1/apps/{}/accessories", targets.app);
+        let kept: Vec<wire::Accessory> = host.link.get(&path).await?;
+        for accessory in kept {
+            ui::note(&format!(
+                "{}: the accessory {name} is kept, with its data; to take it away: appliance accessory remove {name}",
+                host.name,
+                name = accessory.name
+            ));
+        }
+    }
+    Ok(())
 }

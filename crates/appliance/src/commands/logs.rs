@@ -160,14 +160,18 @@ pub async fn run(args: &LogsArgs, globals: &Globals) -> anyhow::Result<()> {
         )
         .into());
     }
-    show(&args.which, sources).await
+    show(&args.which, "App", sources).await
 }
 
 /// Shows several logs: one after the other under headings as Kamal does, or interleaved with prefixes while following.
 ///
 /// # Errors
 /// When one cannot be read.
-pub async fn show(which: &Which, sources: Vec<(&Target, String, String)>) -> anyhow::Result<()> {
+pub async fn show(
+    which: &Which,
+    heading: &str,
+    sources: Vec<(&Target, String, String)>,
+) -> anyhow::Result<()> {
     let filter = which.filter()?;
     let several = sources.len() > 1;
     if which.follow && several {
@@ -179,7 +183,7 @@ pub async fn show(which: &Which, sources: Vec<(&Target, String, String)>) -> any
     }
     for (host, name, path) in &sources {
         if several {
-            ui::line(&format!("App Host: {name}"));
+            ui::line(&format!("{heading} Host: {name}"));
         }
         one(host, path, String::new(), filter.clone()).await?;
         if several {

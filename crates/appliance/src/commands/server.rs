@@ -7,6 +7,7 @@ use appliance_push::change::{Expectation, Verb};
 
 use super::exec::join;
 use crate::developer::change::{Subject, conclude, submit};
+use crate::developer::link::Link;
 use crate::developer::project::Project;
 use crate::developer::reach::{ReachArgs, SshSettings};
 use crate::developer::session::Input;
@@ -66,21 +67,7 @@ async fn exec(args: &ExecArgs, globals: &Globals) -> anyhow::Result<u8> {
     let several = links.len() > 1;
     let mut sessions = Vec::new();
     for (name, link) in &links {
-        let info: wire::Host = link.get("/v1/host").await?;
-        let signer = args.reach.signer(link, &settings).await?;
-        let subject = Subject {
-            host: info.id,
-            app: None,
-            destination: None,
-            expects: Expectation::Any,
-        };
-        let verb = Verb::HostExec {
-            command: command.clone(),
-        };
-        let end = conclude(link, submit(link, &signer, subject, verb).await?)?;
-        let wire::End::Session { session, .. } = end else {
-            anyhow::bail!("{name} answers a command with {end:?}");
-        };
+        let session = begin(link, &args.reach, &settings, command.clone()).await?;
         let prefix = if several && !args.raw {
             format!("{name} | ")
         } else {
@@ -91,10 +78,39 @@ async fn exec(args: &ExecArgs, globals: &Globals) -> anyhow::Result<u8> {
     join(sessions, Input::None).await
 }
 
-async fn reached(
+/// Signs the change that lets an administrator run a command on a host; the session it is answered with.
+///
+/// # Errors
+/// When the host cannot be reached or refuses.
+pub async fn begin(
+    link: &Link,
+    reach: &ReachArgs,
+    settings: &SshSettings,
+    command: Vec<String>,
+) -> anyhow::Result<String> {
+    let info: wire::Host = link.get("/v1/host").await?;
+    let signer = reach.signer(link, settings).await?;
+    let subject = Subject {
+        host: info.id,
+        app: None,
+        destination: None,
+        expects: Expectation::Any,
+    };
+    let end = submit(link, &signer, subject, Verb::HostExec { command }).await?;
+    match conclude(link, end)? {
+        wire::End::Session { session, .. } => Ok(session),
+        end => anyhow::bail!("{} answers a command with {end:?}", link.name()),
+    }
+}
+
+/// The hosts that a command about hosts concerns: those of the configuration, of `--on`, or this one.
+///
+/// # Errors
+/// When the configuration is wrong or a host cannot be reached.
+pub async fn reached(
     reach: &ReachArgs,
     globals: &Globals,
-) -> anyhow::Result<(Vec<(String, crate::developer::link::Link)>, SshSettings)> {
+) -> anyhow::Result<(Vec<(String, Link)>, SshSettings)> {
     let configured = globals.directory()?.join(&globals.config_file).exists();
     if reach.on.is_empty() && (configured || !reach.is_local()) {
         let project = Project::open(globals)?;

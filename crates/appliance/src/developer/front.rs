@@ -54,7 +54,7 @@ pub fn extras(front: &Front) -> anyhow::Result<ProxyExtras> {
         rate,
         max_body: front.max_body.as_ref().map(|bytes| bytes.0),
         h2c: front.upstream_protocol == Some(UpstreamProtocol::H2c),
-        log: front.log.as_ref().is_some_and(|log| log.requests),
+        log: front.log.as_ref().map(|log| log.requests),
         log_query: front.log.as_ref().is_some_and(|log| log.query),
     })
 }

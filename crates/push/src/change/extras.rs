@@ -32,9 +32,9 @@ pub struct ProxyExtras {
     /// Whether the app speaks HTTP/2 without TLS instead of HTTP/1.1.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub h2c: bool,
-    /// Whether each request gets a line in the access log.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub log: bool,
+    /// Whether each request gets a line in the access log; it does where nothing is said, as with kamal-proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<bool>,
     /// Whether that line holds the query.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub log_query: bool,

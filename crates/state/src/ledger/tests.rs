@@ -114,6 +114,18 @@ fn a_ledger_that_disappeared_is_not_an_empty_one() {
 }
 
 #[test]
+fn a_removed_ledger_begins_anew() {
+    let directory = tempfile::tempdir().expect("directory");
+    let ledger = ledger(directory.path());
+    put(&ledger, "a", 1);
+    put(&ledger, "a", 2);
+    ledger.remove().expect("removed");
+    assert_eq!(ledger.read().expect("as never written").generation, 0);
+    ledger.remove().expect("nothing to remove");
+    assert_eq!(put(&ledger, "b", 1), 1);
+}
+
+#[test]
 fn another_layout_is_refused_before_its_contents_are_read() {
     let directory = tempfile::tempdir().expect("directory");
     let ledger = ledger(directory.path());

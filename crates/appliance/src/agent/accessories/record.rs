@@ -242,10 +242,7 @@ impl Records {
     /// # Errors
     /// When its name is none.
     pub fn forget(&self, which: &Which) -> Result<(), RecordError> {
-        let path = self.ledger(which)?.path().to_owned();
-        if let Err(error) = fs_err::remove_file(&path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
+        if let Err(error) = self.ledger(which)?.remove() {
             tracing::warn!(error = &error as &dyn std::error::Error, "a record stays behind");
         }
         Ok(())
