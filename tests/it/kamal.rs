@@ -1,4 +1,4 @@
-//! Kamal's verbs on a real host: commands with and without a terminal, logs, listings, deltas, the tunnel.
+//! Kamal's verbs on a real host: commands with and without a terminal, logs, listings.
 
 use std::process::Stdio;
 
@@ -22,21 +22,6 @@ async fn push(world: &World, version: &str, more: &str) -> anyhow::Result<String
 async fn ours(world: &World, arguments: &[&str]) -> anyhow::Result<String> {
     let ran = world.developer.appliance(arguments).run().await?.expect_code(0)?;
     Ok(ran.stdout)
-}
-
-/// Docker on the developer's machine, beside the sandbox's hosts.
-async fn docker(arguments: &[&str]) -> anyhow::Result<()> {
-    let output = tokio::process::Command::new("docker")
-        .args(arguments)
-        .output()
-        .await?;
-    ensure!(
-        output.status.success(),
-        "docker {}: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }
 
 #[tokio::test]
@@ -126,7 +111,7 @@ async fn commands(world: &World) -> anyhow::Result<()> {
 async fn terminal(world: &World) -> anyhow::Result<()> {
     let program = appliance_tests::bench::binary()?;
     let inner = format!(
-        "stty rows 40 cols 100; exec {} app exec -i --reuse sh",
+        "stty rows 40 cols 100; tty; exec {} app exec -i --reuse sh",
         program.display()
     );
     let mut child = world
@@ -157,6 +142,20 @@ async fn terminal(world: &World) -> anyhow::Result<()> {
     wait_for("is-a-terminal", &mut seen).await?;
     stdin.write_all(b"stty size | sed 's/^/size=/'\n").await?;
     wait_for("size=40 100", &mut seen).await?;
+    // Somebody drags the window: the kernel says so to whoever runs in it, and the program in the container learns it.
+    let tty = seen
+        .split_whitespace()
+        .find(|word| word.starts_with("/dev/pts/"))
+        .context("a terminal")?;
+    let resized = tokio::process::Command::new("stty")
+        .args(["-F", tty, "rows", "33", "cols", "77"])
+        .status()
+        .await?;
+    ensure!(resized.success(), "{tty}");
+    stdin
+        .write_all(b"until [ \"$(stty size)\" = '33 77' ]; do sleep 0.1; done; echo re\"sized\"\n")
+        .await?;
+    wait_for("resized", &mut seen).await?;
     // Ctrl-C ends the program in the container, not the command line.
     stdin.write_all(b"echo begin\"ning\"; sleep 600\n").await?;
     wait_for("beginning", &mut seen).await?;
@@ -213,142 +212,4 @@ async fn logs(world: &World) -> anyhow::Result<()> {
     let none = ours(world, &["app", "logs", "--grep", "nothing-like-this"]).await?;
     ensure!(none.is_empty(), "{none}");
     Ok(())
-}
-
-#[tokio::test]
-async fn images_come_as_deltas_through_the_tunnel_and_from_files() -> anyhow::Result<()> {
-    let world = World::bootstrapped("images", Distro::Debian13).await?;
-    world.developer.demo_app("v1", &world, "").await?;
-    // A layer of 24 MiB that no compression makes smaller, and one more line in it.
-    let mut content = appliance_tests::content::noise(24 << 20);
-    let build = async |version: &str, content: &[u8]| -> anyhow::Result<()> {
-        let context = tempfile::tempdir()?;
-        fs_err::write(context.path().join("app.bin"), content)?;
-        fs_err::write(
-            context.path().join("Dockerfile"),
-            "FROM demo:v1\nCOPY app.bin /app.bin\n",
-        )?;
-        let path = context.path().to_string_lossy().into_owned();
-        docker(&["build", "--quiet", "-t", &format!("demo:{version}"), &path]).await
-    };
-    build("big1", &content).await?;
-    let push = async |version: &str, more: &[&str]| -> anyhow::Result<String> {
-        let mut arguments = vec!["push", "--version", version];
-        arguments.extend(more);
-        let ran = world.developer.appliance(arguments).run().await?.expect_code(0)?;
-        Ok(ran.stderr)
-    };
-    push("big1", &[]).await?;
-    content.splice(9_000_000..9_000_000, *b"one line of source more");
-    build("big2", &content).await?;
-    let said = push("big2", &[]).await?;
-    ensure!(sent_bytes(&said)? < 2.0 * 1024.0 * 1024.0, "a delta: {said}");
-    let sum = world
-        .run(&["docker", "exec", "demo-web-big2", "sha256sum", "/app.bin"])
-        .await?;
-    let wanted = appliance_tests::content::sha256(&content);
-    ensure!(sum.starts_with(&wanted), "{sum}, not {wanted}");
-
-    // An archive and an OCI layout of the same image: everything is there already.
-    let directory = tempfile::tempdir()?;
-    let archive = directory.path().join("image.tar").to_string_lossy().into_owned();
-    docker(&["save", "-o", &archive, "demo:big2"]).await?;
-    let said = push("big3", &["--image", &archive]).await?;
-    ensure!(sent_bytes(&said)? < 64.0 * 1024.0, "{said}");
-    let layout = directory.path().join("layout").to_string_lossy().into_owned();
-    let skopeo = |arguments: Vec<String>| async move {
-        let output = tokio::process::Command::new("skopeo")
-            .args(&arguments)
-            .output()
-            .await?;
-        ensure!(
-            output.status.success(),
-            "skopeo {}: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok::<_, anyhow::Error>(())
-    };
-    skopeo(vec![
-        "--insecure-policy".into(),
-        "copy".into(),
-        format!("docker-archive:{archive}"),
-        format!("oci:{layout}"),
-    ])
-    .await?;
-    let said = push("big4", &["--image", &format!("oci:{layout}")]).await?;
-    ensure!(sent_bytes(&said)? < 64.0 * 1024.0, "{said}");
-    let missing = world
-        .developer
-        .appliance(["push", "--version", "x", "--image", "/not/there.tar"])
-        .run()
-        .await?;
-    missing
-        .expect_code(2)?
-        .expect_error("there is no image at /not/there.tar")?;
-
-    // Stock clients push through the tunnel; what they pushed can be deployed.
-    let through = async |port: &str, command: &[&str]| {
-        let mut arguments = vec!["tunnel", "--port", port, "--"];
-        arguments.extend(command);
-        world.developer.appliance(arguments).run().await?.expect_code(0)
-    };
-    through(
-        "5611",
-        &[
-            "skopeo",
-            "--insecure-policy",
-            "copy",
-            "--dest-tls-verify=false",
-            &format!("docker-archive:{archive}"),
-            "docker://localhost:5611/demo:by-skopeo",
-        ],
-    )
-    .await?;
-    docker(&["tag", "demo:big1", "localhost:5612/demo:by-docker"]).await?;
-    through("5612", &["docker", "push", "localhost:5612/demo:by-docker"]).await?;
-    docker(&["rmi", "localhost:5612/demo:by-docker"]).await?;
-    push("big5", &["--image", "host:by-docker"]).await?;
-    let sum = world
-        .run(&["docker", "exec", "demo-web-big5", "sha256sum", "/app.bin"])
-        .await?;
-    ensure!(!sum.starts_with(&wanted), "the first image's file");
-    let elsewhere = world
-        .developer
-        .appliance([
-            "tunnel",
-            "--port",
-            "5613",
-            "--",
-            "skopeo",
-            "--insecure-policy",
-            "copy",
-            "--dest-tls-verify=false",
-            &format!("docker-archive:{archive}"),
-            "docker://localhost:5613/other:v1",
-        ])
-        .run()
-        .await?;
-    ensure!(elsewhere.code != 0, "another repository may not be written");
-    for version in ["big1", "big2"] {
-        docker(&["rmi", "--force", &format!("demo:{version}")]).await?;
-    }
-    Ok(())
-}
-
-/// The bytes of the line `✓ HOST: upload: 1.2 MiB sent (…)`.
-fn sent_bytes(said: &str) -> anyhow::Result<f64> {
-    let line = said
-        .lines()
-        .find(|line| line.contains(" sent ("))
-        .with_context(|| format!("no upload: {said}"))?;
-    let (head, _) = line.split_once(" sent (").context("the figure")?;
-    let mut words = head.rsplit(' ');
-    let unit = match words.next().context("a unit")? {
-        "B" => 1.0,
-        "KiB" => 1024.0,
-        "MiB" => 1024.0 * 1024.0,
-        other => anyhow::bail!("{other} are many: {line}"),
-    };
-    Ok(words.next().context("a number")?.parse::<f64>()? * unit)
 }

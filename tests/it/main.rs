@@ -11,6 +11,7 @@ mod deploy;
 mod door;
 mod firewall;
 mod fleet;
+mod images;
 mod kamal;
 mod matrix;
 mod outages;

@@ -8,7 +8,7 @@ use appliance_tests::World;
 use tokio::io::AsyncReadExt as _;
 
 /// How long something that was asked for may take to be seen.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(120);
 
 /// A command line, its exit code, and what must be in its standard output (`+`), must not (`-`), or is in its standard
 /// error (`!`).
@@ -124,6 +124,17 @@ async fn reads(world: &World) -> anyhow::Result<()> {
             (&["docs", "nonsense"], 2, &["!there is no section nonsense"]),
             (&["version"], 0, &["+."]),
             (&["upgrade", "-y"], 0, &["+appliance bootstrap"]),
+            (
+                &["app", "remove_container", "v1"],
+                0,
+                &["+nothing was done", "+prune all"],
+            ),
+            (&["accessory", "directories", "db"], 0, &["+nothing was done"]),
+            (
+                &["proxy", "upgrade"],
+                0,
+                &["+nothing was done", "+appliance bootstrap"],
+            ),
             (&["app", "version"], 0, &["+App Host: ", "+\nv2\n"]),
             (&["app", "details"], 0, &["+demo-web-v2", "-demo-web-v1"]),
             (&["app", "containers"], 0, &["+demo-web-v1", "+demo-web-v2"]),
@@ -364,7 +375,7 @@ async fn follow(world: &World) -> anyhow::Result<()> {
     let mut buffer = [0; 4096];
     let seen = tokio::select! {
         count = tokio::time::timeout(SOON, stdout.read(&mut buffer)) => {
-            String::from_utf8_lossy(&buffer[..count??]).into_owned()
+            String::from_utf8_lossy(&buffer[..count.context("nothing is followed")??]).into_owned()
         }
         failed = writing => return failed,
     };
@@ -375,7 +386,9 @@ async fn follow(world: &World) -> anyhow::Result<()> {
         .status()
         .await?;
     ensure!(killed.success());
-    tokio::time::timeout(SOON, child.wait()).await??;
+    tokio::time::timeout(SOON, child.wait())
+        .await
+        .context("Ctrl-C does not end it")??;
     Ok(())
 }
 
@@ -397,7 +410,9 @@ async fn detached(world: &World) -> anyhow::Result<()> {
         .and_then(|(_, rest)| rest.split_once(')'))
         .map(|(id, _)| id.to_owned())
         .context("an id")?;
-    let ended = tokio::time::timeout(SOON, world.run(&["docker", "wait", &id])).await?;
+    let ended = tokio::time::timeout(SOON, world.run(&["docker", "wait", &id]))
+        .await
+        .context("a detached command does not end")?;
     // Gone already, or seen ending.
     ensure!(ended.is_err() || ended.is_ok_and(|code| code == "0"));
     Ok(())

@@ -185,8 +185,9 @@ pub fn bar(total: u64) -> Bar {
     } else {
         indicatif::ProgressBar::hidden()
     };
+    // The words at the end are cut to the width that the terminal has at the moment, so that the line never wraps.
     if let Ok(style) = indicatif::ProgressStyle::with_template(
-        "  {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}",
+        "  {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {wide_msg}",
     ) {
         bar.set_style(style);
     }

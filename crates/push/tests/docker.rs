@@ -170,6 +170,7 @@ async fn an_image_leaves_docker_and_comes_back_by_digest() {
         scratch: directory.path().join("scratch"),
         threads: 2,
         platform: None,
+        name: None,
         id: Some(outline.id.clone()),
         ask: None,
     };

@@ -49,7 +49,6 @@ struct Figure {
 /// When something cannot be built, started or brought to the server.
 pub(crate) async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     prerequisites::ensure()?;
-    prerequisites::install(&[("docker-registry", "docker-registry")])?;
     let binary = match &args.binary {
         Some(file) => file.clone(),
         None => cargo::binary(args.release)?,

@@ -19,6 +19,8 @@ const PACKAGES: &[(&str, &str)] = &[
     // Statically linked, for images of one file.
     ("busybox", "busybox-static"),
     ("skopeo", "skopeo"),
+    // Images that a host pulls from a registry, as Kamal has it.
+    ("docker-registry", "docker-registry"),
     // Backups are tested on an unprivileged server, and restored with common tools alone.
     ("pg_ctlcluster", "postgresql"),
     ("age", "age"),

@@ -37,6 +37,7 @@ fn every_command_line_of_kamal_is_understood() {
         docs
         docs proxy
         init
+        init --bundle
         remove -y
         upgrade -y --rolling
         version
@@ -75,6 +76,36 @@ fn every_command_line_of_kamal_is_understood() {
         app maintenance
         app maintenance --drain-timeout 10 --message 'Back soon'
         app remove
+        app remove_container 1234
+        app remove_containers
+        app remove_images
+        app remove_app_directories
+        accessory boot mysql
+        accessory boot all
+        accessory reboot all
+        accessory start mysql
+        accessory stop mysql
+        accessory restart mysql
+        accessory details all
+        accessory exec mysql 'mysql -u root'
+        accessory exec mysql -i --reuse bash
+        accessory exec mysql --raw 'cat /etc/hosts'
+        accessory logs mysql
+        accessory logs mysql -s 5m -n 10 -g error --grep-options '-i' -T
+        accessory logs mysql -f
+        accessory remove mysql -y
+        accessory remove all
+        accessory upgrade mysql --rolling -y
+        accessory upload mysql
+        accessory directories mysql
+        accessory pull_image mysql
+        accessory remove_container mysql
+        accessory remove_image mysql
+        accessory remove_service_directory mysql
+        lock status
+        lock acquire -m 'Holidays'
+        lock acquire --message Holidays
+        lock release
         build deliver
         build push
         build push --output registry --no-cache
@@ -93,6 +124,12 @@ fn every_command_line_of_kamal_is_understood() {
         proxy boot_config set --publish --http-port 80 --log-max-size 10m
         proxy boot_config get
         proxy boot_config reset
+        proxy boot_config set --publish-host-ip 127.0.0.1 --https-port 443 --registry r --metrics-port 9 --debug
+        proxy upgrade
+        proxy remove_container
+        proxy remove_image
+        proxy remove_proxy_directory
+        proxy logs -T
         proxy logs
         proxy logs -f -n 5 -s 5m -g error
         proxy remove --force

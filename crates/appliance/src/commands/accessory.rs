@@ -49,6 +49,13 @@ pub enum AccessoryCommand {
     PullImage(NameArgs),
     /// Give this machine a port of an accessory over SSH
     Tunnel(super::accessory_tunnel::TunnelArgs),
+    /// Kamal's hidden parts of boot and remove
+    #[command(
+        name = "upload",
+        aliases = ["directories", "remove_container", "remove_image", "remove_service_directory"],
+        hide = true
+    )]
+    Part(super::parts::Ignored),
 }
 
 /// Which accessory
@@ -477,6 +484,7 @@ pub async fn run(command: &AccessoryCommand, globals: &Globals) -> anyhow::Resul
         AccessoryCommand::Remove(args) => remove(args, globals).await?,
         AccessoryCommand::Upgrade(args) => upgrade(args, globals).await?,
         AccessoryCommand::Tunnel(args) => super::accessory_tunnel::run(args, globals).await?,
+        AccessoryCommand::Part(_) => super::parts::of_accessory(),
     }
     Ok(0)
 }

@@ -2,7 +2,7 @@
 
 use appliance_push::change::{ContainersAction, RoleName, Verb};
 
-use super::{boot, exec, listing, logs};
+use super::{boot, exec, listing, logs, parts};
 use crate::developer::targets::{AppArgs, Targets};
 use crate::failure::{Kind, failure};
 use crate::globals::Globals;
@@ -54,6 +54,13 @@ pub enum AppCommand {
     Live(AppArgs),
     /// Take the app off its servers: routes, containers, releases; volumes are kept
     Remove(RemoveArgs),
+    /// Kamal's hidden parts of remove
+    #[command(
+        name = "remove_container",
+        aliases = ["remove_containers", "remove_images", "remove_app_directories"],
+        hide = true
+    )]
+    Part(parts::Ignored),
 }
 
 /// Take the app off its servers
@@ -99,6 +106,7 @@ pub async fn run(command: &AppCommand, globals: &Globals) -> anyhow::Result<u8> 
             targets.change_all(&Verb::AppStart).await?;
         }
         AppCommand::Remove(args) => remove(args, globals).await?,
+        AppCommand::Part(_) => parts::of_app(),
     }
     Ok(0)
 }

@@ -96,6 +96,15 @@ fn builder(
         )
         .into());
     }
+    if !build::has_buildx() {
+        return Err(failure(
+            Kind::Config,
+            "this Docker has no buildx, so there is no builder to make, show or take away; \
+             images are built with docker build",
+        )
+        .hint("install Docker's buildx plugin (docker-buildx, or docker-buildx-plugin from Docker's own packages)")
+        .into());
+    }
     for argv in commands {
         build::spawn(&argv, &project.directory, &[])?;
     }

@@ -21,6 +21,9 @@ pub struct InitArgs {
     /// Host name the app answers to
     #[arg(long, default_value = "app.example.com")]
     host: String,
+    /// Kamal's stub for Bundler, which a single binary has no use for
+    #[arg(long, hide = true)]
+    bundle: bool,
 }
 
 /// Writes the two files; files that exist are kept as they are.
@@ -51,6 +54,9 @@ pub fn run(args: &InitArgs, globals: &Globals) -> anyhow::Result<()> {
         .replace("{host}", &args.host);
     write_new(&directory.join(&globals.config_file), &deploy, 0o644)?;
     write_new(&directory.join(".kamal/secrets"), SECRETS, 0o600)?;
+    if args.bundle {
+        ui::note("--bundle: this is one binary, so there is no gem and no bin/kamal to add");
+    }
     ui::note("next: edit the two files, build the image, then run `appliance push`");
     Ok(())
 }

@@ -22,6 +22,7 @@ pub mod keys;
 pub mod listing;
 pub mod lock;
 pub mod logs;
+pub mod parts;
 pub mod proxy;
 pub mod proxy_verbs;
 pub mod prune;

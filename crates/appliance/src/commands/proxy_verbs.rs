@@ -9,6 +9,7 @@ use appliance_push::session::Frame;
 
 use super::listing::{self, ListArgs};
 use super::logs::{self, Which};
+use super::parts::{self, Ignored};
 use super::server;
 use crate::developer::hooks::Hooks;
 use crate::developer::link::Link;
@@ -52,6 +53,13 @@ pub enum ProxyVerb {
     /// (the host's own settings take the place of Kamal's boot options)
     #[command(name = "boot_config", alias = "boot-config")]
     BootConfig(Ignored),
+    /// Kamal's hidden parts of remove, and its move from Traefik
+    #[command(
+        name = "upgrade",
+        aliases = ["remove_container", "remove_image", "remove_proxy_directory"],
+        hide = true
+    )]
+    Part(Ignored),
 }
 
 /// Show the proxy's log
@@ -86,14 +94,6 @@ pub struct RebootArgs {
     confirmed: bool,
 }
 
-/// Whatever Kamal's command takes
-#[derive(Debug, clap::Args)]
-pub struct Ignored {
-    /// Kamal's arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    rest: Vec<String>,
-}
-
 /// Carries it out, or says why it is not needed.
 ///
 /// # Errors
@@ -112,6 +112,10 @@ pub async fn run(verb: &ProxyVerb, globals: &Globals) -> anyhow::Result<()> {
             Ok(())
         }
         ProxyVerb::Reboot(args) => reboot(args, globals).await,
+        ProxyVerb::Part(_) => {
+            parts::of_proxy();
+            Ok(())
+        }
         ProxyVerb::Remove(_) => {
             ui::line(
                 "routes go with their app: `appliance app remove`; the proxy itself belongs to the host",

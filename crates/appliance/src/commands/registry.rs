@@ -66,13 +66,21 @@ pub fn run(command: &RegistryCommand, globals: &Globals) -> anyhow::Result<()> {
     if sides.skip_local {
         return Ok(());
     }
-    let server = registry.server.as_deref();
     if login {
-        let (username, password) = credentials(&project, registry)?;
-        docker_login(server, &username, &password)
+        self::login(&project)
     } else {
-        docker(&["logout"], server)
+        docker(&["logout"], registry.server.as_deref())
     }
+}
+
+/// Logs this machine's Docker in to the configured registry.
+///
+/// # Errors
+/// When a secret is missing or the registry refuses.
+pub fn login(project: &Project) -> anyhow::Result<()> {
+    let registry = &project.loaded.config.registry;
+    let (username, password) = credentials(project, registry)?;
+    docker_login(registry.server.as_deref(), &username, &password)
 }
 
 /// User name and password of the configured registry.
@@ -103,6 +111,7 @@ fn docker_login(server: Option<&str>, username: &str, password: &str) -> anyhow:
         .args(["login", "--username", username, "--password-stdin"])
         .args(server)
         .stdin(Stdio::piped())
+        .stdout(std::io::stderr())
         .spawn()
         .context("cannot run docker on this machine")?;
     child

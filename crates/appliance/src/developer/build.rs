@@ -183,7 +183,9 @@ pub fn build(job: &Job<'_>) -> anyhow::Result<Vec<Vec<String>>> {
     }
     if !job.buildx {
         plain_is_enough(job)?;
-        return Ok(vec![plain(job, &tags)]);
+        let mut commands = vec![plain(job, &tags)];
+        commands.extend(pushes(job, &tags));
+        return Ok(commands);
     }
     let mut argv = words(&["docker", "buildx", "build"]);
     argv.push(match job.output {
@@ -262,8 +264,10 @@ fn plain_is_enough(job: &Job<'_>) -> anyhow::Result<()> {
     if builder.provenance.is_some() || builder.sbom == Some(true) {
         beyond.push("builder/provenance, builder/sbom");
     }
-    if job.output != Output::Load && job.output != Output::Type("docker") {
-        beyond.push("building straight to a registry");
+    if let Output::Type(kind) = job.output
+        && kind != "docker"
+    {
+        beyond.push("an output other than docker and registry");
     }
     if beyond.is_empty() {
         return Ok(());
@@ -332,10 +336,16 @@ fn pack(job: &Job<'_>, tags: &[String; 2]) -> Vec<Vec<String>> {
     }
     argv.extend(["--path".to_owned(), builder.context.to_string()]);
     let mut commands = vec![argv];
-    if job.output == Output::Registry {
-        commands.extend(tags.iter().map(|tag| words(&["docker", "push", tag])));
-    }
+    commands.extend(pushes(job, tags));
     commands
+}
+
+/// What brings both tags from the local Docker to the registry, where they are wanted there.
+fn pushes(job: &Job<'_>, tags: &[String; 2]) -> Vec<Vec<String>> {
+    if job.output != Output::Registry {
+        return Vec::new();
+    }
+    tags.iter().map(|tag| words(&["docker", "push", tag])).collect()
 }
 
 fn words(list: &[&str]) -> Vec<String> {
@@ -346,6 +356,11 @@ fn words(list: &[&str]) -> Vec<String> {
 pub fn wanted(project: &Project) -> bool {
     let builder = &project.loaded.config.builder;
     builder.pack.is_some() || project.directory.join(builder.dockerfile.to_string()).is_file()
+}
+
+/// Whether the local Docker has buildx.
+pub fn has_buildx() -> bool {
+    quiet(&words(&["docker", "buildx", "version"]))
 }
 
 /// Builds the image of the configuration.
@@ -360,7 +375,7 @@ pub fn run(project: &Project, output: Output<'_>, no_cache: bool, suffix: &str) 
             .hint("set builder/dockerfile, or deploy an image that is there already: appliance deploy --skip-push")
             .into());
     }
-    let buildx = quiet(&words(&["docker", "buildx", "version"]));
+    let buildx = has_buildx();
     let machine = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -375,6 +390,9 @@ pub fn run(project: &Project, output: Output<'_>, no_cache: bool, suffix: &str) 
         machine,
     };
     let commands = build(&job)?;
+    if output == Output::Registry && !config.registry.local {
+        crate::commands::registry::login(project)?;
+    }
     if buildx
         && let Some(name) = builder_name(config)
         && !quiet(&words(&["docker", "buildx", "inspect", &name]))

@@ -27,7 +27,8 @@ const PARALLEL: usize = 3;
 /// Which image, and where it comes from
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ImageArgs {
-    /// Image in the local Docker, oci:DIRECTORY, an image archive FILE.tar, or host:TAG for one pushed through a tunnel
+    /// Image in the local Docker, oci:DIRECTORY[:TAG], an archive (FILE.tar, oci-archive:FILE[:TAG],
+    /// docker-archive:FILE[:NAME]), or host:TAG for one pushed through a tunnel
     /// (default: the configuration's image, tagged with the version or latest)
     #[arg(long, value_name = "NAME")]
     pub image: Option<String>,
@@ -50,9 +51,14 @@ pub struct Local {
 
 /// Where the image's bytes are.
 enum Origin {
-    Docker { docker: Docker, info: Box<ImageInfo> },
-    Archive(PathBuf),
-    Layout(PathBuf),
+    Docker {
+        docker: Docker,
+        info: Box<ImageInfo>,
+    },
+    /// A file, and which of its images.
+    Archive(PathBuf, Option<String>),
+    /// A directory, and which of its images.
+    Layout(PathBuf, Option<String>),
 }
 
 /// Kamal's label by which an image says whose it is.
@@ -166,7 +172,7 @@ impl Local {
         let options = PrepareOptions {
             id: Some(outline.id.clone()),
             ask: Some(ask(link, repository)),
-            ..options(host)
+            ..self.options(host)
         };
         let (prepared, cache) = prepare(self.source(), have, cache, options)
             .await
@@ -182,14 +188,28 @@ impl Local {
         Ok(prepared)
     }
 
+    fn options(&self, host: &Platform) -> PrepareOptions {
+        PrepareOptions {
+            scratch: std::env::temp_dir(),
+            threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            platform: Some(host.clone()),
+            name: match &self.from {
+                Origin::Docker { .. } => None,
+                Origin::Archive(_, name) | Origin::Layout(_, name) => name.clone(),
+            },
+            id: None,
+            ask: None,
+        }
+    }
+
     fn source(&self) -> Source {
         match &self.from {
             Origin::Docker { docker, info } => {
                 let docker = Docker::at(docker.socket());
                 Source::Archive(Box::new(async_stream(docker, info.id.clone())))
             }
-            Origin::Archive(file) => Source::File(file.clone()),
-            Origin::Layout(directory) => Source::Layout(directory.clone()),
+            Origin::Archive(file, _) => Source::File(file.clone()),
+            Origin::Layout(directory, _) => Source::Layout(directory.clone()),
         }
     }
 
@@ -201,19 +221,17 @@ impl Local {
                 id: digest(&info.id)?,
                 diff_ids: info.diff_ids.iter().map(digest).collect::<anyhow::Result<_>>()?,
             }),
-            Origin::Layout(directory) => {
-                Ok(layout::outline(directory, Some(host))
-                    .with_context(|| format!("the image {}", self.name))?)
-            }
+            Origin::Layout(directory, name) => Ok(layout::outline(directory, Some(host), name.as_deref())
+                .with_context(|| format!("the image {}", self.name))?),
             // An archive tells only at its end what it holds: it is read twice, the first time without compressing.
-            Origin::Archive(_) => {
+            Origin::Archive(..) => {
                 let nothing = HaveAnswer {
                     blobs: Vec::new(),
                     layers: std::collections::BTreeMap::new(),
                     accepts: vec![Compression::None],
                     available: u64::MAX,
                 };
-                let (found, _) = prepare(self.source(), nothing, Cache::default(), options(host))
+                let (found, _) = prepare(self.source(), nothing, Cache::default(), self.options(host))
                     .await
                     .with_context(|| format!("the image {}", self.name))?;
                 Ok(Outline {
@@ -225,38 +243,47 @@ impl Local {
     }
 }
 
-/// `oci:DIRECTORY`, or an archive's file; anything else is a name in Docker.
+/// `oci:DIRECTORY[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:NAME]` (as skopeo spells them), or an archive's
+/// file; anything else is a name in Docker.
 fn file_of(wanted: &str) -> anyhow::Result<Option<Origin>> {
     let missing =
         |path: &std::path::Path| failure(Kind::Config, format!("there is no image at {}", path.display()));
-    if let Some(directory) = wanted.strip_prefix("oci:") {
-        let directory = PathBuf::from(directory);
+    if let Some(text) = wanted.strip_prefix("oci:") {
+        let (directory, name) = named(text, |path| path.join("index.json").is_file());
         if !directory.join("index.json").is_file() {
             return Err(missing(&directory)
-                .hint("an OCI layout is a directory with index.json and blobs/, holding one image")
+                .hint("an OCI layout is a directory with index.json and blobs/, such as: oci:DIRECTORY:TAG")
                 .into());
         }
-        return Ok(Some(Origin::Layout(directory)));
+        return Ok(Some(Origin::Layout(directory, name)));
     }
-    let named = ["docker-archive:", "oci-archive:"]
+    let prefixed = ["docker-archive:", "oci-archive:"]
         .iter()
         .find_map(|prefix| wanted.strip_prefix(prefix));
-    let file = PathBuf::from(named.unwrap_or(wanted));
-    match (file.is_file(), named.is_some() || wanted.ends_with(".tar")) {
-        (true, true) => Ok(Some(Origin::Archive(file))),
+    let (file, name) = match prefixed {
+        Some(text) => named(text, std::path::Path::is_file),
+        None => (PathBuf::from(wanted), None),
+    };
+    match (file.is_file(), prefixed.is_some() || wanted.ends_with(".tar")) {
+        (true, true) => Ok(Some(Origin::Archive(file, name))),
         (false, true) => Err(missing(&file).into()),
         _ => Ok(None),
     }
 }
 
-fn options(host: &Platform) -> PrepareOptions {
-    PrepareOptions {
-        scratch: std::env::temp_dir(),
-        threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        platform: Some(host.clone()),
-        id: None,
-        ask: None,
+/// A path, and the image's name behind a colon: the longest path that is there counts.
+fn named(text: &str, is_there: impl Fn(&std::path::Path) -> bool) -> (PathBuf, Option<String>) {
+    let whole = PathBuf::from(text);
+    if is_there(&whole) {
+        return (whole, None);
     }
+    for (place, _) in text.rmatch_indices(':') {
+        let path = PathBuf::from(&text[..place]);
+        if is_there(&path) {
+            return (path, Some(text[place + 1..].to_owned()));
+        }
+    }
+    (whole, None)
 }
 
 /// Asks the host about chunks, from the threads that cut layers; a host that cannot tell gets whole layers.

@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
         accepts: vec![Compression::Gzip, Compression::None],
         available: u64::MAX,
     };
-    let options = PrepareOptions { scratch: scratch.path().to_owned(), threads: 1, platform: None, id: None, ask: None };
+    let options = PrepareOptions { scratch: scratch.path().to_owned(), threads: 1, platform: None, name: None, id: None, ask: None };
     let source = Source::Archive(Box::new(std::io::Cursor::new(data.to_vec())));
     if let Ok((prepared, _)) = runtime.block_on(prepare(source, have, Cache::default(), options)) {
         for (blob, place) in prepared.to_send() {

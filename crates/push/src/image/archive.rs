@@ -45,6 +45,15 @@ struct Saved {
     config: String,
     #[serde(default)]
     layers: Vec<String>,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+}
+
+impl Saved {
+    fn is_called(&self, wanted: &str) -> bool {
+        let mut names = self.repo_tags.iter().flatten();
+        names.any(|name| layout::is_called(name, wanted))
+    }
 }
 
 pub(super) fn read(
@@ -298,7 +307,26 @@ fn docker(
         .map_err(|error| not(format!("manifest.json cannot be read: {error}")))?;
     let mut fitting = Vec::new();
     let mut others = Vec::new();
+    if let Some(wanted) = &options.name
+        && !saved.iter().any(|image| image.is_called(wanted))
+    {
+        let names: Vec<String> = saved
+            .into_iter()
+            .flat_map(|image| image.repo_tags.unwrap_or_default())
+            .collect();
+        return Err(not(format!(
+            "it holds no image {wanted}, only {}",
+            names.join(", ")
+        )));
+    }
     for image in saved {
+        if options
+            .name
+            .as_ref()
+            .is_some_and(|wanted| !image.is_called(wanted))
+        {
+            continue;
+        }
         let config = document(entries, &image.config)?.ok_or_else(|| {
             not(format!(
                 "it names the configuration {}, which is not in it",
@@ -319,7 +347,7 @@ fn docker(
         (1, _) => {}
         (0, Some(error)) => return Err(error),
         (0, None) => return Err(not("manifest.json names no image".to_owned())),
-        (count, _) => return Err(not(format!("it holds {count} images; export one"))),
+        (count, _) => return Err(not(format!("it holds {count} images; export one, or name it"))),
     }
     let (config, image) = fitting.remove(0);
     let layers = image
@@ -339,7 +367,8 @@ fn oci(
     options: &PrepareOptions,
 ) -> Result<Contents, ImageError> {
     let path = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
-    let (config, descriptors) = layout::resolve(index, options.platform.as_ref(), &mut |digest| {
+    let (platform, name) = (options.platform.as_ref(), options.name.as_deref());
+    let (config, descriptors) = layout::resolve(index, platform, name, &mut |digest| {
         document(entries, &path(digest))?.ok_or_else(|| ImageError::NotAnImage {
             why: format!("it names {digest}, which is not in it"),
         })

@@ -14,20 +14,28 @@ const DOCUMENT_LIMIT: u64 = 8 << 20;
 /// Indexes inside indexes.
 const DEPTH: usize = 4;
 
-/// What a layout directory holds, without reading its layers.
+/// Annotations by which an index names its images: the image specification's (a tag, mostly), and containerd's (a whole
+/// name).
+const NAMES: [&str; 2] = ["org.opencontainers.image.ref.name", "io.containerd.image.name"];
+
+/// What a layout directory holds, without reading its layers; `name` says which image where there are several.
 ///
 /// # Errors
-/// When it is no layout, or holds no image of the platform.
-pub fn outline(path: &Path, platform: Option<&Platform>) -> Result<Outline, ImageError> {
-    let (config, _) = documents(path, platform)?;
+/// When it is no layout, or holds no image of the platform or name.
+pub fn outline(path: &Path, platform: Option<&Platform>, name: Option<&str>) -> Result<Outline, ImageError> {
+    let (config, _) = documents(path, platform, name)?;
     Ok(Outline {
         id: Digest::of(&config),
         diff_ids: ImageConfig::parse(&config)?.diff_ids().to_vec(),
     })
 }
 
-pub(super) fn read(path: &Path, platform: Option<&Platform>) -> Result<Contents, ImageError> {
-    let (config, layers) = documents(path, platform)?;
+pub(super) fn read(
+    path: &Path,
+    platform: Option<&Platform>,
+    name: Option<&str>,
+) -> Result<Contents, ImageError> {
+    let (config, layers) = documents(path, platform, name)?;
     let mut found = Vec::new();
     for layer in layers {
         let compression =
@@ -64,10 +72,14 @@ pub(super) fn read(path: &Path, platform: Option<&Platform>) -> Result<Contents,
     })
 }
 
-fn documents(path: &Path, platform: Option<&Platform>) -> Result<(Bytes, Vec<Descriptor>), ImageError> {
+fn documents(
+    path: &Path,
+    platform: Option<&Platform>,
+    name: Option<&str>,
+) -> Result<(Bytes, Vec<Descriptor>), ImageError> {
     let index = path.join("index.json");
     let top = std::fs::read(&index).map_err(ImageError::io("read", &index))?;
-    resolve(top, platform, &mut |digest| {
+    resolve(top, platform, name, &mut |digest| {
         let file = blob_path(path, digest);
         let size = std::fs::metadata(&file)
             .map_err(ImageError::io("read", &file))?
@@ -85,6 +97,7 @@ fn documents(path: &Path, platform: Option<&Platform>) -> Result<(Bytes, Vec<Des
 pub(super) fn resolve(
     top: Vec<u8>,
     platform: Option<&Platform>,
+    name: Option<&str>,
     load: &mut dyn FnMut(&Digest) -> Result<Vec<u8>, ImageError>,
 ) -> Result<(Bytes, Vec<Descriptor>), ImageError> {
     let not = |why: String| ImageError::NotAnImage { why };
@@ -102,16 +115,48 @@ pub(super) fn resolve(
         }
     };
     let mut document = top;
+    let mut name = name;
     for _ in 0..DEPTH {
         let manifest = Manifest::parse(&document).map_err(|error| not(error.to_string()))?;
         if let Some(config) = manifest.config {
             let bytes = load_checked(&config.digest, "configuration")?;
             return Ok((bytes.into(), manifest.layers));
         }
-        let chosen = choose(manifest.manifests, platform)?;
+        // Only the outermost index has names.
+        let named = match name.take() {
+            Some(name) => named(manifest.manifests, name)?,
+            None => manifest.manifests,
+        };
+        let chosen = choose(named, platform)?;
         document = load_checked(&chosen.digest, "manifest")?;
     }
     Err(not("its indexes are nested too deep".to_owned()))
+}
+
+/// The entries of this name: a tag, or all of what the index calls it.
+fn named(entries: Vec<Descriptor>, wanted: &str) -> Result<Vec<Descriptor>, ImageError> {
+    let names = |entry: &Descriptor| -> Vec<String> {
+        NAMES
+            .iter()
+            .filter_map(|key| entry.annotations.get(*key).cloned())
+            .collect()
+    };
+    let there: Vec<String> = entries.iter().flat_map(names).collect();
+    let found: Vec<Descriptor> = entries
+        .into_iter()
+        .filter(|entry| names(entry).iter().any(|name| is_called(name, wanted)))
+        .collect();
+    if found.is_empty() {
+        return Err(ImageError::NotAnImage {
+            why: format!("it holds no image {wanted}, only {}", there.join(", ")),
+        });
+    }
+    Ok(found)
+}
+
+/// Whether an image's name is `wanted`, or ends with it as its tag.
+pub(super) fn is_called(name: &str, wanted: &str) -> bool {
+    name == wanted || name.rsplit_once(':').is_some_and(|(_, tag)| tag == wanted)
 }
 
 /// The entry for the platform; attestations and other things that are no images are passed over.
@@ -155,7 +200,7 @@ fn choose(entries: Vec<Descriptor>, platform: Option<&Platform>) -> Result<Descr
         1 => Ok(images.remove(0)),
         0 => Err(not("its index names no image".to_owned())),
         count => Err(not(format!(
-            "it holds {count} images; name the platform or export one image"
+            "it holds {count} images; name the platform or the image, or export one"
         ))),
     }
 }

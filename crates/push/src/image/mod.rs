@@ -79,6 +79,8 @@ pub struct PrepareOptions {
     pub threads: usize,
     /// The platform to take where there are several; the archive must hold it.
     pub platform: Option<Platform>,
+    /// The image to take where the source holds several: its tag, or its whole name.
+    pub name: Option<String>,
     /// The image ID under which [`prepare_from_cache`] is to find the configuration next time.
     pub id: Option<Digest>,
     /// Asks the host which chunks it has; without it, changed layers are sent whole.
@@ -280,7 +282,7 @@ pub async fn prepare(
         }
         Source::Layout(path) => {
             tokio::task::spawn_blocking(move || {
-                let contents = layout::read(&path, options.platform.as_ref())?;
+                let contents = layout::read(&path, options.platform.as_ref(), options.name.as_deref())?;
                 finish(contents, &have, cache, &options)
             })
             .await

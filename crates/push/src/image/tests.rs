@@ -140,6 +140,7 @@ pub(crate) fn options(scratch: &Path) -> PrepareOptions {
         scratch: scratch.to_owned(),
         threads: 2,
         platform: None,
+        name: None,
         id: None,
         ask: None,
     }
@@ -400,7 +401,7 @@ async fn a_layout_directory_is_read_in_place() {
         false,
     )));
     archive.unpack(directory.path()).expect("unpacked");
-    let outline = layout::outline(directory.path(), None).expect("outline");
+    let outline = layout::outline(directory.path(), None, None).expect("outline");
     assert_eq!(outline.diff_ids.len(), 3);
     let scratch = tempfile::tempdir().expect("directory");
     let source = || Source::Layout(directory.path().to_owned());
@@ -432,6 +433,62 @@ async fn a_layout_directory_is_read_in_place() {
         matches!(error, ImageError::Damaged { .. } | ImageError::Archive(_)),
         "{error:?}"
     );
+}
+
+#[tokio::test]
+async fn of_several_images_the_named_one_is_taken_and_of_several_platforms_the_hosts() {
+    let directory = tempfile::tempdir().expect("directory");
+    let mut entries = Vec::new();
+    for (architecture, tag, content) in [
+        ("amd64", "one", b"first"),
+        ("arm64", "one", b"other"),
+        ("amd64", "two", b"again"),
+    ] {
+        let config = config(&[layer_tar("app", content)]).replace("amd64", architecture);
+        let put = |bytes: &[u8]| {
+            let digest = Digest::of(bytes);
+            let blobs = directory.path().join("blobs/sha256");
+            std::fs::create_dir_all(&blobs).expect("made");
+            fs_write(&blobs.join(digest.hex()), bytes);
+            digest
+        };
+        let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST, "layers": [],
+            "config": {"mediaType": media_type::OCI_CONFIG, "digest": put(config.as_bytes()), "size": config.len()}})
+        .to_string();
+        entries.push((
+            Digest::of(config.as_bytes()),
+            serde_json::json!({"mediaType": media_type::OCI_MANIFEST, "digest": put(manifest.as_bytes()),
+                "size": manifest.len(), "platform": {"os": "linux", "architecture": architecture},
+                "annotations": {"org.opencontainers.image.ref.name": tag}}),
+        ));
+    }
+    let list: Vec<_> = entries.iter().map(|(_, entry)| entry.clone()).collect();
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": list}).to_string();
+    fs_write(&directory.path().join("index.json"), index.as_bytes());
+    let built = |architecture: &str| Platform {
+        os: "linux".to_owned(),
+        architecture: architecture.to_owned(),
+        variant: None,
+    };
+    let find = |platform: &Platform, name| {
+        layout::outline(directory.path(), Some(platform), name)
+            .map(|outline| outline.id)
+            .map_err(|error| error.to_string())
+    };
+    let (amd64, arm64) = (built("amd64"), built("arm64"));
+    assert_eq!(find(&amd64, Some("one")).as_ref(), Ok(&entries[0].0));
+    assert_eq!(find(&arm64, Some("one")).as_ref(), Ok(&entries[1].0));
+    assert_eq!(find(&arm64, None).as_ref(), Ok(&entries[1].0));
+    assert_eq!(find(&amd64, Some("two")).as_ref(), Ok(&entries[2].0));
+    let refused = find(&arm64, Some("two")).expect_err("not for arm64");
+    assert!(
+        refused.contains("linux/arm64") && refused.contains("linux/amd64"),
+        "{refused}"
+    );
+    let several = find(&amd64, None).expect_err("two are there");
+    assert!(several.contains("2 images"), "{several}");
+    let none = find(&amd64, Some("three")).expect_err("no such image");
+    assert!(none.contains("no image three"), "{none}");
 }
 
 proptest::proptest! {

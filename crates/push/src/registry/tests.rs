@@ -2,6 +2,7 @@
 
 mod access;
 mod sequences;
+mod specification;
 mod stock;
 mod uploads;
 

@@ -100,6 +100,16 @@ fn a_deploy_loads_the_image_here_with_or_without_buildx() {
 }
 
 #[test]
+fn a_registry_is_reached_without_buildx_too() {
+    let config = config("{ arch: amd64 }");
+    assert_eq!(
+        line(&config, Output::Registry, false),
+        "docker build -t dhh/app:123 -t dhh/app:latest --label service=app --file Dockerfile . \
+         && docker push dhh/app:123 && docker push dhh/app:latest"
+    );
+}
+
+#[test]
 fn what_needs_buildx_is_refused_without_it() {
     for (builder, what) in [
         ("{ arch: arm64 }", "builder/arch"),

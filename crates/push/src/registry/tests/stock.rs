@@ -92,8 +92,8 @@ async fn skopeo_pushes_and_pulls() {
     let stored = server.get("/v2/org/app/manifests/v1").await;
     assert_eq!(inspected.trim(), stored.header("docker-content-digest"));
     // skopeo compresses on the way, so the manifest is its own; the configuration stays.
-    let original = crate::image::layout::outline(&source, None).expect("outline");
-    let returned = crate::image::layout::outline(&back, None).expect("outline");
+    let original = crate::image::layout::outline(&source, None, None).expect("outline");
+    let returned = crate::image::layout::outline(&back, None, None).expect("outline");
     assert_eq!(returned, original);
     let list = run(Command::new("skopeo").args([
         "list-tags",
