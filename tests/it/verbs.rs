@@ -353,10 +353,14 @@ async fn server(world: &World) -> anyhow::Result<()> {
 
 /// Following shows what is written from now on, until Ctrl-C.
 async fn follow(world: &World) -> anyhow::Result<()> {
+    // Somebody may run these tests in the background of a shell, where Ctrl-C is ignored and inherited so.
     let mut child = world
         .developer
-        .appliance(["app", "logs", "-f", "-n", "1", "-g", "followed"])
-        .command()?
+        .appliance(["unused"])
+        .command_of("env")
+        .arg("--default-signal=INT")
+        .arg(appliance_tests::bench::binary()?)
+        .args(["app", "logs", "-f", "-n", "1", "-g", "followed"])
         .stdout(Stdio::piped())
         .spawn()?;
     let mut stdout = child.stdout.take().context("its output")?;

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use appliance_sandbox::{Distro, Host, Image, Name};
+use appliance_sandbox::{Distro, Host, HostOptions, Image, Name};
 use appliance_tests::content::noise;
 
 use crate::demo::{NAME, Stage, sandbox_files};
@@ -21,6 +21,8 @@ use crate::{cargo, host, prerequisites, say};
 
 /// Where the registry listens on this machine.
 const REGISTRY: &str = "localhost:5055";
+/// The host without an appliance.
+const BARE: &str = "bench-push-bare";
 /// Files of the large layer.
 const FILES: usize = 300;
 /// Size of each, before the half that compresses well.
@@ -79,8 +81,19 @@ pub(crate) async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         ])?
         .success()?;
     let host = sandbox.host(&Name::parse(NAME)?).await?;
-    let measured = measure(&stage, &host).await;
-    sandbox.remove_container(NAME).await?;
+    // What the others need (root by SSH, forwarded ports), an appliance does not have.
+    let mut options = HostOptions::new(Name::parse(BARE)?, Distro::Debian12);
+    let key = fs_err::read_to_string(sandbox_files(stage.home()).join("id_ed25519.pub"))?;
+    options.authorized_keys = vec![key.trim().to_owned()];
+    let bare = sandbox.start(&options, &say::detail).await?;
+    let measured = async {
+        bare.wait_booted().await?;
+        measure(&stage, &bare, &host).await
+    }
+    .await;
+    for name in [NAME, BARE] {
+        sandbox.remove_container(name).await?;
+    }
     for tag in ["demo:b1", "demo:b2", "demo:b3"] {
         quiet(Command::new("docker").args(["rmi", "--force", tag]));
     }
@@ -119,14 +132,30 @@ fn images(directory: &Path) -> anyhow::Result<()> {
     build("demo:b3")
 }
 
-async fn measure(stage: &Stage, host: &Host) -> anyhow::Result<Vec<(&'static str, Vec<Figure>)>> {
+/// Measures the others on a bare host with Docker, and ourselves on an appliance.
+async fn measure(
+    stage: &Stage,
+    bare: &Host,
+    appliance: &Host,
+) -> anyhow::Result<Vec<(&'static str, Vec<Figure>)>> {
     let mut table = Vec::new();
-    let config = sandbox_files(stage.home()).join("ssh_config");
-    let ssh = |more: &[&str]| {
-        let mut command = Command::new("ssh");
-        command.arg("-F").arg(&config).args(more);
-        command
+    let address = bare.ip().await?.to_string();
+    let known = stage.directory().join("known_hosts");
+    let host_key = String::from_utf8(bare.read("/etc/ssh/ssh_host_ed25519_key.pub").await?)?;
+    fs_err::write(&known, format!("{address} {host_key}"))?;
+    let key = sandbox_files(stage.home()).join("id_ed25519");
+    let ssh = |more: &[&str], command: &[&str]| {
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-F", "none", "-l", "root", "-o"])
+            .arg(format!("UserKnownHostsFile={}", known.display()))
+            .arg("-i")
+            .arg(&key)
+            .args(more)
+            .arg(&address)
+            .args(command);
+        ssh
     };
+    let host = bare;
 
     let mut figures = Vec::new();
     for tag in ["demo:b1", "demo:b2", "demo:b3"] {
@@ -138,7 +167,7 @@ async fn measure(stage: &Stage, host: &Host) -> anyhow::Result<Vec<(&'static str
                     .spawn()
                     .context("docker save")?;
                 let from = save.stdout.take().context("docker save writes")?;
-                prerequisites::run(ssh(&[NAME, "docker", "load"]).stdin(from).stdout(Stdio::null()))?;
+                prerequisites::run(ssh(&[], &["docker", "load"]).stdin(from).stdout(Stdio::null()))?;
                 save.wait()?;
                 Ok(())
             })
@@ -162,7 +191,7 @@ async fn measure(stage: &Stage, host: &Host) -> anyhow::Result<Vec<(&'static str
                 )?;
                 let forward = format!("5055:{REGISTRY}");
                 prerequisites::run(
-                    ssh(&["-R", &forward, NAME, "docker", "pull", "--quiet", &name]).stdout(Stdio::null()),
+                    ssh(&["-R", &forward], &["docker", "pull", "--quiet", &name]).stdout(Stdio::null()),
                 )
             })
             .await?,
@@ -171,12 +200,11 @@ async fn measure(stage: &Stage, host: &Host) -> anyhow::Result<Vec<(&'static str
     }
     drop(registry);
     table.push(("docker push, docker pull", figures));
-    clean(host).await?;
 
     let mut figures = Vec::new();
     for version in ["b1", "b2", "b3"] {
         stage.configure(version, "")?;
-        figures.push(figure(host, || stage.appliance(&["push"])?.success().map(drop)).await?);
+        figures.push(figure(appliance, || stage.appliance(&["push"])?.success().map(drop)).await?);
     }
     table.push(("appliance push, until it serves", figures));
     Ok(table)
