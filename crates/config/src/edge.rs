@@ -38,6 +38,34 @@ pub struct Acme {
     /// Profile to ask for, such as `shortlived`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
+    /// Certificates for hosts that no app names, when their first visitor comes; off by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_demand: Option<OnDemand>,
+}
+
+/// Certificates when the first visitor comes, for an app without `host` whose customers bring their own domains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OnDemand {
+    /// URL that is asked with `?host=NAME`: 200 means that the host may have a certificate, anything else that it may not.
+    #[schemars(regex(pattern = r"^https?://[^\s#]+$"))]
+    pub ask: String,
+    /// Most hosts that are served this way.
+    #[serde(default = "a_thousand")]
+    #[schemars(range(min = 1))]
+    pub most: u32,
+    /// Most questions within one hour.
+    #[serde(default = "a_hundred")]
+    #[schemars(range(min = 1))]
+    pub per_hour: u32,
+}
+
+fn a_thousand() -> u32 {
+    1_000
+}
+
+fn a_hundred() -> u32 {
+    100
 }
 
 impl Default for Acme {
@@ -51,6 +79,7 @@ impl Default for Acme {
             challenge: AcmeChallenge::Auto,
             dns: None,
             profile: None,
+            on_demand: None,
         }
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use crate::h1;
 use crate::http2;
@@ -114,16 +115,32 @@ async fn balancer(worker: &Worker, stream: &mut TcpStream) -> Option<proxy_heade
 }
 
 async fn https(worker: &Rc<Worker>, stream: TcpStream, peer: Rc<Peer>) {
+    let on_demand = worker.shared.table.load().settings.on_demand;
     let acceptor = TlsAcceptor::from(std::sync::Arc::clone(&worker.tls));
+    let handshake = async {
+        if on_demand {
+            Box::pin(demanded(worker, stream)).await
+        } else {
+            Box::pin(tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)))
+                .await
+                .ok()?
+                .ok()
+        }
+    };
     let handshake = tokio::select! {
-        done = Box::pin(tokio::time::timeout(HANDSHAKE, acceptor.accept(stream))) => done,
+        done = handshake => done,
         () = worker.shared.abort.cancelled() => return,
     };
-    let Ok(Ok(stream)) = handshake else {
+    let Some(stream) = handshake else {
         worker.shared.handshake_failures.fetch_add(1, Ordering::Relaxed);
         return;
     };
     worker.shared.handshakes.fetch_add(1, Ordering::Relaxed);
+    if let Some(name) = stream.get_ref().1.server_name()
+        && let Some(route) = worker.shared.table.load().of_host(name)
+    {
+        route.counters[worker.index].shook_hands();
+    }
     let protocol = stream.get_ref().1.alpn_protocol();
     if protocol == Some(crate::challenges::ACME_TLS) {
         // The handshake was the answer (RFC 8737 §3).
@@ -134,6 +151,22 @@ async fn https(worker: &Rc<Worker>, stream: TcpStream, peer: Rc<Peer>) {
     } else {
         Box::pin(h1::serve(Rc::clone(worker), stream, peer)).await;
     }
+}
+
+/// A handshake that waits for a certificate, when its host has none yet.
+async fn demanded(worker: &Rc<Worker>, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
+    let start = tokio::time::timeout(HANDSHAKE, hello).await.ok()?.ok()?;
+    let name = {
+        let hello = start.client_hello();
+        let name = hello.server_name().map(str::to_owned);
+        name.filter(|_| !crate::tls::is_challenge(&hello))
+    };
+    if let Some(name) = name {
+        crate::on_demand::settle(&worker.shared, &name).await;
+    }
+    let finish = start.into_stream(std::sync::Arc::clone(&worker.tls));
+    tokio::time::timeout(HANDSHAKE, finish).await.ok()?.ok()
 }
 
 #[cfg(test)]

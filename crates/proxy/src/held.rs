@@ -259,7 +259,9 @@ impl UploadError {
         match self {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Held(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Client(_) | Self::Incomplete => StatusCode::BAD_REQUEST,
+            // Nobody is there to get it: it is for the log, in kamal-proxy's and nginx's word.
+            Self::Client(_) => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+            Self::Incomplete => StatusCode::BAD_REQUEST,
         }
     }
 }

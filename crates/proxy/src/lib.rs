@@ -19,7 +19,7 @@
 //! | `proxy_header`, `rewound` | what may stand before a connection's first request |
 //! | `http2`, `forward` | HTTP/2: clients, and upstreams that speak h2c |
 //! | `manager`, `store`, [`control`] | changes: checked, written down, made live |
-//! | `tls`, [`local_ca`], `challenges` | certificates by host, answers to certificate authorities |
+//! | `tls`, [`local_ca`], `challenges`, `on_demand` | certificates by host, answers to certificate authorities |
 //! | `run`, `worker` | threads and listeners |
 //!
 //! # When things go wrong
@@ -35,6 +35,7 @@
 //! | the proxy itself is killed | the kernel's queue holds new connections; the last good snapshot is served, a torn one falls back to the one before | `lifecycle`, `store` |
 //! | the machine reboots | requests wait until the agent has confirmed the route and the app has passed its health check, at most 30 s, then 503 with `Retry-After` | `switching`, `hold` |
 //! | the agent is gone | nothing: it is needed for changes only | all of them: they have none |
+//! | a certificate file is replaced by one that cannot be used | the one before is shown on, and `status` says so | `tls` |
 //! | the disk is full: snapshot | the change is refused with `storage`, what was live stays live | `switching` |
 //! | the disk is full: a request that is to be held back | 507; 503 while all of `settings.spool_max_bytes` is held | `buffering` |
 //! | the disk is full: a response that is held back | the client gets it as it comes, from there on | `buffering` |
@@ -83,6 +84,7 @@ pub mod local_ca;
 mod manager;
 mod metrics;
 pub mod names;
+mod on_demand;
 pub mod options;
 mod pages;
 mod policy;
@@ -105,6 +107,7 @@ mod worker;
 
 pub use challenges::Challenge;
 pub use control::Client;
+pub use on_demand::{Unwanted, Wanted};
 pub use options::Options;
 pub use run::{Proxy, RunError, run};
 pub use snapshot::{Service, Snapshot};

@@ -1,6 +1,7 @@
 //! The one owner of the routing state: checks a change, writes it down, makes it live.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -45,6 +46,8 @@ struct State {
     watchers: BTreeMap<ServiceName, JoinSet<()>>,
     /// Read errors from the start.
     load_problems: Vec<String>,
+    /// Certificates from files as they were last read well.
+    files: HashMap<(PathBuf, PathBuf), Arc<CertifiedKey>>,
     /// Certificates that cannot be shown now, by service.
     certificate_problems: BTreeMap<ServiceName, String>,
 }
@@ -277,7 +280,13 @@ impl Manager {
                     Some(key) => Ok(Arc::clone(key)),
                     None => Err(format!("there is no certificate named {name}; put it first")),
                 },
-                Certificate::Files { chain, key } => read_files(chain, key).map_err(|error| words(&error)),
+                Certificate::Files { chain, key } => {
+                    let (read, problem) = state.read_files(chain, key, strict.contains(&service.name));
+                    if let (Ok(_), Some(problem)) = (&read, problem) {
+                        problems.insert(service.name.clone(), problem);
+                    }
+                    read
+                }
                 Certificate::LocalCa => self.local_leaf(state, &service.hosts),
                 Certificate::PerHost { local_ca } => {
                     let missing = self.per_host(state, &service.hosts, local_ca, &mut certificates);
@@ -294,6 +303,13 @@ impl Manager {
                     return Err(format!("service {}: {message}", service.name));
                 }
                 Err(message) => drop(problems.insert(service.name.clone(), message)),
+            }
+        }
+        if snapshot.settings.on_demand {
+            for (name, key) in &state.certificates {
+                if let Some(host) = name.host() {
+                    certificates.add(std::slice::from_ref(&host), key);
+                }
             }
         }
         state.certificate_problems = problems;
@@ -543,8 +559,28 @@ impl Manager {
         Ok(())
     }
 
+    /// The certificate files that are shown now.
+    pub(crate) fn certificate_files(&self) -> Vec<PathBuf> {
+        let table = self.shared.table.load();
+        let shown =
+            table
+                .routes
+                .values()
+                .filter_map(|route| match &route.service.tls.as_ref()?.certificate {
+                    Certificate::Files { chain, key } => Some([chain.clone(), key.clone()]),
+                    _ => None,
+                });
+        shown.flatten().collect()
+    }
+
+    /// Reads the certificate files again; one that cannot be used leaves its service with the one before.
+    pub(crate) async fn reread_certificates(&self) {
+        let mut state = self.state.lock().await;
+        self.refresh(&mut state);
+    }
+
     /// Path of the snapshot when it is to be watched.
-    pub(crate) fn watched(&self) -> Option<&std::path::Path> {
+    pub(crate) fn watched(&self) -> Option<&Path> {
         self.disk.watched.then(|| self.disk.snapshot_path())
     }
 
@@ -613,6 +649,28 @@ impl State {
         }
     }
 
+    /// A certificate from files; when they cannot be used now, the one that was read before, and why.
+    fn read_files(
+        &mut self,
+        chain: &Path,
+        key: &Path,
+        strict: bool,
+    ) -> (Result<Arc<CertifiedKey>, String>, Option<String>) {
+        let at = (chain.to_owned(), key.to_owned());
+        match (read_files(chain, key), self.files.get(&at)) {
+            (Ok(read), _) => {
+                self.files.insert(at, Arc::clone(&read));
+                (Ok(read), None)
+            }
+            (Err(error), Some(before)) if !strict => {
+                let problem = format!("{}; the certificate read before is shown on", words(&error));
+                tracing::error!("{problem}");
+                (Ok(Arc::clone(before)), Some(problem))
+            }
+            (Err(error), _) => (Err(words(&error)), None),
+        }
+    }
+
     fn problems(&self) -> Vec<String> {
         let certificates = self.certificate_problems.iter();
         self.load_problems
@@ -645,8 +703,8 @@ fn is_running(pid: u32) -> bool {
     fs_err::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z"))
 }
 
-fn read_files(chain: &std::path::Path, key: &std::path::Path) -> Result<Arc<CertifiedKey>, CertificateError> {
-    let read = |path: &std::path::Path| {
+fn read_files(chain: &Path, key: &Path) -> Result<Arc<CertifiedKey>, CertificateError> {
+    let read = |path: &Path| {
         fs_err::read_to_string(path).map_err(|source| CertificateError::File {
             path: path.display().to_string(),
             source,

@@ -139,6 +139,11 @@ fn page(shared: &Shared) -> String {
             "counter",
             "Bytes of responses sent to clients.",
         ),
+        (
+            "appliance_proxy_service_tls_handshakes_total",
+            "counter",
+            "TLS sessions by the service whose host was named.",
+        ),
     ] {
         family(&mut out, metric, kind, help);
         for (name, route, counts) in &services {
@@ -150,6 +155,10 @@ fn page(shared: &Shared) -> String {
                 "appliance_proxy_sent_bytes_total" => {
                     let bytes = counts.sent_bytes;
                     line(&mut out, format_args!("{metric}{{service=\"{name}\"}} {bytes}"));
+                }
+                "appliance_proxy_service_tls_handshakes_total" => {
+                    let count = counts.tls_handshakes;
+                    line(&mut out, format_args!("{metric}{{service=\"{name}\"}} {count}"));
                 }
                 _ => {
                     for upstream in route.every_upstream() {

@@ -125,6 +125,15 @@ impl CertificateName {
         // Brackets and colons of an IPv6 address are no letters of a certificate's name.
         Self(format!("host.{}", plain.replace('*', "_").replace(':', "-")).into())
     }
+
+    /// The host whose own certificate this names, if it is a domain name.
+    pub fn host(&self) -> Option<HostPattern> {
+        let host = self.0.strip_prefix("host.")?;
+        match host.strip_prefix("_.") {
+            Some(suffix) => HostPattern::parse(&format!("*.{suffix}")).ok(),
+            None => HostPattern::parse(host).ok(),
+        }
+    }
 }
 
 impl HostPattern {

@@ -505,14 +505,26 @@ async fn reload(manager: Arc<Manager>, hangup: Arc<tokio::sync::Notify>) {
     // Nothing yet: a file replaced between the first reading and now would else never be noticed.
     let mut seen: Stamp = None;
     let mut ticks = tokio::time::interval(Duration::from_millis(300));
+    let mut certificates: Vec<(PathBuf, Stamp)> = Vec::new();
     loop {
         tokio::select! {
             () = hangup.notified() => {}
-            _ = ticks.tick(), if watched.is_some() => {
-                let Some(path) = &watched else { continue };
-                let now = stamp(path).await;
+            _ = ticks.tick() => {
+                let now = match &watched {
+                    Some(path) => stamp(path).await,
+                    None => None,
+                };
                 // A file that is away for a moment is being replaced.
                 if now == seen || now.is_none() {
+                    let mut files = Vec::new();
+                    for path in manager.certificate_files() {
+                        let now = stamp(&path).await;
+                        files.push((path, now));
+                    }
+                    if files != certificates && files.iter().all(|(_, stamp)| stamp.is_some()) {
+                        certificates = files;
+                        manager.reread_certificates().await;
+                    }
                     continue;
                 }
                 seen = now;

@@ -12,6 +12,7 @@ use crate::access_log::AccessLog;
 use crate::auth::Gatekeeper;
 use crate::challenges::Challenges;
 use crate::limits::{Connections, Rates};
+use crate::on_demand::Demand;
 use crate::spool::Spools;
 use crate::table::Table;
 
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) rates: Rates,
     /// Passwords that were checked.
     pub(crate) gatekeeper: Gatekeeper,
+    /// Names that wait for a certificate.
+    pub(crate) demand: Demand,
     /// Bodies that are held back.
     pub(crate) spools: Arc<Spools>,
     /// Start of the process.
@@ -93,6 +96,7 @@ impl Shared {
             turned_away: AtomicU64::new(0),
             rates: Rates::default(),
             gatekeeper: Gatekeeper::default(),
+            demand: Demand::default(),
             spools: Arc::new(spools),
             started,
         }

@@ -109,6 +109,9 @@ pub struct Settings {
     pub max_header_count: usize,
     /// Most client connections at once. 16,384; further ones wait in the kernel's queue.
     pub max_connections: usize,
+    /// Whether visitors of hosts without a certificate wait for one, which the agent may have made. False.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub on_demand: bool,
     /// Most bytes on disk of all bodies that are held back together. 4 GiB.
     pub spool_max_bytes: u64,
 }
@@ -127,6 +130,7 @@ impl Default for Settings {
             max_header_bytes: 32 << 10,
             max_header_count: 100,
             max_connections: 16_384,
+            on_demand: false,
             spool_max_bytes: 4 << 30,
         }
     }

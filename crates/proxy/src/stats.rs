@@ -25,6 +25,7 @@ pub(crate) struct Counters {
     latency_sum_us: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
+    handshakes: AtomicU64,
 }
 
 impl Counters {
@@ -42,6 +43,11 @@ impl Counters {
     pub(crate) fn moved(&self, received: u64, sent: u64) {
         self.received.fetch_add(received, Ordering::Relaxed);
         self.sent.fetch_add(sent, Ordering::Relaxed);
+    }
+
+    /// Counts a TLS session that was made.
+    pub(crate) fn shook_hands(&self) {
+        self.handshakes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts an upstream that did not answer.
@@ -66,6 +72,7 @@ pub(crate) fn merge<'a>(shards: impl Iterator<Item = &'a Counters>) -> Counts {
         sum.latency_sum_us += shard.latency_sum_us.load(Ordering::Relaxed);
         sum.received_bytes += shard.received.load(Ordering::Relaxed);
         sum.sent_bytes += shard.sent.load(Ordering::Relaxed);
+        sum.tls_handshakes += shard.handshakes.load(Ordering::Relaxed);
         sum.upstream_failures += shard.failures.load(Ordering::Relaxed);
     }
     sum.requests = sum.by_class.iter().sum();

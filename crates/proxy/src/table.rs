@@ -152,6 +152,21 @@ impl Table {
         table
     }
 
+    /// A service of this host, the one at its root if there is one.
+    pub(crate) fn of_host(&self, host: &str) -> Option<&Arc<Route>> {
+        let mut room = [0_u8; 254];
+        let host = normalise_host(host, &mut room)?;
+        let prefixes = self
+            .exact
+            .get(host)
+            .or_else(|| {
+                host.split_once('.')
+                    .and_then(|(_, suffix)| self.wildcard.get(suffix))
+            })
+            .unwrap_or(&self.any);
+        prefixes.0.last().map(|(_, route)| route)
+    }
+
     /// The route for a host as the client wrote it (any case, with or without port and trailing dot) and a raw path.
     pub(crate) fn find(&self, host: &str, path: &str) -> Option<Found<'_>> {
         let mut room = [0_u8; 254];

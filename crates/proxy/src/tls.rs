@@ -119,6 +119,11 @@ impl Certificates {
         self.default = Some(Arc::clone(key));
     }
 
+    /// Whether something is shown to clients that name this host.
+    pub(crate) fn covers(&self, name: &str) -> bool {
+        self.get(Some(name)).is_some()
+    }
+
     fn get(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let Some(name) = name else {
             return self.default.clone();
@@ -137,7 +142,7 @@ impl Certificates {
 }
 
 /// Whether a certificate authority looks for its answer: it offers `acme-tls/1` and nothing else (RFC 8737 §3).
-fn is_challenge(hello: &ClientHello<'_>) -> bool {
+pub(crate) fn is_challenge(hello: &ClientHello<'_>) -> bool {
     hello.alpn().is_some_and(|mut offered| {
         offered.next().is_some_and(|first| first == ACME_TLS) && offered.next().is_none()
     })

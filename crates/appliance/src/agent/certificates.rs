@@ -24,7 +24,7 @@ use std::time::Duration;
 use appliance_acme::settings::{Challenge, DnsCommand, ExternalAccount};
 use appliance_acme::store::Store;
 use appliance_acme::{AcmeError, Answer, Front, FrontError, Name, Settings};
-use appliance_config::edge::{Acme, AcmeChallenge};
+use appliance_config::edge::{Acme, AcmeChallenge, OnDemand};
 use appliance_config::host;
 use appliance_proxy::control::CertificatePem;
 use appliance_proxy::names::{CertificateName, HostPattern};
@@ -36,6 +36,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::on_demand::Desk;
 use super::{Agent, chain, random};
 use crate::wire;
 
@@ -68,6 +69,8 @@ pub enum CertificatesError {
 pub struct Certificates {
     inner: appliance_acme::Certificates,
     host_yml: PathBuf,
+    /// Hosts that nobody named beforehand.
+    desk: Desk,
     /// Told when something changed that a pass should look at.
     wake: Notify,
 }
@@ -79,6 +82,7 @@ impl Certificates {
         Self {
             inner: appliance_acme::Certificates::new(store, Arc::new(Proxy(proxy))),
             host_yml: config.join("host.yml"),
+            desk: Desk::open(state),
             wake: Notify::new(),
         }
     }
@@ -108,6 +112,32 @@ impl Certificates {
                 .map_err(|problems| failed(problems.to_string())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Acme::default()),
             Err(error) => Err(failed(error.to_string())),
+        }
+    }
+
+    /// The hosts that are served on demand, and what was asked about them.
+    pub fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
+    /// Who is asked about hosts that nobody named; `None` when there are to be none, or the file is wrong.
+    pub fn on_demand(&self) -> Option<OnDemand> {
+        self.section().ok().filter(|acme| acme.enabled)?.on_demand
+    }
+
+    /// Has a certificate made for one name, unless there is one, and shows it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn issue(&self, name: &Name) -> Result<(), CertificatesError> {
+        let settings = settings(&self.section()?)?;
+        let names = std::slice::from_ref(name);
+        match self.inner.ensure(&settings, names, Timestamp::now(), luck).await {
+            Ok(()) => Ok(()),
+            Err(failures) => {
+                let reasons: Vec<String> = failures.iter().map(|(_, error)| chain(error)).collect();
+                Err(CertificatesError::Refused(reasons.join("; ")))
+            }
         }
     }
 
@@ -160,7 +190,12 @@ impl Certificates {
         names: &[&ProxySpec],
     ) -> Result<appliance_acme::certificates::Tended, CertificatesError> {
         let section = self.section()?;
-        let names = managed(&section, names)?;
+        let mut names = managed(&section, names)?;
+        if section.enabled && section.on_demand.is_some() {
+            let further = self.desk.names().into_iter();
+            let further: Vec<_> = further.filter(|name| !names.contains(name)).collect();
+            names.extend(further);
+        }
         let tended = self
             .inner
             .tend(&settings(&section)?, &names, Timestamp::now(), luck)

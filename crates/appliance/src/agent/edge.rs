@@ -49,17 +49,20 @@ enum Failure {
 }
 
 async fn hand_over(proxy: &appliance_proxy::Client, path: &Path) -> Result<(), Failure> {
-    let edge = match fs_err::read_to_string(path) {
+    let (edge, on_demand) = match fs_err::read_to_string(path) {
         Ok(text) => {
-            host::read(&path.display().to_string(), &text)
-                .map_err(|problems| Failure::File(problems.to_string()))?
-                .proxy
+            let host = host::read(&path.display().to_string(), &text)
+                .map_err(|problems| Failure::File(problems.to_string()))?;
+            (host.proxy, host.acme.enabled && host.acme.on_demand.is_some())
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Edge::default(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (Edge::default(), false),
         Err(error) => return Err(Failure::File(error.to_string())),
     };
     let live = proxy.snapshot().await.map_err(Failure::Proxy)?.settings;
-    let wanted = merge(&edge, live.clone());
+    let wanted = Settings {
+        on_demand,
+        ..merge(&edge, live.clone())
+    };
     if wanted != live {
         proxy.put_settings(&wanted).await.map_err(Failure::Proxy)?;
         tracing::info!("the proxy has the settings of {}", path.display());

@@ -38,6 +38,7 @@ pub mod lease;
 mod lock;
 mod logs;
 mod manage;
+mod on_demand;
 mod permit;
 mod proxy_log;
 mod reads;
@@ -144,6 +145,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
     let certificates = tokio::spawn(certificates::keep(Arc::clone(&agent), stop.clone()));
     let accessories = tokio::spawn(accessories::keep(Arc::clone(&agent), stop.clone()));
     let edge = tokio::spawn(edge::keep(Arc::clone(&agent), stop.clone()));
+    let on_demand = tokio::spawn(on_demand::keep(Arc::clone(&agent), stop.clone()));
     let schedules = tokio::spawn(schedule::keep(Arc::clone(&agent), stop.clone()));
     let firewall = tokio::spawn(firewall::keep(Arc::clone(&agent), stop.clone()));
     let disk = tokio::spawn(disk::keep(Arc::clone(&agent), stop.clone()));
@@ -159,6 +161,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
         certificates,
         accessories,
         edge,
+        on_demand,
         schedules,
         firewall,
         disk,

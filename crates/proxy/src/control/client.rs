@@ -17,6 +17,7 @@ use super::{
 };
 use crate::challenges::Challenge;
 use crate::names::{CertificateName, ServiceName, UpstreamAddress};
+use crate::on_demand::{Unwanted, Wanted};
 use crate::snapshot::{Gate, HealthCheck, Service, Settings, Snapshot};
 
 /// Asking the proxy failed.
@@ -265,6 +266,24 @@ impl Client {
     /// When the proxy cannot be asked.
     pub async fn remove_challenge(&self, challenge: &Challenge) -> Result<(), ControlError> {
         self.call(Method::DELETE, "/v1/challenge", Some(challenge), PROMPT)
+            .await
+    }
+
+    /// Names that visitors came for since the last call and that have no certificate; waits up to `most` for the first.
+    ///
+    /// # Errors
+    /// When the proxy cannot be asked.
+    pub async fn wanted(&self, most: Duration) -> Result<Wanted, ControlError> {
+        let path = format!("/v1/wanted/{}", most.as_secs());
+        self.call::<(), _>(Method::GET, &path, None, most + SLACK).await
+    }
+
+    /// Lets the handshakes for a name fail at once for a while.
+    ///
+    /// # Errors
+    /// When the proxy cannot be asked.
+    pub async fn refuse(&self, unwanted: &Unwanted) -> Result<(), ControlError> {
+        self.call(Method::PUT, "/v1/unwanted", Some(unwanted), PROMPT)
             .await
     }
 

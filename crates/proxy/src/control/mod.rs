@@ -253,6 +253,9 @@ pub struct Counts {
     /// Sum of the times behind `latency`, in microseconds.
     #[serde(default)]
     pub latency_sum_us: u64,
+    /// TLS sessions that clients made for it.
+    #[serde(default)]
+    pub tls_handshakes: u64,
     /// Bytes sent to upstreams.
     #[serde(default)]
     pub received_bytes: u64,

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -23,6 +24,7 @@ use super::{Applied, CertificatePem, Drain, Probe, Probed, Refusal, RefusalCode,
 use crate::health;
 use crate::manager::Manager;
 use crate::names::{CertificateName, NameError, ServiceName};
+use crate::on_demand::{Unwanted, Wanted};
 use crate::snapshot::{Gate, Service};
 
 /// Most bytes of a request's body; a certificate chain or a service needs far less.
@@ -165,6 +167,22 @@ async fn route(manager: &Manager, request: Request<Incoming>) -> Result<Answer, 
         (&Method::PUT, ["v1", "settings"]) => fine(&manager.put_settings(read(body).await?).await?),
         (&Method::PUT, ["v1", "challenge"]) => fine(&manager.put_challenge(&read(body).await?)?),
         (&Method::DELETE, ["v1", "challenge"]) => fine(&manager.remove_challenge(&read(body).await?)),
+        (&Method::GET, ["v1", "wanted", seconds]) => {
+            let seconds: u64 = seconds
+                .parse()
+                .map_err(|_| invalid("the seconds to wait are no number"))?;
+            let most = Duration::from_secs(seconds.min(300));
+            tokio::select! {
+                wanted = manager.shared.demand.take(most) => fine(&wanted),
+                () = manager.shared.stopping.cancelled() => fine(&Wanted::default()),
+            }
+        }
+        (&Method::PUT, ["v1", "unwanted"]) => {
+            let Unwanted { name, seconds } = read(body).await?;
+            manager.shared.demand.refuse(&name, Instant::now(), seconds);
+            manager.shared.changed.notify_waiters();
+            fine(&())
+        }
         (method, _) => Err(Refusal {
             code: RefusalCode::NotFound,
             message: format!("there is no {method} {}", head.uri.path()),

@@ -561,3 +561,92 @@ async fn a_load_balancer_names_the_client() {
     let _reset_or_closed = stream.read_to_end(&mut bytes).await;
     assert_eq!(bytes, b"");
 }
+
+#[tokio::test]
+async fn compression_and_passwords_hold_over_http2_too() {
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    let mut web = service("web", "h", &[&app]);
+    web.compression = Some(appliance_proxy::snapshot::Compression {
+        min_bytes: 10,
+        types: vec!["text/*".into()],
+        ..Default::default()
+    });
+    web.auth = Some(appliance_proxy::snapshot::Auth {
+        realm: "Shop".into(),
+        users: [("ada".to_owned(), bcrypt::hash("love", 4).unwrap())].into(),
+        except: vec![appliance_proxy::names::PathPrefix::parse("/open").unwrap()],
+    });
+    rig.put(&web).await;
+    let mut client = connect(rig.http).await;
+    let mut ask = async |path: &str, fields: &[(&str, &str)]| {
+        let mut asked = request("GET", path);
+        for (name, value) in fields {
+            asked = asked.header(*name, *value);
+        }
+        let (answer, _) = client.send_request(asked.body(()).unwrap(), true).unwrap();
+        answer.await.unwrap()
+    };
+    let refused = ask("/secret", &[("accept-encoding", "gzip")]).await;
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        refused.headers()["www-authenticate"],
+        "Basic realm=\"Shop\", charset=\"UTF-8\""
+    );
+    let wrong = ask("/secret", &[("authorization", "Basic YWRhOmhhdGU=")]).await;
+    assert_eq!(wrong.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(app.state.requests.load(std::sync::atomic::Ordering::SeqCst), 0);
+    assert_eq!(ask("/open", &[]).await.status(), StatusCode::OK);
+
+    // `ada:love`; the body is as it was once it is unpacked, and a client without the coding gets it plain.
+    let signed = ("authorization", "Basic YWRhOmxvdmU=");
+    app.state.release.notify_one();
+    let packed = ask("/stream?plain", &[signed, ("accept-encoding", "gzip, br;q=0.1")]).await;
+    assert_eq!(packed.headers()["content-encoding"], "gzip");
+    assert_eq!(packed.headers()["vary"], "Accept-Encoding");
+    assert!(!packed.headers().contains_key("content-length"));
+    let mut body = packed.into_body();
+    let mut bytes = Vec::new();
+    while let Some(data) = body.data().await {
+        let data = data.unwrap();
+        body.flow_control().release_capacity(data.len()).unwrap();
+        bytes.extend_from_slice(&data);
+    }
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::MultiGzDecoder::new(&bytes[..]), &mut text).unwrap();
+    assert_eq!(text, "first\nsecond\n");
+    app.state.release.notify_one();
+    let plain = ask("/stream?plain", &[signed]).await;
+    assert!(!plain.headers().contains_key("content-encoding"));
+    assert_eq!(all(&mut plain.into_body()).await.unwrap().0, "first\nsecond\n");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_given_up_before_its_answer_is_logged_as_499() {
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    let mut web = service("web", "h", &[&app]);
+    web.log.requests = true;
+    rig.put(&web).await;
+    let mut client = connect(rig.http).await;
+    // With the body still under way, and with nothing more to come.
+    for (number, ended) in [(1, false), (2, true)] {
+        let id = format!("from-the-client-{number}");
+        let asked = request("GET", "/slow?token=1").header("x-request-id", &id);
+        let (answer, mut up) = client.send_request(asked.body(()).unwrap(), ended).unwrap();
+        app.state.arrived.notified().await;
+        up.send_reset(h2::Reason::CANCEL);
+        drop(answer);
+        let line = loop {
+            let bytes = rig.log.0.lock().unwrap().clone();
+            let lines = String::from_utf8(bytes).unwrap();
+            if let Some(line) = lines.lines().nth(number - 1).filter(|_| lines.ends_with('\n')) {
+                break line.to_owned();
+            }
+            tokio::task::yield_now().await;
+        };
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let said = (line["status"].as_u64(), line["path"].as_str());
+        assert_eq!(said, (Some(499), Some("/slow")), "{number}");
+        assert_eq!(line["request_id"], id);
+        assert_eq!(line["proto"], "HTTP/2.0");
+    }
+}

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use appliance_proxy::control::{CertificatePem, ControlError, RefusalCode};
 use appliance_proxy::local_ca::LocalCa;
 use appliance_proxy::names::{CertificateName, HostPattern};
-use appliance_proxy::snapshot::{Certificate, Service, Tls};
+use appliance_proxy::options::Store;
+use appliance_proxy::snapshot::{Certificate, Service, Snapshot, Tls};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
@@ -145,6 +146,74 @@ async fn certificates_are_chosen_by_host_and_replaced_without_a_switch() {
     let rig = Rig::over(home);
     connect(&rig, &ca_2, "b.shop.test", &[]).await.unwrap();
     assert_eq!(rig.client.status().await.unwrap().problems.len(), 1);
+}
+
+#[tokio::test]
+async fn certificate_files_are_read_again_when_they_change_and_a_broken_one_changes_nothing() {
+    let app = App::start("one").await;
+    let home = tempfile::tempdir().unwrap();
+    let hosts = [HostPattern::parse("shop.test").unwrap()];
+    let issue = |number: u32| {
+        let ca =
+            LocalCa::open_or_create(&home.path().join(format!("ca-{number}")), SystemTime::now()).unwrap();
+        let pem = ca.issue(&hosts, SystemTime::now()).unwrap();
+        (ca.certificate_pem().to_owned(), pem)
+    };
+    let (chain, key) = (home.path().join("chain.pem"), home.path().join("key.pem"));
+    let write = |pem: &CertificatePem| {
+        fs_err::write(&chain, &pem.chain).unwrap();
+        fs_err::write(&key, &pem.key).unwrap();
+    };
+    let ((ca_1, pem_1), (ca_2, pem_2)) = (issue(1), issue(2));
+    write(&pem_1);
+    // As a person writes it: a snapshot that names the files.
+    let files = Certificate::Files {
+        chain: chain.clone(),
+        key: key.clone(),
+    };
+    let snapshot = Snapshot {
+        services: vec![with_tls(service("web", "shop.test", &[&app]), files)],
+        ..Snapshot::default()
+    };
+    let file = home.path().join("snapshot.json");
+    fs_err::write(&file, serde_json::to_string(&snapshot).unwrap()).unwrap();
+    let rig = Rig::with(home, Store::File(file));
+    connect(&rig, &ca_1, "shop.test", &[]).await.unwrap();
+
+    // Junk, then a key of another certificate: what was read before is shown on, and the status says so.
+    for pem in [
+        CertificatePem {
+            chain: "junk".into(),
+            key: pem_1.key.clone(),
+        },
+        CertificatePem {
+            chain: pem_2.chain.clone(),
+            key: pem_1.key.clone(),
+        },
+    ] {
+        write(&pem);
+        loop {
+            let problems = rig.client.status().await.unwrap().problems;
+            if problems
+                .iter()
+                .any(|problem| problem.contains("read before is shown on"))
+            {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        connect(&rig, &ca_1, "shop.test", &[]).await.unwrap();
+    }
+    write(&pem_2);
+    while connect(&rig, &ca_2, "shop.test", &[]).await.is_err() {}
+    assert_eq!(rig.client.status().await.unwrap().problems, Vec::<String>::new());
+    assert!(
+        crate::observing::page(&rig)
+            .await
+            .lines()
+            .any(|line| line.starts_with("appliance_proxy_service_tls_handshakes_total{service=\"web\"} 4")),
+        "three for the first certificate, one for the second"
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The host's certificates against a real authority (Pebble, which rejects good nonces) and the real proxy, on loopback.
 
+mod on_demand;
 mod pebble;
 
 use std::net::SocketAddr;
