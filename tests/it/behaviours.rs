@@ -226,6 +226,12 @@ async fn lock(world: &World) -> anyhow::Result<()> {
         .await?
         .expect_code(3)?;
     again.expect_error("audit in progress")?;
+    // A lock taken by hand ends when somebody wants it to, so nobody waits for it.
+    let waits = command(&["rollback", "--lock-wait"])
+        .run()
+        .await?
+        .expect_code(3)?;
+    waits.expect_error("Deploy lock held manually, not waiting")?;
     command(&["lock", "release"]).run().await?.expect_code(0)?;
     let status = command(&["lock", "status"]).run().await?.expect_code(0)?;
     ensure!(
@@ -233,6 +239,43 @@ async fn lock(world: &World) -> anyhow::Result<()> {
         "{}",
         status.stdout
     );
+    turns(world).await
+}
+
+/// Who comes while somebody else deploys is told who that is, and with `--lock-wait` waits for the end.
+async fn turns(world: &World) -> anyhow::Result<()> {
+    let command = |arguments: &[&'static str]| world.developer.appliance(arguments.to_vec());
+    let more = "asset_path: /app/public\nenv:\n  clear:\n    SLOW_START: 6\n";
+    configure(world, "demo", "demo.test", more).await?;
+    let push = tokio::spawn(command(&["push", "--version", "v2"]).run());
+    let begun = std::time::Instant::now();
+    loop {
+        let status = command(&["lock", "status"]).run().await?.expect_code(0)?;
+        if status.stdout.contains("is being changed by") && status.stdout.contains("(deploy)") {
+            break;
+        }
+        ensure!(
+            begun.elapsed().as_secs() < 30 && !push.is_finished(),
+            "{}",
+            status.stdout
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let refused = command(&["app", "boot"]).run().await?.expect_code(3)?;
+    refused.expect_error("is being changed by")?;
+    let short = command(&["rollback", "--lock-wait=1"])
+        .run()
+        .await?
+        .expect_code(3)?;
+    short.expect_error("Timed out waiting for deploy lock")?;
+    let waited = command(&["rollback", "--lock-wait", "--lock-wait-timeout", "60"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    waited.expect_error("waiting up to 60 s")?;
+    push.await??.expect_code(0)?;
+    let answer = world.http("demo.test", "/").await?.get().await?;
+    ensure!(answer.version() == Some("v2"), "{answer:?}");
     Ok(())
 }
 

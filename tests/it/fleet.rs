@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use appliance_sandbox::Distro;
+use appliance_sandbox::{Command, Distro, Image};
 use appliance_tests::http::Target;
 use appliance_tests::load::{Load, Report, Shape};
 use appliance_tests::{Developer, Ran, World};
@@ -74,7 +74,65 @@ impl Fleet {
         [&self.first, &self.second]
     }
 
+    /// `setup`, as somebody begins with it: with a database beside the app, which has to be there first.
+    async fn set_up(&self, version: &'static str) -> anyhow::Result<Ran> {
+        let image = Image::Demo {
+            version: version.to_owned(),
+        };
+        let built = self.second.bench.sandbox.ensure(&image, &|_| ()).await?;
+        let saved = tokio::process::Command::new("docker")
+            .args(["save", built.as_str()])
+            .output()
+            .await?;
+        let load = Command::new(["docker", "load"]).stdin(saved.stdout);
+        let loaded = self.second.host.exec(&load).await?;
+        ensure!(loaded.success(), "{}", loaded.error_text());
+        let more = format!(
+            "accessories:\n  cache:\n    image: {}\n    host: {}\n    cmd: sleep infinity\n",
+            built.as_str(),
+            self.second.ip().await?
+        );
+        let push = Push {
+            version,
+            ..Push::default()
+        };
+        self.configure(push, &more).await?;
+        let first = self
+            .developer()
+            .appliance(["setup", "--version", version])
+            .run()
+            .await?
+            .expect_code(0)?;
+        let started = async |name: &str| {
+            let format = "{{.State.StartedAt}}";
+            let at = ["docker", "inspect", "--format", format, name];
+            anyhow::Ok(self.second.run(&at).await?.parse::<jiff::Timestamp>()?)
+        };
+        ensure!(
+            started("demo-cache").await? < started("demo-web-v1").await?,
+            "the accessory came after the app"
+        );
+        for world in self.worlds() {
+            let id = async |name: &str| {
+                world
+                    .run(&["docker", "inspect", "--format", "{{.Id}}", name])
+                    .await
+            };
+            ensure!(
+                id("demo:latest").await? == id("demo:v1").await?,
+                "latest is another image"
+            );
+        }
+        Ok(first)
+    }
+
     async fn push(&self, push: Push) -> anyhow::Result<Ran> {
+        self.configure(push, "").await?;
+        let arguments = [&["push", "--version", push.version][..], push.arguments].concat();
+        self.developer().appliance(arguments).run().await
+    }
+
+    async fn configure(&self, push: Push, more: &str) -> anyhow::Result<()> {
         self.developer().demo_app(push.version, &self.second, "").await?;
         let (first, second) = (self.first.ip().await?, self.second.ip().await?);
         let arch = if std::env::consts::ARCH == "aarch64" {
@@ -91,7 +149,7 @@ impl Fleet {
              env:\n  clear: {{}}\n  tags:\n    second:\n      SECOND: \"yes\"\n{}\
              ssh:\n  user: deploy\nregistry:\n  server: localhost:5555\nbuilder:\n  arch: {arch}\n\
              deploy_timeout: 8\ndrain_timeout: 3\nreadiness_delay: 1\nhooks_output: verbose\n\
-             x-appliance:\n  release: {}\n{}{}",
+             x-appliance:\n  release: {}\n{}{}{more}",
             push.worker.unwrap_or("sleep infinity"),
             push.name.unwrap_or("demo.test"),
             push.second,
@@ -103,9 +161,7 @@ impl Fleet {
             },
             push.more,
         );
-        self.developer().write("config/deploy.yml", &yml)?;
-        let arguments = [&["push", "--version", push.version][..], push.arguments].concat();
-        self.developer().appliance(arguments).run().await
+        self.developer().write("config/deploy.yml", &yml)
     }
 
     fn hook(&self, name: &str, script: &str) -> anyhow::Result<()> {
@@ -198,6 +254,7 @@ async fn two_hosts_go_together_or_not_at_all() -> anyhow::Result<()> {
     let mut fleet = Fleet::start().await?;
     for hook in [
         "pre-connect",
+        "docker-setup",
         "pre-deploy",
         "pre-app-boot",
         "post-app-boot",
@@ -210,7 +267,7 @@ async fn two_hosts_go_together_or_not_at_all() -> anyhow::Result<()> {
         ..Push::default()
     };
 
-    let first = fleet.push(good("v1")).await?.expect_code(0)?;
+    let first = fleet.set_up("v1").await?;
     let migrations = first.stderr.matches("| tables migrated").count();
     ensure!(
         migrations == 1,
@@ -311,6 +368,14 @@ fn failures() -> Vec<(&'static str, Push, &'static str)> {
             "GET /up",
         ),
         (
+            "the worker cannot start",
+            Push {
+                worker: Some("/no/such/program"),
+                ..push
+            },
+            "/no/such/program",
+        ),
+        (
             "the worker ends",
             Push {
                 worker: Some("python3 -c \"raise SystemExit('no queue')\""),
@@ -326,6 +391,7 @@ async fn hooks_were_told(fleet: &Fleet) -> anyhow::Result<()> {
     let read = |hook: &str| fs_err::read_to_string(fleet.developer().app().join(format!("hook-{hook}.txt")));
     for hook in [
         "pre-connect",
+        "docker-setup",
         "pre-deploy",
         "pre-app-boot",
         "post-app-boot",
@@ -333,7 +399,7 @@ async fn hooks_were_told(fleet: &Fleet) -> anyhow::Result<()> {
     ] {
         let said = read(hook).with_context(|| format!("{hook} did not run"))?;
         for line in [
-            "KAMAL_COMMAND=deploy\n",
+            "KAMAL_COMMAND=setup\n",
             "KAMAL_SERVICE=demo\n",
             "KAMAL_VERSION=v1\n",
             "KAMAL_SERVICE_VERSION=demo@v1\n",

@@ -3,6 +3,7 @@
 //! Run them with `cargo xtask test [FILTER]`.
 
 mod accessories;
+mod adopt;
 mod backups;
 mod behaviours;
 mod bootstrap;

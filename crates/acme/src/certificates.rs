@@ -210,6 +210,49 @@ impl Certificates {
         self.order(settings, &mut record, luck).await
     }
 
+    /// Keeps and shows a certificate that another program had from the authority at `directory`; it is renewed when it is due.
+    ///
+    /// One that we hold already and that lives longer stays.
+    ///
+    /// # Errors
+    /// When the chain is none, has run out at `now`, or cannot be shown with this key; then nothing is kept.
+    pub async fn adopt(
+        &self,
+        name: &Name,
+        directory: &str,
+        chain: &str,
+        key: &str,
+        now: Timestamp,
+        luck: f64,
+    ) -> Result<(), AcmeError> {
+        let turn = self.turn(name);
+        let _turn = turn.lock().await;
+        let bad = |why: String| AcmeError::Certificate {
+            name: name.clone(),
+            why,
+        };
+        let validity = order::validity(chain).map_err(bad)?;
+        if validity.not_after <= now + schedule::HARDLY_ALIVE {
+            return Err(bad(format!("it ends at {}", validity.not_after)));
+        }
+        let mut record = self.record(name)?;
+        let ours = record.held.as_ref().map(|held| held.validity.not_after);
+        if ours.is_some_and(|end| end >= validity.not_after) {
+            return self.install(&record).await;
+        }
+        record.held = Some(Held {
+            chain: chain.to_owned(),
+            key: key.to_owned(),
+            validity,
+            directory: directory.to_owned(),
+            luck,
+            advice: None,
+            ask_advice_at: None,
+        });
+        self.install(&record).await?;
+        self.store.write(&record)
+    }
+
     /// Revokes a name's certificate. With `replace` a new one with a new key is shown first, so that nobody notices.
     ///
     /// # Errors

@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands::{
-    accessory, app, audit, backup, bootstrap, build, canary, certificates, cloud_init, config, details, docs,
-    firewall, host, init, keys, listing, lock, proxy, proxy_verbs, prune, push, registry, restore, rollback,
-    sandbox, secrets, server, status, tunnel, upgrade,
+    accessory, adopt, app, audit, backup, bootstrap, build, canary, certificates, cloud_init, config,
+    details, docs, firewall, host, init, keys, listing, lock, proxy, proxy_verbs, prune, push, registry,
+    restore, rollback, sandbox, secrets, server, status, tunnel, upgrade,
 };
 use crate::globals::Globals;
 use crate::{agent, receive, ui};
@@ -100,6 +100,8 @@ enum Command {
     /// List, renew and revoke the certificates that a host had from a certificate authority
     #[command(subcommand)]
     Certificates(certificates::CertificatesCommand),
+    /// Take a server over from stock Kamal: its containers, kamal-proxy's routes and certificates, without downtime
+    Adopt(adopt::AdoptArgs),
     /// A throw-away server in a local container
     #[command(subcommand)]
     Sandbox(sandbox::SandboxCommand),
@@ -128,6 +130,29 @@ enum Command {
     Version,
 }
 
+/// Reads a command line; its words up to the first flag or argument are told to hooks.
+///
+/// # Errors
+/// clap's, for a command line that is none, and for help.
+pub fn parse(arguments: Vec<String>) -> Result<Cli, clap::Error> {
+    let matches = Cli::command().try_get_matches_from(arguments)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    cli.globals.join_braces();
+    let mut words = Vec::new();
+    let mut inner = &matches;
+    while let Some((name, matches)) = inner.subcommand() {
+        // Hooks were written for Kamal, which calls it deploy.
+        words.push(if name == "push" && words.is_empty() {
+            "deploy"
+        } else {
+            name
+        });
+        inner = matches;
+    }
+    cli.globals.command = words.join(" ");
+    Ok(cli)
+}
+
 /// Runs the command that was asked for.
 ///
 /// # Errors
@@ -143,6 +168,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Lock(command) => block_on(lock::run(&command, globals))?,
         Command::Status(args) => block_on(status::run(&args, globals))?,
         Command::Setup(args) => block_on(async {
+            server::bootstrap(&args.reach, globals).await?;
             accessory::boot_all(&args.reach, globals).await?;
             push::run(&args, globals).await
         })?,
@@ -167,6 +193,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Audit(args) => block_on(audit::run(&args, globals))?,
         Command::Certificates(command) => block_on(certificates::run(&command, globals))?,
         Command::Keys(command) => block_on(keys::run(&command, globals))?,
+        Command::Adopt(args) => block_on(adopt::run(&args, globals))?,
         Command::Sandbox(command) => block_on(sandbox::run(&command))?,
         Command::Bootstrap(args) => return bootstrap::run(&args),
         Command::CloudInit(args) => cloud_init::run(&args)?,

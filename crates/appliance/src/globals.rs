@@ -1,6 +1,9 @@
 //! Flags every command takes, with Kamal's spelling (Kamal 2.12, `cli/base.rs`).
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::developer::turn::PAUSE;
 
 /// Kamal's global flags. `-h` names hosts, as in Kamal; help is `--help` or `appliance help`.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -32,6 +35,18 @@ pub struct Globals {
     /// Do not run hooks
     #[arg(short = 'H', long, global = true)]
     pub skip_hooks: bool,
+    /// Wait for somebody else's change to end, at most so many seconds (900 where no number is given)
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "900", global = true)]
+    pub lock_wait: Option<u32>,
+    /// With --lock-wait: the same, as Kamal spells it
+    #[arg(long, value_name = "SECONDS", global = true, hide = true)]
+    pub lock_wait_timeout: Option<u32>,
+    /// With --lock-wait: seconds between two looks
+    #[arg(long, value_name = "SECONDS", global = true, hide = true)]
+    pub lock_wait_interval: Option<u32>,
+    /// The command that was given, such as `app exec`, for hooks.
+    #[arg(skip)]
+    pub command: String,
 }
 
 impl Globals {
@@ -61,6 +76,19 @@ impl Globals {
         }
     }
 
+    /// How long to wait for somebody else's change; none if a command should be refused at once.
+    pub fn lock_patience(&self) -> Option<Duration> {
+        let asked = self.lock_wait?;
+        let seconds = self.lock_wait_timeout.unwrap_or(asked);
+        Some(Duration::from_secs(seconds.into()))
+    }
+
+    /// Time between two looks whether it has ended.
+    pub fn lock_pause(&self) -> Duration {
+        self.lock_wait_interval
+            .map_or(PAUSE, |seconds| Duration::from_secs(seconds.max(1).into()))
+    }
+
     /// What [`crate::ui::set_verbosity`] takes.
     pub fn verbosity(&self) -> u8 {
         match (self.quiet, self.verbose) {
@@ -74,6 +102,30 @@ impl Globals {
 #[cfg(test)]
 mod tests {
     use super::Globals;
+    use std::time::Duration;
+
+    #[test]
+    fn waiting_is_asked_for_in_our_words_or_kamals() {
+        let globals = |lock_wait, lock_wait_timeout| Globals {
+            lock_wait,
+            lock_wait_timeout,
+            ..Globals::default()
+        };
+        for (lock_wait, timeout, expect) in [
+            (None, None, None),
+            // An interval or a time alone asks for nothing, as in Kamal.
+            (None, Some(5), None),
+            (Some(60), None, Some(60)),
+            (Some(900), Some(5), Some(5)),
+        ] {
+            let found = globals(lock_wait, timeout).lock_patience();
+            assert_eq!(
+                found,
+                expect.map(Duration::from_secs),
+                "{lock_wait:?} {timeout:?}"
+            );
+        }
+    }
 
     #[test]
     fn a_brace_set_is_one_pattern() {

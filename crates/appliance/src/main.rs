@@ -21,8 +21,6 @@ mod wire;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 /// Returns memory to the system promptly and stays small when idle, which glibc's allocator does not.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -33,11 +31,8 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return failed(&error),
     };
-    let cli = match cli::Cli::try_parse_from(arguments) {
-        Ok(mut cli) => {
-            cli.globals.join_braces();
-            cli
-        }
+    let cli = match cli::parse(arguments) {
+        Ok(cli) => cli,
         Err(error) => {
             // clap prints help to standard output and mistakes to standard error, each in its own colours.
             let _closed_pipe = error.print();

@@ -15,6 +15,7 @@
 //! | `GET /v1/proxy/logs?since=S&lines=N&follow=1&timestamps=1` | [`appliance_push::session`] frames |
 //! | `POST /v1/sessions/{id}?rows=R&columns=C` | [`appliance_push::session`] frames, in both bodies |
 //! | `GET /v1/apps/{app}/backups` | list of [`BackupJob`], each with its backups as their place lists them |
+//! | `GET /v1/adoption` | [`Adoption`]: what of a stock Kamal host would be taken over |
 //! | `GET /v1/ca` | the local CA's certificate, PEM |
 //! | `GET /v1/keys` | list of [`Key`] |
 //! | `GET /v1/certificates` | list of [`Certificate`] |
@@ -30,9 +31,11 @@
 //! `/v2/…` is the OCI distribution API; writing there needs the token that an `upload` change is answered with.
 
 mod accessories;
+mod adoption;
 mod containers;
 
 pub use accessories::Accessory;
+pub use adoption::{AdoptedApp, AdoptedRole, Adoption};
 pub use appliance_rollout::Gate;
 pub use containers::{ContainerRow, ImageRow, RouteRow, TargetRow};
 

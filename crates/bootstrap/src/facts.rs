@@ -65,6 +65,8 @@ pub struct Facts {
     pub disk_total: u64,
     /// Others on the proxy's ports.
     pub taken_ports: Vec<TakenPort>,
+    /// kamal-proxy's container has the proxy's ports; `appliance adopt` takes them over.
+    pub kamal_proxy: bool,
     /// Products that manage this host already, such as Kubernetes.
     pub managed_by: Vec<String>,
     /// Other firewalls that are active.
@@ -287,7 +289,7 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
         "our sockets",
         &["systemctl", "is-active", "appliance-proxy-http.socket"],
     )? == "active";
-    let taken_ports = if ours {
+    let mut taken_ports = if ours {
         Vec::new()
     } else {
         taken(&ask(
@@ -295,6 +297,24 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
             &["ss", "-Hltnp", "sport = :80 or sport = :443"],
         )?)
     };
+    let by_docker = taken_ports.iter().any(|taken| taken.by.starts_with("docker"));
+    let kamal_proxy = by_docker
+        && !ask(
+            "whether kamal-proxy runs",
+            &[
+                "docker",
+                "ps",
+                "--quiet",
+                "--filter",
+                "name=^/?kamal-proxy$",
+                "--filter",
+                "status=running",
+            ],
+        )?
+        .is_empty();
+    if kamal_proxy {
+        taken_ports.clear();
+    }
     let enrolled = read("the enrolled keys", KEYS)?
         .and_then(|json| serde_json::from_str(&json).ok())
         .unwrap_or_default();
@@ -373,6 +393,7 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
         disk_free,
         disk_total,
         taken_ports,
+        kamal_proxy,
         managed_by,
         other_firewalls,
         engine,

@@ -140,6 +140,11 @@ fn notes(options: &Options, facts: &Facts) -> Vec<String> {
         )),
         _ => {}
     }
+    if facts.kamal_proxy {
+        notes.push(
+            "kamal-proxy has the ports 80 and 443: the proxy is not started until `appliance adopt` takes them over".to_owned(),
+        );
+    }
     if facts.cgroup != 2 {
         notes.push("cgroup v1: limits and statistics of containers are less exact".to_owned());
     }

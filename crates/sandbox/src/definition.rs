@@ -38,6 +38,7 @@ pub(crate) const POSTGRES: Definition = definition!("postgres":
     "files/usr/local/bin/docker-entrypoint.sh"
 );
 pub(crate) const OUTSIDE: Definition = definition!("outside": "probe.py" "instructions");
+pub(crate) const KAMAL_PROXY: Definition = definition!("kamal-proxy": "kamal-proxy.py" "instructions");
 
 impl Definition {
     /// One file's text; empty if the definition has none of that name.
@@ -90,7 +91,7 @@ mod tests {
     #[test]
     fn every_file_of_the_repository_is_compiled_in() {
         let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images");
-        for definition in [HOST, PYTHON, DEMO, OUTSIDE, POSTGRES] {
+        for definition in [HOST, PYTHON, DEMO, OUTSIDE, POSTGRES, KAMAL_PROXY] {
             let root = images.join(definition.name);
             let mut found = Vec::new();
             walk(&root, &root, &mut found);

@@ -5,7 +5,7 @@ use std::fmt;
 use aws_lc_rs::digest;
 
 use crate::apt::Apt;
-use crate::definition::{DEMO, Definition, HOST, OUTSIDE, POSTGRES, PYTHON, ROOTFS_SH};
+use crate::definition::{DEMO, Definition, HOST, KAMAL_PROXY, OUTSIDE, POSTGRES, PYTHON, ROOTFS_SH};
 
 /// A Debian release that hosts and databases come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -75,6 +75,8 @@ pub enum Image {
     },
     /// A machine elsewhere on the network, from which ports are probed.
     Outside,
+    /// A stand-in for kamal-proxy, for tests of adoption.
+    KamalProxy,
     /// PostgreSQL, behaving like the official image.
     Postgres(Distro),
 }
@@ -119,6 +121,7 @@ impl Image {
             Self::Python => "appliance-python".to_owned(),
             Self::Demo { .. } => "appliance-demo".to_owned(),
             Self::Outside => "appliance-outside".to_owned(),
+            Self::KamalProxy => "appliance-kamal-proxy".to_owned(),
             Self::Postgres(distro) => format!("appliance-postgres-{distro}"),
         }
     }
@@ -149,6 +152,15 @@ impl Image {
                     files: vec![("app/app.py".to_owned(), app, 0o755)],
                 }
             }
+            Self::KamalProxy => Recipe::Layer {
+                definition: KAMAL_PROXY,
+                base: Self::Python,
+                files: vec![(
+                    "usr/local/bin/kamal-proxy.py".to_owned(),
+                    KAMAL_PROXY.text("kamal-proxy.py").to_owned(),
+                    0o755,
+                )],
+            },
             Self::Outside => Recipe::Layer {
                 definition: OUTSIDE,
                 base: Self::Python,
@@ -209,6 +221,7 @@ impl fmt::Display for Image {
             Self::Python => f.write_str("python"),
             Self::Demo { version } => write!(f, "demo {version}"),
             Self::Outside => f.write_str("outside"),
+            Self::KamalProxy => f.write_str("kamal-proxy"),
             Self::Postgres(distro) => write!(f, "postgres {distro}"),
         }
     }

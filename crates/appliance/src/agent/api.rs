@@ -63,6 +63,10 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -
             Ok(app) => json(&app),
             Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "state", &chain(&*error)),
         },
+        (&Method::GET, ["v1", "adoption"]) if sight.host() => match super::adopt::look(&agent).await {
+            Ok(found) => json(&found),
+            Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "adoption", &chain(&*error)),
+        },
         (&Method::GET, ["v1", "ca"]) => match fs_err::tokio::read(agent.ca()).await {
             Ok(pem) => bytes("application/x-pem-file", pem),
             Err(error) => problem(

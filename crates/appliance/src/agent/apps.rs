@@ -1,9 +1,9 @@
 //! What the host remembers of its apps: numbers, releases, the rollout in progress.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use appliance_push::change::{self, Fingerprint};
-use appliance_rollout::{Deployment, Numbers, ReleaseNumber, Rollout};
+use appliance_rollout::{Deployment, Instance, Numbers, ReleaseNumber, Rollout, RolloutNumber};
 use appliance_state::store::StoreError;
 use appliance_state::{Key, Ledger, LedgerError, Store};
 use jiff::Timestamp;
@@ -33,6 +33,32 @@ pub struct App {
     /// Message of the maintenance page, while the app is stopped.
     #[serde(default)]
     pub stopped: Option<String>,
+    /// Containers that Kamal had made when the host was adopted.
+    #[serde(default)]
+    pub adopted: Option<Adopted>,
+}
+
+/// A deployment whose containers we did not make, so that no label of ours tells what they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adopted {
+    /// The rollout that stands for it.
+    pub rollout: RolloutNumber,
+    /// The release that was made of it.
+    pub release: ReleaseNumber,
+    /// Container ids by role.
+    pub containers: BTreeMap<String, String>,
+}
+
+impl App {
+    /// The id of an adopted container.
+    pub fn adopted_container(&self, instance: &Instance) -> Option<&str> {
+        let adopted = self
+            .adopted
+            .as_ref()
+            .filter(|adopted| adopted.rollout == instance.rollout)?;
+        adopted.containers.get(&instance.role).map(String::as_str)
+    }
 }
 
 /// An accepted release, immutable.
@@ -305,7 +331,6 @@ impl Apps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use appliance_rollout::RolloutNumber;
 
     fn apps() -> (tempfile::TempDir, Apps) {
         let directory = tempfile::tempdir().expect("directory");

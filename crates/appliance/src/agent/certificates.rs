@@ -260,6 +260,24 @@ impl Certificates {
         Ok(self.inner.renew(&settings, &name, luck()).await?)
     }
 
+    /// Keeps and shows a certificate that somebody else had from an authority, until it is due for renewal.
+    ///
+    /// # Errors
+    /// When it is for no name that is managed here, does not fit its key, or has run out.
+    pub async fn adopt(
+        &self,
+        name: &str,
+        directory: &str,
+        chain: &str,
+        key: &str,
+    ) -> Result<(), CertificatesError> {
+        let name = parse(name)?;
+        self.inner
+            .adopt(&name, directory, chain, key, Timestamp::now(), luck())
+            .await?;
+        Ok(())
+    }
+
     /// Revokes; a name that is served gets a new certificate first.
     ///
     /// # Errors

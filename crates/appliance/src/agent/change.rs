@@ -156,6 +156,7 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience, lead:
             let app = app_id(app, change.destination.as_ref());
             super::backups::change(agent, &app, accessory.as_str(), action, audience).await
         }
+        (Verb::Adopt(action), _) => super::adopt::change(agent, verified, action, audience).await,
         (Verb::Firewall(_), _) => firewall(agent, verified).await,
         (verb, Some(app)) => {
             let app = app_id(app, change.destination.as_ref());

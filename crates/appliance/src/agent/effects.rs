@@ -170,6 +170,7 @@ impl Effects {
                 state.served.insert(current.release);
             })?),
             Effect::Prune => {
+                self.tag_latest().await;
                 self.prune().await;
                 Ok(())
             }
@@ -551,6 +552,34 @@ impl Effects {
             self.agent.docker.rename(&former.id.0, name).await?;
         }
         Ok(())
+    }
+
+    /// As Kamal does after a boot: stock tools know what is current by `latest` or `latest-DESTINATION`.
+    async fn tag_latest(&self) {
+        let tag = async {
+            let accepted = self.accepted(self.plan.new.release)?;
+            let release = &accepted.release;
+            let secrets = self.secrets(accepted.number)?;
+            let image = self.agent.images.fetch(&release.image, &secrets).await?;
+            let latest = match &release.destination {
+                Some(destination) => format!("latest-{destination}"),
+                None => "latest".to_owned(),
+            };
+            let repository = release.image.repository.as_str();
+            self.agent
+                .docker
+                .tag_image(&image.id, repository, &latest)
+                .await?;
+            Ok::<(), EffectError>(())
+        };
+        if let Err(error) = tag.await {
+            tracing::warn!(
+                app = self.app,
+                "{}: the image is not tagged as latest: {}",
+                self.app,
+                super::chain(&error)
+            );
+        }
     }
 
     /// Best effort: tidying up never fails a release that serves.

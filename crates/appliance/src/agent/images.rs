@@ -184,14 +184,14 @@ impl Images {
         secrets: &BTreeMap<String, String>,
     ) -> Result<Here, ImagesError> {
         let name = name(&image.repository, &image.tag);
-        let found = match self.in_docker(&image.digest).await? {
+        let found = match self.in_docker(image).await? {
             Some(found) => found,
             None => {
                 let reference = match &image.registry {
                     Some(registry) => self.pull_remote(image, registry, secrets).await?,
                     None => self.pull_own(image).await?,
                 };
-                match self.in_docker(&image.digest).await? {
+                match self.in_docker(image).await? {
                     Some(found) => found,
                     None => return Err(ImagesError::Vanished { reference }),
                 }
@@ -205,13 +205,16 @@ impl Images {
         Ok(Here { id: found.id, name })
     }
 
-    async fn in_docker(&self, digest: &Digest) -> Result<Option<ImageInfo>, EngineError> {
+    /// By the manifest's digest; an image that never saw a registry has none, and is known by its id.
+    async fn in_docker(&self, image: &Image) -> Result<Option<ImageInfo>, EngineError> {
+        let (digest, id) = (&image.digest, image.config.as_ref());
         let images = self.docker.images().await?;
         Ok(images.into_iter().find(|image| {
             image
                 .digests
                 .iter()
                 .any(|name| digest_of(name) == Some(digest.as_str()))
+                || (image.digests.is_empty() && id.is_some_and(|id| image.id == id.as_str()))
         }))
     }
 

@@ -22,7 +22,8 @@ const FULL_PASS: Duration = Duration::from_secs(30);
 
 /// Follows Docker until `stop`.
 pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
-    let mut events = agent.docker.events(vec![container::APP.to_owned()]);
+    // Kamal's label is on every container of ours, and on those that were adopted from it.
+    let mut events = agent.docker.events(vec![container::ROLE.to_owned()]);
     let mut full_pass = tokio::time::interval(FULL_PASS);
     full_pass.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut answers = false;
@@ -52,15 +53,22 @@ pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
 }
 
 async fn container_event(agent: &Arc<Agent>, event: &ContainerEvent) {
-    let Some(app) = event.labels.get(container::APP) else {
+    let adopted = || adopted(agent, &event.id.0);
+    let own = |label: &str| event.labels.get(label).cloned();
+    let Some((app, rollout)) = own(container::APP)
+        .map(|app| {
+            (
+                app,
+                own(container::ROLLOUT).and_then(|number| number.parse().ok()),
+            )
+        })
+        .or_else(adopted)
+    else {
         return;
     };
+    let app = app.as_str();
     match &event.what {
         Happening::Died { code } => {
-            let rollout = event
-                .labels
-                .get(container::ROLLOUT)
-                .and_then(|number| number.parse().ok());
             if let (Some(rollout), Some(role)) = (rollout, event.labels.get(container::ROLE)) {
                 let died = appliance_rollout::Event::Died {
                     instance: Instance {
@@ -78,6 +86,16 @@ async fn container_event(agent: &Arc<Agent>, event: &ContainerEvent) {
         }
         _ => {}
     }
+}
+
+/// The app and rollout of a container that was adopted.
+fn adopted(agent: &Agent, id: &str) -> Option<(String, Option<u64>)> {
+    let apps = agent.apps.ids().ok()?;
+    apps.into_iter().find_map(|app| {
+        let adopted = agent.apps.read(&app).ok()?.adopted?;
+        let known = adopted.containers.values().any(|container| container == id);
+        known.then_some((app, Some(adopted.rollout.0)))
+    })
 }
 
 async fn tend_all(agent: &Arc<Agent>) {

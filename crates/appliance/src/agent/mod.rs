@@ -13,6 +13,7 @@
 //! The agent may be killed at any instant: what it was doing is on disk, and `recover` goes on with it.
 
 pub mod accessories;
+mod adopt;
 mod api;
 mod apps;
 mod assets;
@@ -140,6 +141,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
     let listener = server::listen(&args.socket)
         .with_context(|| format!("cannot listen on {}", args.socket.display()))?;
     tracing::info!("the agent of {} listens on {}", agent.host, args.socket.display());
+    adopt::tidy().await;
     let stop = CancellationToken::new();
     let keeper = tokio::spawn(keeper::keep(Arc::clone(&agent), stop.clone()));
     let certificates = tokio::spawn(certificates::keep(Arc::clone(&agent), stop.clone()));

@@ -292,7 +292,8 @@ async fn decide(
     }
 }
 
-fn roles(release: &change::Release) -> Vec<Role> {
+/// The roles of a release as a rollout knows them, the primary one first.
+pub fn roles(release: &change::Release) -> Vec<Role> {
     let mut roles: Vec<&change::Role> = release.roles.iter().collect();
     roles.sort_by_key(|role| !role.primary);
     roles

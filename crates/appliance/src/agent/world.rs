@@ -23,6 +23,12 @@ impl Agent {
     /// # Errors
     /// When Docker does not answer.
     pub async fn find(&self, app: &str, instance: &Instance) -> Result<Option<ContainerInfo>, EngineError> {
+        // A damaged ledger hides an adopted container, never one of ours.
+        if let Ok(state) = self.apps.read(app)
+            && let Some(id) = state.adopted_container(instance)
+        {
+            return self.docker.inspect(id).await;
+        }
         let labels = [
             format!("{}={app}", container::APP),
             format!("{}={}", container::ROLLOUT, instance.rollout.0),
@@ -140,7 +146,24 @@ impl Agent {
     /// # Errors
     /// When Docker does not answer.
     pub async fn containers(&self, app: &str) -> Result<Vec<ContainerSummary>, EngineError> {
-        self.docker.list(&[format!("{}={app}", container::APP)]).await
+        let mut found = self.docker.list(&[format!("{}={app}", container::APP)]).await?;
+        let adopted = self.apps.read(app).ok().and_then(|state| state.adopted);
+        if let Some(adopted) = adopted {
+            for mut one in self.docker.list(&[container::ROLE.to_owned()]).await? {
+                if adopted.containers.values().any(|id| *id == one.id.0) {
+                    let labels = [
+                        (container::APP, app.to_owned()),
+                        (container::ROLLOUT, adopted.rollout.0.to_string()),
+                        (container::RELEASE, adopted.release.0.to_string()),
+                    ];
+                    one.labels
+                        .extend(labels.map(|(label, value)| (label.to_owned(), value)));
+                    found.push(one);
+                }
+            }
+            found.sort_by_key(|one| std::cmp::Reverse(one.created));
+        }
+        Ok(found)
     }
 
     /// Forgets what no rollback needs any more: stopped containers, releases, images, blobs.

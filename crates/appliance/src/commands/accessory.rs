@@ -10,6 +10,7 @@ use appliance_push::change::{
 use super::{exec, logs};
 use crate::developer::accessories::{self, Making};
 use crate::developer::change::{Subject, conclude, submit};
+use crate::developer::hooks::Hooks;
 use crate::developer::link::Link;
 use crate::developer::project::{Project, glob};
 use crate::developer::reach::{ReachArgs, SshSettings};
@@ -211,6 +212,8 @@ impl Places {
             )
             .into());
         }
+        let names: Vec<String> = wanted.iter().map(|(host, _)| host.clone()).collect();
+        Hooks::new(&project, globals, &names).before_connecting()?;
         let mut hosts = Vec::new();
         for (host, names) in wanted {
             let link = args.reach.connect(&host, &settings).await?;

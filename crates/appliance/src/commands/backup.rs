@@ -121,7 +121,7 @@ pub async fn jobs(reach: &ReachArgs, globals: &Globals) -> anyhow::Result<Vec<(S
     let project = Project::open(globals)?;
     let settings = project.ssh();
     let mut found = Vec::new();
-    for host in project.hosts(globals)? {
+    for host in project.connecting(globals)? {
         let link = reach.connect(&host, &settings).await?;
         let jobs: Vec<BackupJob> = link
             .get(&format!("/v1/apps/{}/backups", project.app_id()))
@@ -147,7 +147,7 @@ pub async fn act(
     let settings = project.ssh();
     let mut there = BTreeSet::new();
     let mut acted = false;
-    for host in project.hosts(globals)? {
+    for host in project.connecting(globals)? {
         let link = reach.connect(&host, &settings).await?;
         let app: wire::App = link.get(&format!("/v1/apps/{}", project.app_id())).await?;
         there.extend(app.backups.iter().map(|job| job.accessory.clone()));

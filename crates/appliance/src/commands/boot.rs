@@ -2,6 +2,8 @@
 
 use appliance_push::change::{Expectation, Verb};
 
+use crate::developer::hooks::Hooks;
+use crate::developer::project::Project;
 use crate::developer::targets::{AppArgs, Targets};
 use crate::globals::Globals;
 use crate::wire::{self, End};
@@ -13,6 +15,13 @@ use crate::{commands::rollback, ui};
 /// When a host cannot be reached, has no such release, or it does not become healthy.
 pub async fn run(args: &AppArgs, globals: &Globals) -> anyhow::Result<()> {
     let targets = Targets::find(args, globals).await?;
+    // Hooks are the project's: where there is none, or hosts are named by hand, there is nothing to run.
+    let configured = args.reach.on.is_empty() && globals.directory()?.join(&globals.config_file).exists();
+    let project = configured.then(|| Project::open(globals)).transpose()?;
+    let hook = |name: &str, host: &str| match &project {
+        Some(project) => Hooks::new(project, globals, &[host.to_owned()]).run(name),
+        None => Ok(()),
+    };
     for host in &targets.hosts {
         let app: wire::App = host.link.get(&format!("/v1/apps/{}", targets.app)).await?;
         let current = app.current.as_ref();
@@ -28,6 +37,7 @@ pub async fn run(args: &AppArgs, globals: &Globals) -> anyhow::Result<()> {
         };
         let mut subject = targets.subject(host)?;
         subject.expects = Expectation::Release(current.map(|current| current.number));
+        hook("pre-app-boot", &host.name)?;
         let step = ui::step(&format!("{}: boot", host.name));
         match targets.change_as(host, subject, verb).await {
             Ok(End::Done { message, .. }) => step.done(&message),
@@ -37,6 +47,7 @@ pub async fn run(args: &AppArgs, globals: &Globals) -> anyhow::Result<()> {
                 return Err(error);
             }
         }
+        hook("post-app-boot", &host.name)?;
     }
     Ok(())
 }

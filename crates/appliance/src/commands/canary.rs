@@ -41,7 +41,7 @@ async fn decide(args: &DecideArgs, globals: &Globals, verb: &Verb) -> anyhow::Re
         reach: &args.reach,
         settings: project.ssh(),
     };
-    let hosts = way.connect(&project.hosts(globals)?).await?;
+    let hosts = way.connect(&project.connecting(globals)?).await?;
     let ends = join_all(hosts.iter().map(|host| decide_one(&way, host, verb))).await;
     // Every host is told of, and the first failure is the command's.
     let mut outcome = Ok(());

@@ -56,7 +56,7 @@ pub async fn run(command: &LockCommand, globals: &Globals) -> anyhow::Result<()>
         reach,
         settings: project.ssh(),
     };
-    for host in way.connect(&project.hosts(globals)?).await? {
+    for host in way.connect(&project.connecting(globals)?).await? {
         let Some(verb) = &verb else {
             status(&host.app);
             continue;

@@ -2,6 +2,7 @@
 
 pub mod accessory;
 pub mod accessory_tunnel;
+pub mod adopt;
 pub mod app;
 pub mod audit;
 pub mod backup;

@@ -16,6 +16,7 @@ use crate::developer::link::Link;
 use crate::developer::project::Project;
 use crate::developer::reach::ReachArgs;
 use crate::developer::release::{self, Making, secret_names};
+use crate::developer::turn;
 use crate::developer::wanted::Wanted;
 use crate::globals::Globals;
 use crate::ui;
@@ -60,8 +61,8 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
     let mut secrets = project.secrets(&names)?;
     let error_pages = release::error_pages(config, &project.directory)?;
     args.canary.resolve(&project.loaded.extension, true)?;
-    let mut hooks = Hooks::new(&project, globals, "deploy", &hosts);
-    hooks.run("pre-connect")?;
+    let mut hooks = Hooks::new(&project, globals, &hosts);
+    hooks.before_connecting()?;
     let wanted = Wanted::find(&project, &args.image, || hooks.run("pre-build")).await?;
     secrets.extend(wanted.secret());
     ui::note(&format!(
@@ -77,6 +78,7 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
         settings: project.ssh(),
     };
     let mut reached = way.connect(&hosts).await?;
+    turn::wait(&way, globals, &mut reached).await?;
     let serves = reached.iter().any(|host| host.app.current.is_some());
     let cargo = Cargo {
         project: &project,
@@ -140,8 +142,8 @@ pub async fn deliver(args: &PushArgs, globals: &Globals, build: bool) -> anyhow:
     let project = Project::load(globals)?;
     let config = &project.loaded.config;
     let hosts = project.hosts(globals)?;
-    let hooks = Hooks::new(&project, globals, "build", &hosts);
-    hooks.run("pre-connect")?;
+    let hooks = Hooks::new(&project, globals, &hosts);
+    hooks.before_connecting()?;
     let mut which = args.image.clone();
     which.skip_push |= !build;
     let wanted = Wanted::find(&project, &which, || hooks.run("pre-build")).await?;

@@ -8,6 +8,7 @@ use crate::developer::fleet::{self, Order, Way};
 use crate::developer::hooks::Hooks;
 use crate::developer::project::Project;
 use crate::developer::reach::ReachArgs;
+use crate::developer::turn;
 use crate::failure::{Kind, failure};
 use crate::globals::Globals;
 use crate::wire;
@@ -29,15 +30,17 @@ pub async fn run(args: &RollbackArgs, globals: &Globals) -> anyhow::Result<()> {
     let begun = Instant::now();
     let project = Project::open(globals)?;
     let hosts = project.hosts(globals)?;
-    let mut hooks = Hooks::new(&project, globals, "rollback", &hosts);
-    hooks.run("pre-connect")?;
+    let mut hooks = Hooks::new(&project, globals, &hosts);
+    hooks.before_connecting()?;
     let way = Way {
         project: &project,
         reach: &args.reach,
         settings: project.ssh(),
     };
+    let mut reached = way.connect(&hosts).await?;
+    turn::wait(&way, globals, &mut reached).await?;
     let mut changes = Vec::new();
-    for host in way.connect(&hosts).await? {
+    for host in reached {
         let to = match &args.release {
             Some(wanted) => Some(find(&host.app, wanted)?),
             None => None,

@@ -7,6 +7,7 @@ use appliance_push::change::{Expectation, Verb};
 
 use super::exec::join;
 use crate::developer::change::{Subject, conclude, submit};
+use crate::developer::hooks::Hooks;
 use crate::developer::link::Link;
 use crate::developer::project::Project;
 use crate::developer::reach::{ReachArgs, SshSettings};
@@ -116,7 +117,7 @@ pub async fn reached(
         let project = Project::open(globals)?;
         let settings = project.ssh();
         let mut links = Vec::new();
-        for host in project.hosts(globals)? {
+        for host in project.connecting(globals)? {
             links.push((host.clone(), reach.connect(&host, &settings).await?));
         }
         return Ok((links, settings));
@@ -132,7 +133,7 @@ fn by_ssh(args: &ExecArgs, globals: &Globals) -> anyhow::Result<u8> {
         Some(host) => (host.clone(), SshSettings::default()),
         None => {
             let project = Project::open(globals)?;
-            let host = project.hosts(globals)?.remove(0);
+            let host = project.connecting(globals)?.remove(0);
             (host, project.ssh())
         }
     };
@@ -167,11 +168,16 @@ fn by_ssh(args: &ExecArgs, globals: &Globals) -> anyhow::Result<u8> {
     Ok(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1))
 }
 
-async fn bootstrap(reach: &ReachArgs, globals: &Globals) -> anyhow::Result<u8> {
+/// Says of every server whether it is an appliance; the hook `docker-setup` runs when all are, as at the end of Kamal's.
+///
+/// # Errors
+/// When one is not, or cannot be reached; when the hook fails.
+pub async fn bootstrap(reach: &ReachArgs, globals: &Globals) -> anyhow::Result<u8> {
     let project = Project::open(globals)?;
     let settings = project.ssh();
     let mut missing = Vec::new();
-    for host in project.hosts(globals)? {
+    let hosts = project.connecting(globals)?;
+    for host in hosts.clone() {
         match reach.connect(&host, &settings).await {
             Ok(link) => {
                 let info: wire::Host = link.get("/v1/host").await?;
@@ -189,6 +195,7 @@ async fn bootstrap(reach: &ReachArgs, globals: &Globals) -> anyhow::Result<u8> {
         }
     }
     if missing.is_empty() {
+        Hooks::new(&project, globals, &hosts).run("docker-setup")?;
         return Ok(0);
     }
     Err(failure(

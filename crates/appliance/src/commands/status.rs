@@ -55,7 +55,7 @@ pub async fn links(reach: &ReachArgs, globals: &Globals) -> anyhow::Result<Vec<L
     let project = Project::open(globals)?;
     let settings = project.ssh();
     let mut links = Vec::new();
-    for host in project.hosts(globals)? {
+    for host in project.connecting(globals)? {
         links.push(reach.connect(&host, &settings).await?);
     }
     Ok(links)

@@ -84,7 +84,7 @@ pub async fn run(args: &TunnelArgs, globals: &Globals) -> anyhow::Result<ExitCod
     };
     let settings = project.ssh();
     let link = if args.reach.on.is_empty() {
-        let host = project.hosts(globals)?.remove(0);
+        let host = project.connecting(globals)?.remove(0);
         args.reach.connect(&host, &settings).await?
     } else {
         args.reach.hosts().await?.remove(0)

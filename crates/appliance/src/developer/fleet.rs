@@ -72,7 +72,11 @@ impl Way<'_> {
         })
     }
 
-    async fn app(&self, link: &Link) -> anyhow::Result<wire::App> {
+    /// The app on a host, as it is now.
+    ///
+    /// # Errors
+    /// When the host does not answer.
+    pub async fn app(&self, link: &Link) -> anyhow::Result<wire::App> {
         link.get(&format!("/v1/apps/{}", self.project.app_id())).await
     }
 

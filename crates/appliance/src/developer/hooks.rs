@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -25,8 +26,8 @@ pub struct Hooks<'a> {
 }
 
 impl<'a> Hooks<'a> {
-    /// The hooks of `command` on these hosts.
-    pub fn new(project: &'a Project, globals: &Globals, command: &str, hosts: &[String]) -> Self {
+    /// The hooks of the command that was given, on these hosts.
+    pub fn new(project: &'a Project, globals: &Globals, hosts: &[String]) -> Self {
         let config = &project.loaded.config;
         let mut env = BTreeMap::from([
             ("KAMAL_PERFORMER".to_owned(), project.performer.clone()),
@@ -39,7 +40,7 @@ impl<'a> Hooks<'a> {
             ("KAMAL_HOSTS".to_owned(), hosts.join(",")),
             ("KAMAL_LOCK".to_owned(), "false".to_owned()),
         ]);
-        let mut words = command.split_whitespace();
+        let mut words = globals.command.split_whitespace();
         env.insert(
             "KAMAL_COMMAND".to_owned(),
             words.next().unwrap_or_default().to_owned(),
@@ -59,6 +60,18 @@ impl<'a> Hooks<'a> {
             skip: globals.skip_hooks,
             env,
         }
+    }
+
+    /// Runs `pre-connect`, before the first host is reached; once a process, as in Kamal.
+    ///
+    /// # Errors
+    /// As [`Hooks::run`].
+    pub fn before_connecting(&self) -> anyhow::Result<()> {
+        static RAN: AtomicBool = AtomicBool::new(false);
+        if RAN.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.run("pre-connect")
     }
 
     /// Says in `KAMAL_LOCK` that the app is held by this command.

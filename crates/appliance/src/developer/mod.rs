@@ -18,4 +18,5 @@ pub mod remote;
 pub mod session;
 pub mod targets;
 pub mod terminal;
+pub mod turn;
 pub mod wanted;

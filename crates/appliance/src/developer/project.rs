@@ -8,6 +8,7 @@ use appliance_config::secrets::{Options, SecretError, Secrets};
 use appliance_config::{LoadOptions, Loaded, load};
 
 use super::git;
+use super::hooks::Hooks;
 use super::reach::SshSettings;
 use crate::failure::{Failure, Kind, failure};
 use crate::globals::Globals;
@@ -169,6 +170,16 @@ impl Project {
             (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
             _ => self.directory.join(path),
         }
+    }
+
+    /// As [`Project::hosts`], for a command that is about to reach them: the hook `pre-connect` runs first.
+    ///
+    /// # Errors
+    /// As [`Project::hosts`]; when the hook fails.
+    pub fn connecting(&self, globals: &Globals) -> anyhow::Result<Vec<String>> {
+        let hosts = self.hosts(globals)?;
+        Hooks::new(self, globals, &hosts).before_connecting()?;
+        Ok(hosts)
     }
 
     /// The hosts that run roles, those of the primary role first, narrowed by `-h`, `-r` and `-p`.

@@ -59,7 +59,7 @@ impl Targets {
             let project = Project::open(globals)?;
             settings = project.ssh();
             app = app.or_else(|| Some(project.app_id()));
-            for host in project.hosts(globals)? {
+            for host in project.connecting(globals)? {
                 links.push((host.clone(), args.reach.connect(&host, &settings).await?));
             }
         } else {

@@ -61,7 +61,7 @@ pub fn every(options: &Options, facts: &Facts) -> Vec<Item> {
     items.extend(services::binary(options));
     items.extend(firewall::items(options, facts));
     items.extend(access::ssh(options, facts));
-    items.extend(services::items(options));
+    items.extend(services::items(options, facts));
     items
 }
 

@@ -1,6 +1,7 @@
 //! Our own program and its units.
 
 use super::BINARY;
+use crate::facts::Facts;
 use crate::item::{Item, Level};
 use crate::options::Options;
 use crate::want::{FileWant, Handler, Want};
@@ -25,7 +26,7 @@ pub(super) fn binary(options: &Options) -> Option<Item> {
     })
 }
 
-pub(super) fn items(options: &Options) -> Vec<Item> {
+pub(super) fn items(options: &Options, facts: &Facts) -> Vec<Item> {
     if options.binary.is_none() {
         return Vec::new();
     }
@@ -33,6 +34,42 @@ pub(super) fn items(options: &Options) -> Vec<Item> {
     let started = |name: &str| Want::Unit {
         name: name.to_owned(),
     };
+    let mut units = vec![started("appliance-agent.service")];
+    // While kamal-proxy has the ports, ours cannot listen: `appliance adopt` starts them when it takes the ports over.
+    if !facts.kamal_proxy {
+        let proxy = [
+            "appliance-proxy-http.socket",
+            "appliance-proxy-https.socket",
+            "appliance-proxy.service",
+        ];
+        units.splice(0..0, proxy.map(started));
+    }
+    let mut wants = vec![Want::Files {
+        files: vec![
+            unit(
+                "appliance-proxy-http.socket",
+                include_str!("../../../../systemd/appliance-proxy-http.socket"),
+            ),
+            unit(
+                "appliance-proxy-https.socket",
+                include_str!("../../../../systemd/appliance-proxy-https.socket"),
+            ),
+            unit(
+                "appliance-proxy.service",
+                include_str!("../../../../systemd/appliance-proxy.service"),
+            ),
+            unit(
+                "appliance-agent.service",
+                include_str!("../../../../systemd/appliance-agent.service"),
+            ),
+        ],
+        // The proxy takes its new sandbox over when it is next started; restarting it would cut WebSockets.
+        after: vec![
+            Handler::DaemonReload,
+            Handler::Restart("appliance-agent.service".to_owned()),
+        ],
+    }];
+    wants.append(&mut units);
     vec![Item {
         id: "services",
         level: Level::Must,
@@ -40,36 +77,6 @@ pub(super) fn items(options: &Options) -> Vec<Item> {
         reason: "supervised by systemd, sandboxed; neither needs Docker or the other to be up",
         references: &["M38", "L BOOT-5264"],
         rollback: "systemctl disable --now appliance-agent appliance-proxy appliance-proxy-http.socket appliance-proxy-https.socket",
-        wants: vec![
-            Want::Files {
-                files: vec![
-                    unit(
-                        "appliance-proxy-http.socket",
-                        include_str!("../../../../systemd/appliance-proxy-http.socket"),
-                    ),
-                    unit(
-                        "appliance-proxy-https.socket",
-                        include_str!("../../../../systemd/appliance-proxy-https.socket"),
-                    ),
-                    unit(
-                        "appliance-proxy.service",
-                        include_str!("../../../../systemd/appliance-proxy.service"),
-                    ),
-                    unit(
-                        "appliance-agent.service",
-                        include_str!("../../../../systemd/appliance-agent.service"),
-                    ),
-                ],
-                // The proxy takes its new sandbox over when it is next started; restarting it would cut WebSockets.
-                after: vec![
-                    Handler::DaemonReload,
-                    Handler::Restart("appliance-agent.service".to_owned()),
-                ],
-            },
-            started("appliance-proxy-http.socket"),
-            started("appliance-proxy-https.socket"),
-            started("appliance-proxy.service"),
-            started("appliance-agent.service"),
-        ],
+        wants,
     }]
 }

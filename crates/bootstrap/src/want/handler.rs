@@ -4,6 +4,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{Command, Host, HostError, must};
 
+/// New visitors wait: whoever connects tries again after a second. It ends by itself, should we be killed.
+const HOLD: &str = "table inet appliance_hold
+delete table inet appliance_hold
+table inet appliance_hold {
+  set held { type inet_service; flags timeout; elements = { 80 timeout 30s, 443 timeout 30s }; }
+  chain hold {
+    type filter hook prerouting priority dstnat - 20; policy accept;
+    fib daddr type local tcp dport @held tcp flags & (syn | ack) == syn drop
+  }
+}
+";
+const RELEASE: &str = "table inet appliance_hold\ndelete table inet appliance_hold\n";
+
 /// A reload or restart; each is harmless to repeat, and does nothing to what does not run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -80,7 +93,12 @@ impl Handler {
             Handler::DockerRestart => {
                 // The reload switches live-restore on first, or the restart would stop containers.
                 systemctl(&["try-reload-or-restart", "docker.service"])?;
-                systemctl(&["try-restart", "docker.service"])
+                // For a moment Docker has taken its rules away and not put them back. Where there is no nft there is nobody to hold.
+                let nft = |text: &'static str| host.run(&Command::new(["nft", "--file", "-"]).stdin(text));
+                let _without = nft(HOLD)?;
+                let restarted = systemctl(&["try-restart", "docker.service"]);
+                let _without = nft(RELEASE)?;
+                restarted
             }
             Handler::Restart(unit) => systemctl(&["try-restart", unit]),
             Handler::Succeed(unit) => systemctl(&["kill", "--kill-who=main", "--signal=SIGUSR2", unit]),

@@ -4,6 +4,7 @@
 //! Unknown fields are refused: a field that this version does not know could change the meaning of what was signed.
 
 mod accessory;
+mod adopt;
 mod backup;
 mod exec;
 pub mod extras;
@@ -20,6 +21,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use accessory::{Accessory, AccessoryAction, MountedDirectory, MountedFile};
+pub use adopt::AdoptAction;
 pub use backup::{BackupAction, Restore};
 pub use exec::{ContainersAction, Exec};
 pub use firewall::FirewallChange;
@@ -201,6 +203,8 @@ pub enum Verb {
         /// Whether its key may be known to others.
         compromised: bool,
     },
+    /// Take the host over from stock Kamal, or give it back.
+    Adopt(AdoptAction),
     /// Forget a key.
     KeyRemove {
         /// Which one.
@@ -264,6 +268,8 @@ impl Verb {
             Verb::KeyRemove { .. } => "key-remove",
             Verb::CertificateRenew { .. } => "certificate-renew",
             Verb::CertificateRevoke { .. } => "certificate-revoke",
+            Verb::Adopt(AdoptAction::Take { .. }) => "adopt",
+            Verb::Adopt(AdoptAction::Undo) => "adopt-undo",
             Verb::Firewall(change) => change.name(),
         }
     }
@@ -292,6 +298,7 @@ impl Verb {
             | Verb::KeyRemove { .. }
             | Verb::CertificateRenew { .. }
             | Verb::CertificateRevoke { .. }
+            | Verb::Adopt(_)
             | Verb::Firewall(_) => Power::Admin,
         }
     }
@@ -305,6 +312,7 @@ impl Verb {
                 | Verb::KeyRemove { .. }
                 | Verb::CertificateRenew { .. }
                 | Verb::CertificateRevoke { .. }
+                | Verb::Adopt(_)
                 | Verb::Firewall(_)
         )
     }

@@ -1,0 +1,69 @@
+//! Waiting for one's turn: Kamal's `--lock-wait`.
+//!
+//! The agent's lease goes with the command that holds it, so waiting for it always ends; a lock that somebody took by
+//! hand does not, and is not waited for (Kamal 2.12, `cli/base.rs`).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::fleet::{Host, Way};
+use crate::failure::{Kind, failure};
+use crate::globals::Globals;
+use crate::ui;
+
+/// Waits, as far as the flags allow, until nobody changes the app on any of the hosts; their view of it is taken anew then.
+///
+/// # Errors
+/// When a lock was taken by hand, or the time is over; both tell who holds the app.
+pub async fn wait(way: &Way<'_>, globals: &Globals, hosts: &mut [Host]) -> anyhow::Result<()> {
+    let Some(patience) = globals.lock_patience() else {
+        return Ok(());
+    };
+    let deadline = Instant::now() + patience;
+    for host in hosts {
+        let mut told = None;
+        loop {
+            if let Some(lock) = &host.app.lock {
+                return Err(failure(
+                    Kind::Refused,
+                    format!(
+                        "{}: Deploy lock held manually, not waiting: locked by {} at {}: {}",
+                        host.name, lock.by, lock.at, lock.message
+                    ),
+                )
+                .hint("appliance lock release")
+                .into());
+            }
+            let Some(holder) = host.app.changing.clone() else {
+                break;
+            };
+            let who = format!(
+                "{} is being changed by {} ({}) since {}",
+                host.name, holder.owner, holder.verb, holder.since
+            );
+            if Instant::now() >= deadline {
+                return Err(failure(
+                    Kind::Refused,
+                    format!(
+                        "Timed out waiting for deploy lock after {} s: {who}",
+                        patience.as_secs()
+                    ),
+                )
+                .hint("appliance status")
+                .into());
+            }
+            if told.as_ref() != Some(&holder) {
+                ui::note(&format!("{who}; waiting up to {} s", patience.as_secs()));
+                told = Some(holder);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            tokio::time::sleep(globals.lock_pause().min(left)).await;
+            host.app = way.app(&host.link).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Asking costs the host nothing, so that a turn begins soon after the one before.
+pub const PAUSE: Duration = Duration::from_millis(500);

@@ -1,0 +1,342 @@
+//! A host of stock Kamal is bootstrapped, adopted, pushed to, rolled back and given back, with visitors all the time.
+//!
+//! kamal-proxy is a stand-in that keeps the documented state file and certificate cache (see `images/kamal-proxy`).
+#![allow(clippy::print_stdout)]
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use appliance_sandbox::{Command, Distro, Image};
+use appliance_tests::World;
+use appliance_tests::http::Target;
+use appliance_tests::load::{Load, Shape};
+use aws_lc_rs::digest;
+use serde_json::{Value, json};
+
+const DIRECTORY: &str = "https://acme.test/directory";
+const VOLUME: &str = "/var/lib/docker/volumes/kamal-proxy-config/_data";
+const VISITORS: Shape = Shape {
+    connections: 4,
+    per_connection: 20,
+    pause: Duration::from_millis(10),
+};
+
+/// Puts an image of the machine's Docker into the host's.
+async fn carry_in(world: &World, image: &Image, name: &str) -> anyhow::Result<()> {
+    let built = world.bench.sandbox.ensure(image, &|_| ()).await?;
+    world.bench.sandbox.tag(&built, name).await?;
+    let saved = tokio::process::Command::new("docker")
+        .args(["save", name])
+        .output()
+        .await?;
+    let load = Command::new(["docker", "load"]).stdin(saved.stdout);
+    let loaded = world.host.exec(&load).await?;
+    ensure!(loaded.success(), "{}", loaded.error_text());
+    Ok(())
+}
+
+/// A certificate authority's certificate, and chain and key of `demo.test`, PEM.
+fn certificates() -> anyhow::Result<(String, String, String)> {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&key)?;
+    let leaf_key = KeyPair::generate()?;
+    let leaf = CertificateParams::new(vec!["demo.test".to_owned()])?;
+    let leaf = leaf.signed_by(&leaf_key, &Issuer::from_params(&params, &key))?;
+    Ok((ca.pem(), leaf.pem(), leaf_key.serialize_pem()))
+}
+
+/// What `kamal setup` leaves: Docker, the network, two roles, an accessory, kamal-proxy with its state.
+async fn stock_kamal(world: &World) -> anyhow::Result<String> {
+    let install = [
+        "apt-get",
+        "install",
+        "--yes",
+        "--no-install-recommends",
+        "docker.io",
+        "docker-cli",
+        "iptables",
+    ];
+    world.run(&["apt-get", "update", "--quiet=2"]).await?;
+    world.run(&install).await?;
+    let image = Image::Demo {
+        version: "v1".to_owned(),
+    };
+    carry_in(world, &image, "demo:v1").await?;
+    carry_in(world, &Image::KamalProxy, "basecamp/kamal-proxy:v0.9.2").await?;
+    world.run(&["docker", "network", "create", "kamal"]).await?;
+    let host = world.ip().await?.to_string();
+    let kamal_host = format!("KAMAL_HOST={host}");
+    let run = [
+        "docker",
+        "run",
+        "--detach",
+        "--restart",
+        "unless-stopped",
+        "--network",
+        "kamal",
+    ];
+    let role = |role: &str| {
+        [
+            format!("--name=demo-{role}-v1"),
+            format!("--env=KAMAL_CONTAINER_NAME=demo-{role}-v1"),
+            format!("--label=role={role}"),
+        ]
+    };
+    let kamals = [
+        "--env=KAMAL_VERSION=v1",
+        "--env",
+        &kamal_host,
+        "--env=GREETING=grüß $Gott\\n",
+        "--log-opt=max-size=10m",
+        "--label=service=demo",
+        "--label=destination=",
+    ];
+    let web = role("web");
+    let web: Vec<&str> = web.iter().map(String::as_str).collect();
+    let web = [&run[..], &web, &kamals, &["--memory=128m", "demo:v1"]].concat();
+    let web = world.run(&web).await?;
+    let jobs = role("jobs");
+    let jobs: Vec<&str> = jobs.iter().map(String::as_str).collect();
+    world
+        .run(&[&run[..], &jobs, &kamals, &["demo:v1", "sleep", "infinity"]].concat())
+        .await?;
+    let cache = [
+        "--name=demo-cache",
+        "--env",
+        &kamal_host,
+        "--log-opt=max-size=10m",
+    ];
+    let cache = [
+        &run[..],
+        &cache,
+        &["--label=service=demo-cache", "demo:v1", "sleep", "infinity"],
+    ];
+    world.run(&cache.concat()).await?;
+
+    let (ca, chain, key) = certificates()?;
+    world
+        .run(&["docker", "volume", "create", "kamal-proxy-config"])
+        .await?;
+    let state = json!([state(&web[..12])]);
+    world
+        .host
+        .copy_in(&format!("{VOLUME}/kamal-proxy.state"), state.to_string(), 0o644)
+        .await?;
+    let cache = hex::encode(digest::digest(&digest::SHA256, DIRECTORY.as_bytes()));
+    let cache = format!("{VOLUME}/certs/{cache}");
+    world.run(&["mkdir", "--parents", &cache]).await?;
+    world
+        .host
+        .copy_in(&format!("{cache}/demo.test"), key + &chain, 0o600)
+        .await?;
+    world
+        .run(
+            &[
+                &run[..],
+                &[
+                    "--name=kamal-proxy",
+                    "--publish=80:80",
+                    "--publish=443:443",
+                    "--volume=kamal-proxy-config:/home/kamal-proxy/.config/kamal-proxy",
+                    "basecamp/kamal-proxy:v0.9.2",
+                ],
+            ]
+            .concat(),
+        )
+        .await?;
+    Ok(ca)
+}
+
+/// One service as kamal-proxy 0.9.2 writes it for Kamal 2.12.
+fn state(container: &str) -> Value {
+    json!({
+        "name": "demo-web",
+        "options": {
+            "hosts": ["demo.test"], "path_prefixes": ["/"], "tls_enabled": true, "tls_certificate_path": "",
+            "tls_private_key_path": "", "tls_redirect": true, "canonical_host": "", "acme_directory": DIRECTORY,
+            "acme_cache_path": "/home/kamal-proxy/.config/kamal-proxy/certs", "error_page_path": "",
+            "strip_prefix": true, "writer_affinity_timeout": 3_000_000_000_i64, "read_targets_accept_websockets": false
+        },
+        "target_options": {
+            "health_check_config": {"path": "/up", "port": 0, "interval": 1_000_000_000, "timeout": 5_000_000_000_i64, "host": ""},
+            "response_timeout": 30_000_000_000_i64, "buffer_requests": true, "buffer_responses": true,
+            "max_memory_buffer_size": 1_048_576, "max_request_body_size": 0, "max_response_body_size": 0,
+            "log_request_headers": ["Cache-Control", "Last-Modified", "User-Agent"], "log_response_headers": null,
+            "forward_headers": false, "scope_cookie_paths": false
+        },
+        "active_targets": [format!("{container}:80")], "active_readers": [],
+        "rollout_targets": null, "rollout_readers": null,
+        "pause_controller": {"state": 0, "stop_message": "", "fail_after": 0}, "rollout_controller": null
+    })
+}
+
+/// Who answers, which version, and what its environment is.
+async fn served(site: &Target) -> anyhow::Result<(&'static str, String, Value)> {
+    let answer = site.at("/env").get().await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let by = match answer.headers.contains_key("x-served-by") {
+        true => "kamal-proxy",
+        false => "appliance",
+    };
+    let env: Value = serde_json::from_slice(&answer.body)?;
+    Ok((by, answer.version().unwrap_or_default().to_owned(), env))
+}
+
+/// Ends a load; every request of it must have been answered well.
+async fn unharmed(what: &str, mut load: Load) -> anyhow::Result<()> {
+    load.more(100).await;
+    let report = load.stop().await;
+    println!(
+        "{what:<10} {} requests, {} failed, slowest {} ms, {:?}",
+        report.requests,
+        report.failures,
+        report.percentile(100).as_millis(),
+        report.versions
+    );
+    ensure!(report.failures == 0, "{what}: {:?}", report.examples);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_of_stock_kamal_is_adopted_and_given_back_without_a_failed_request() -> anyhow::Result<()> {
+    let world = World::bare("adopt", Distro::Debian13).await?;
+    let ca = stock_kamal(&world).await?;
+    let site = Target::https((world.ip().await?, 443).into(), "demo.test", "/", ca.as_bytes())?;
+    let begun = Instant::now();
+    while served(&site).await.is_err() {
+        ensure!(begun.elapsed().as_secs() < 30, "the stand-in does not answer");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let (by, version, before) = served(&site).await?;
+    ensure!((by, version.as_str()) == ("kamal-proxy", "v1"), "{by} {version}");
+
+    let load = Load::start(&site, VISITORS);
+    world.bootstrap().await?;
+    if let Err(error) = unharmed("bootstrap", load).await {
+        let said = world
+            .run(&["sh", "-c", "docker logs --tail 30 kamal-proxy 2>&1"])
+            .await?;
+        return Err(error.context(said));
+    }
+    ensure!(served(&site).await?.0 == "kamal-proxy");
+    let host_yml = format!("acme:\n  directory: {DIRECTORY}\n");
+    world
+        .host
+        .copy_in("/etc/appliance/host.yml", host_yml, 0o644)
+        .await?;
+
+    let developer = &world.developer;
+    let host = world.ip().await?;
+    let more =
+        format!("accessories:\n  cache:\n    image: demo:v1\n    host: {host}\n    cmd: sleep infinity\n");
+    developer.demo_app("v2", &world, &more).await?;
+    let plan = developer
+        .appliance(["adopt", "--dry-run"])
+        .run()
+        .await?
+        .expect_code(0)?
+        .stdout;
+    for line in [
+        "app demo v1 (demo:v1)",
+        "web: container demo-web-v1, demo.test to port 80 (TLS)",
+        "jobs: container demo-jobs-v1, no visitors",
+        "certificate of demo.test",
+    ] {
+        ensure!(plan.contains(line), "{line:?} is not in the plan:\n{plan}");
+    }
+    ensure!(
+        served(&site).await?.0 == "kamal-proxy",
+        "--dry-run changed something"
+    );
+
+    let load = Load::start(&site, VISITORS);
+    let begun = Instant::now();
+    let adopted = developer
+        .appliance(["adopt", "--drain", "10"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    println!(
+        "adopted in {:.1} s\n{}",
+        begun.elapsed().as_secs_f64(),
+        adopted.stderr
+    );
+    unharmed("adopt", load).await?;
+    let (by, version, _) = served(&site).await?;
+    ensure!((by, version.as_str()) == ("appliance", "v1"), "{by} {version}");
+    // What runs is what ran, and a container made from the record would be the same.
+    ensure!(!adopted.stderr.contains("with differences"), "{}", adopted.stderr);
+    ensure!(
+        adopted.stderr.contains("looked after from now on"),
+        "{}",
+        adopted.stderr
+    );
+    let again = developer.appliance(["adopt"]).run().await?.expect_code(3)?;
+    again.expect_error("kamal-proxy does not run")?;
+    let status = developer.appliance(["status", "--json"]).run().await?.json()?;
+    let apps = &status
+        .as_object()
+        .context("hosts")?
+        .values()
+        .next()
+        .context("one")?["apps"];
+    ensure!(apps[0]["current"]["version"] == "v1", "{apps}");
+
+    let load = Load::start(&site, VISITORS);
+    developer
+        .appliance(["push", "--version", "v2"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    unharmed("push", load).await?;
+    ensure!(served(&site).await?.1 == "v2");
+    let running = world.run(&["docker", "ps", "--format", "{{.Names}}"]).await?;
+    ensure!(
+        running.contains("demo-web-v2") && !running.contains("-v1") && running.contains("demo-cache"),
+        "{running}"
+    );
+
+    let load = Load::start(&site, VISITORS);
+    developer.appliance(["rollback"]).run().await?.expect_code(0)?;
+    unharmed("rollback", load).await?;
+    let (by, version, after) = served(&site).await?;
+    ensure!((by, version.as_str()) == ("appliance", "v1"), "{by} {version}");
+    for name in ["GREETING", "KAMAL_VERSION", "KAMAL_CONTAINER_NAME", "KAMAL_HOST"] {
+        ensure!(
+            before[name] == after[name],
+            "{name}: {} became {}",
+            before[name],
+            after[name]
+        );
+    }
+
+    let load = Load::start(&site, VISITORS);
+    let begun = Instant::now();
+    developer
+        .appliance(["adopt", "--undo"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    println!("given back in {:.1} s", begun.elapsed().as_secs_f64());
+    unharmed("undo", load).await?;
+    let (by, version, _) = served(&site).await?;
+    ensure!((by, version.as_str()) == ("kamal-proxy", "v1"), "{by} {version}");
+    let rules = world.run(&["nft", "list", "tables"]).await?;
+    ensure!(!rules.contains("appliance_adopt"), "{rules}");
+    let verified = developer.appliance(["audit", "--verify"]).run().await?;
+    verified.expect_code(0)?;
+
+    // And once more, to stay.
+    let load = Load::start(&site, VISITORS);
+    developer
+        .appliance(["adopt", "--drain", "10"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    unharmed("again", load).await?;
+    ensure!(served(&site).await?.0 == "appliance");
+    Ok(())
+}
