@@ -1,8 +1,14 @@
 //! What follows a changed file: reloads and restarts.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::host::{Command, Host, HostError, must};
+
+/// How often dockerd is asked whether it keeps containers running, with so much time in between; a swarm never does.
+const LOOKS: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// New visitors wait: whoever connects tries again after a second. It ends by itself, should we be killed.
 const HOLD: &str = "table inet appliance_hold
@@ -73,7 +79,7 @@ impl Handler {
     pub(crate) fn run(&self, host: &dyn Host) -> Result<(), HostError> {
         let systemctl = |argv: &[&str]| {
             let command = Command::new(["systemctl"].iter().chain(argv).copied());
-            must(host, &command.timeout(std::time::Duration::from_secs(120)))
+            must(host, &command.timeout(Duration::from_secs(120)))
         };
         if let Some(unit) = self.unit() {
             let state = host.run(&Command::new(["systemctl", "is-active", unit]))?;
@@ -93,6 +99,14 @@ impl Handler {
             Handler::DockerRestart => {
                 // The reload switches live-restore on first, or the restart would stop containers.
                 systemctl(&["try-reload-or-restart", "docker.service"])?;
+                // A reload is a signal: dockerd has to be seen to have taken it, or it would stop what runs when it ends.
+                let ask = Command::new(["docker", "info", "--format", "{{.LiveRestoreEnabled}}"]);
+                for _ in 0..LOOKS {
+                    if host.run(&ask)?.stdout.trim() == "true" {
+                        break;
+                    }
+                    host.pause(PAUSE);
+                }
                 // For a moment Docker has taken its rules away and not put them back. Where there is no nft there is nobody to hold.
                 let nft = |text: &'static str| host.run(&Command::new(["nft", "--file", "-"]).stdin(text));
                 let _without = nft(HOLD)?;

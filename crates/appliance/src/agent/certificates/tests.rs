@@ -435,3 +435,45 @@ async fn names_of_no_public_authority_show_the_hosts_own_ca() {
     );
     host.route(&certificates, &spec).await;
 }
+
+#[tokio::test]
+async fn a_certificate_that_another_program_had_is_shown_until_it_is_due_and_a_bad_one_never() {
+    let host = Host::start();
+    fs_err::create_dir_all(host.home.path().join("etc")).unwrap();
+    // Nobody answers there, and nobody is asked: the certificate in hand is of this authority.
+    let directory = "https://acme.invalid/directory";
+    let settings = format!("acme:\n  directory: {directory}\n");
+    fs_err::write(host.home.path().join("etc/host.yml"), settings).unwrap();
+    let certificates = host.certificates();
+    let made = |until: Option<i32>| {
+        let mut params = rcgen::CertificateParams::new(hosts(&["shop.io"])).unwrap();
+        if let Some(year) = until {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        }
+        let key = rcgen::KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    };
+    let (chain, key) = made(None);
+    let (old, old_key) = made(Some(2021));
+    for (chain, key, why) in [
+        (&old, &old_key, "2021"),
+        (&chain, &old_key, "shop.io"),
+        (&"no PEM".to_owned(), &key, "PEM"),
+    ] {
+        let refused = certificates.adopt("shop.io", directory, chain, key).await.unwrap_err();
+        let refused = crate::agent::chain(&refused);
+        assert!(refused.contains(why), "{why}: {refused}");
+        assert!(!host.record("shop.io").exists(), "{why}: it was kept");
+    }
+
+    certificates.adopt("shop.io", directory, &chain, &key).await.unwrap();
+    let spec = spec(&hosts(&["shop.io"]));
+    certificates.ensure(&[&spec]).await.unwrap();
+    host.route(&certificates, &spec).await;
+    host.shown("shop.io", &chain).await.unwrap();
+    // It outlives the agent, which still has nothing to ask for.
+    let again = host.certificates();
+    again.ensure(&[&spec]).await.unwrap();
+    host.shown("shop.io", &chain).await.unwrap();
+}
