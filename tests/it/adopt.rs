@@ -329,6 +329,13 @@ async fn there_and_back(world: &World, ca: &str) -> anyhow::Result<()> {
     unharmed("undo", load).await?;
     let (by, version, _) = served(&site).await?;
     ensure!((by, version.as_str()) == ("kamal-proxy", "v1"), "{by} {version}");
+    let running = world.run(&["docker", "ps", "--format", "{{.Names}}"]).await?;
+    let mut running: Vec<&str> = running.lines().collect();
+    running.sort_unstable();
+    ensure!(
+        running == ["demo-cache", "demo-jobs-v1", "demo-web-v1", "kamal-proxy"],
+        "{running:?}"
+    );
     let rules = world.run(&["nft", "list", "tables"]).await?;
     ensure!(!rules.contains("appliance_adopt"), "{rules}");
     let verified = developer.appliance(["audit", "--verify"]).run().await?;

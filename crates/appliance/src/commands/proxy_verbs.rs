@@ -186,7 +186,7 @@ async fn reboot(args: &RebootArgs, globals: &Globals) -> anyhow::Result<()> {
     let names: Vec<String> = links.iter().map(|(name, _)| name.clone()).collect();
     let hooks = project
         .as_ref()
-        .map(|project| Hooks::new(project, globals, "proxy reboot", &names));
+        .map(|project| Hooks::new(project, globals, &names));
     let hook = |name: &str, hosts: &[String]| match &hooks {
         Some(hooks) => hooks.run_for(name, hosts),
         None => Ok(()),

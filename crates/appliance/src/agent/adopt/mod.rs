@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use appliance_accessories::Shape;
+use appliance_containers::names;
 use appliance_push::change::{AdoptAction, Digest, ProxySpec, Tls};
 use appliance_push::trust::Verified;
 use appliance_rollout::Instance;
@@ -564,6 +565,9 @@ async fn give_back(agent: &Arc<Agent>, holder: &Holder, audience: &Audience) -> 
                 agent.docker.stop(&found.id.0, None).await?;
             }
         }
+        for container in adopted.containers.values() {
+            own_name(agent, container).await?;
+        }
         agent.apps.forget(id)?;
     }
     let names: Vec<&str> = apps.iter().map(|(id, _)| id.as_str()).collect();
@@ -571,6 +575,21 @@ async fn give_back(agent: &Arc<Agent>, holder: &Holder, audience: &Audience) -> 
         "kamal-proxy serves {} again; the appliance's proxy is stopped. `kamal deploy` works as before; again: appliance adopt",
         names.join(", ")
     )))
+}
+
+/// Gives a container that had made room for one of ours its name back: Kamal reads the version out of it.
+async fn own_name(agent: &Agent, container: &str) -> anyhow::Result<()> {
+    let Some(found) = agent.docker.inspect(container).await? else {
+        return Ok(());
+    };
+    let Some((name, _)) = found.name.split_once("_replaced_") else {
+        return Ok(());
+    };
+    if let Some(other) = agent.docker.inspect(name).await? {
+        let aside = names::replaced(name, random());
+        agent.docker.rename(&other.id.0, &aside).await?;
+    }
+    Ok(agent.docker.rename(container, name).await?)
 }
 
 async fn back(agent: &Arc<Agent>, proxy: &str, audience: &Audience) -> anyhow::Result<()> {

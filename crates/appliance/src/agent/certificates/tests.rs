@@ -461,13 +461,19 @@ async fn a_certificate_that_another_program_had_is_shown_until_it_is_due_and_a_b
         (&chain, &old_key, "shop.io"),
         (&"no PEM".to_owned(), &key, "PEM"),
     ] {
-        let refused = certificates.adopt("shop.io", directory, chain, key).await.unwrap_err();
+        let refused = certificates
+            .adopt("shop.io", directory, chain, key)
+            .await
+            .unwrap_err();
         let refused = crate::agent::chain(&refused);
         assert!(refused.contains(why), "{why}: {refused}");
         assert!(!host.record("shop.io").exists(), "{why}: it was kept");
     }
 
-    certificates.adopt("shop.io", directory, &chain, &key).await.unwrap();
+    certificates
+        .adopt("shop.io", directory, &chain, &key)
+        .await
+        .unwrap();
     let spec = spec(&hosts(&["shop.io"]));
     certificates.ensure(&[&spec]).await.unwrap();
     host.route(&certificates, &spec).await;
