@@ -3,6 +3,7 @@
 //! A fresh Debian or Ubuntu machine with a Rust toolchain needs nothing else beforehand:
 //! each task installs what it lacks with apt, and starts Docker if it does not run.
 
+mod bench_backup;
 mod bench_proxy;
 mod bench_push;
 mod cargo;
@@ -42,6 +43,8 @@ enum Task {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    /// Backup and restore of two databases beside pg_dump and aws s3 cp; memory under a stream of 10 GB
+    Backup(bench_backup::BenchArgs),
     /// The proxy beside nginx and HAProxy: requests, latency, CPU, memory
     Proxy(bench_proxy::BenchArgs),
     /// An image of 300 MB beside docker push and pull, and docker save and load: bytes, seconds
@@ -55,6 +58,7 @@ fn main() -> anyhow::Result<()> {
         match cli.task {
             Task::Demo(args) => demo::demo(&args).await,
             Task::Test(args) => test::test(&args).await,
+            Task::Bench(Bench::Backup(args)) => bench_backup::bench(&args),
             Task::Bench(Bench::Proxy(args)) => bench_proxy::bench(&args).await,
             Task::Bench(Bench::Push(args)) => bench_push::bench(&args).await,
             Task::Score(args) => score::score(&args).await,
