@@ -2,9 +2,9 @@
 
 use crate::backup::application;
 use crate::journal::{Entry, Intent, Journal};
-use crate::names::MANIFEST;
+use crate::names::{self, MANIFEST, Subject};
 use crate::postgres::{Postgres, PostgresError};
-use crate::repository::{Catalogue, Repository};
+use crate::repository::{Catalogue, Repository, RepositoryError};
 use crate::retention::Plan;
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -17,6 +17,9 @@ pub enum RecoverError {
     /// The server failed.
     #[error(transparent)]
     Postgres(#[from] PostgresError),
+    /// The place of the backups cannot be listed.
+    #[error(transparent)]
+    Repository(RepositoryError),
     /// The journal failed.
     #[error("cannot write the journal of backups")]
     Journal(#[source] std::io::Error),
@@ -122,6 +125,54 @@ pub(crate) async fn backup(repository: &Repository, intent: &Intent) -> Result<S
         "the unfinished backup {id} is removed ({} objects)",
         left.len()
     ))
+}
+
+/// How old something unfinished is before it is taken for rubbish: no backup takes that long.
+pub const STALE: jiff::SignedDuration = jiff::SignedDuration::from_hours(48);
+
+/// Removes what crashes of forgotten hosts left below `prefix`: uploads that were begun and backups without a manifest,
+/// both older than [`STALE`]. What does not carry a name of ours is never touched. Says how many things went.
+///
+/// # Errors
+/// When the store fails.
+pub async fn sweep(
+    repository: &Repository,
+    prefix: &str,
+    now: jiff::Timestamp,
+) -> Result<usize, RecoverError> {
+    let store = &repository.store;
+    let old = |since: jiff::Timestamp| now.duration_since(since) > STALE;
+    let mut count = 0;
+    for upload in store.unfinished(prefix).await? {
+        // A file's upload lies beside its key under the upload's own name.
+        let beside = upload.key.strip_suffix(&upload.upload).unwrap_or(&upload.key);
+        let ours =
+            Subject::of_key(&upload.key).or_else(|| Subject::of_key(&format!("{beside}{}", names::MANIFEST)));
+        // Not every store tells truly when an upload began; the backup's own id does.
+        if ours.is_some_and(|(_, id, _)| old(id.time())) && old(upload.since) {
+            store.abort(&upload.key, &upload.upload).await?;
+            count += 1;
+        }
+    }
+    let catalogue = repository
+        .catalogue(prefix)
+        .await
+        .map_err(RecoverError::Repository)?;
+    for left in catalogue
+        .unusable
+        .iter()
+        .filter(|left| left.uncommitted && old(left.id.time()))
+    {
+        // Its manifest may have come since the list was made.
+        if store.size(&left.subject.key(&left.id, MANIFEST)).await?.is_some() {
+            continue;
+        }
+        for key in &left.keys {
+            store.delete(key).await?;
+        }
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// Carries a plan out: manifests first, so that a half-done one never shows a broken backup.

@@ -251,3 +251,100 @@ async fn fetch_all(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::store::{Answer, Listed, Unfinished};
+
+    /// What was stored, without the bytes: number and size of the parts of each object.
+    #[derive(Default)]
+    struct Sizes(Mutex<std::collections::BTreeMap<String, Vec<(usize, usize)>>>);
+
+    struct SizesUpload<'a>(&'a Sizes, String);
+
+    impl Upload for SizesUpload<'static> {
+        fn id(&self) -> &str {
+            "id"
+        }
+        fn part(&self, number: usize, bytes: Bytes) -> Answer<'_, ()> {
+            let mut sizes = self.0.0.lock().expect("sizes");
+            sizes
+                .entry(self.1.clone())
+                .or_default()
+                .push((number, bytes.len()));
+            Box::pin(std::future::ready(Ok(())))
+        }
+        fn complete(&self, _parts: usize, _size: u64) -> Answer<'_, ()> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+    }
+
+    impl Store for &'static Sizes {
+        fn place(&self) -> String {
+            "nowhere".to_owned()
+        }
+        fn put_new<'a>(&'a self, key: &'a str, bytes: Bytes) -> Answer<'a, ()> {
+            let mut sizes = self.0.lock().expect("sizes");
+            sizes.insert(key.to_owned(), vec![(1, bytes.len())]);
+            Box::pin(std::future::ready(Ok(())))
+        }
+        fn begin<'a>(&'a self, key: &'a str) -> Answer<'a, Box<dyn Upload>> {
+            let upload: Box<dyn Upload> = Box::new(SizesUpload(self, key.to_owned()));
+            Box::pin(std::future::ready(Ok(upload)))
+        }
+        fn abort<'a>(&'a self, _key: &'a str, _upload: &'a str) -> Answer<'a, ()> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+        fn size<'a>(&'a self, key: &'a str) -> Answer<'a, Option<u64>> {
+            let sizes = self.0.lock().expect("sizes");
+            let size = sizes
+                .get(key)
+                .map(|parts| parts.iter().map(|(_, size)| *size as u64).sum());
+            Box::pin(std::future::ready(Ok(size)))
+        }
+        fn read<'a>(&'a self, _key: &'a str, _from: u64, _length: u64) -> Answer<'a, Bytes> {
+            Box::pin(std::future::ready(Ok(Bytes::new())))
+        }
+        fn list<'a>(&'a self, _prefix: &'a str) -> Answer<'a, Vec<Listed>> {
+            Box::pin(std::future::ready(Ok(Vec::new())))
+        }
+        fn delete<'a>(&'a self, _key: &'a str) -> Answer<'a, ()> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+        fn unfinished<'a>(&'a self, _prefix: &'a str) -> Answer<'a, Vec<Unfinished>> {
+            Box::pin(std::future::ready(Ok(Vec::new())))
+        }
+        fn clock_skew(&self) -> Answer<'_, Option<jiff::SignedDuration>> {
+            Box::pin(std::future::ready(Ok(None)))
+        }
+    }
+
+    #[tokio::test]
+    async fn no_limit_of_any_store_is_met_however_large_the_content() {
+        let sizes: &'static Sizes = Box::leak(Box::default());
+        let (sender, mut pieces) = mpsc::channel(1);
+        let sending = async {
+            // The same bytes over and over: 4 GiB and a bit.
+            let part = Bytes::from(vec![7; PART]);
+            for _ in 0..=PARTS {
+                sender.send(Piece::Part(part.clone())).await.expect("taken");
+            }
+            sender.send(Piece::Part(part.slice(..100))).await.expect("taken");
+            sender.send(Piece::End).await.expect("taken");
+        };
+        let mut pace = Pace::new(None);
+        let mut note = |_: &str, _: &str| Ok(());
+        let (uploaded, ()) = tokio::join!(upload(&sizes, "p/", &mut pieces, &mut pace, &mut note), sending);
+        let objects = uploaded.expect("stored");
+        assert_eq!(objects.len(), 2, "{objects:?}");
+        let sizes = sizes.0.lock().expect("sizes");
+        let first = &sizes["p/vol-00000.zst.age"];
+        // The strictest stores take 1,000 parts, and want them equal and numbered from 1.
+        assert_eq!(first.len(), PARTS);
+        assert!(first.iter().enumerate().all(|(at, part)| *part == (at + 1, PART)));
+        assert_eq!(sizes["p/vol-00001.zst.age"], [(1, PART), (2, 100)]);
+    }
+}

@@ -25,6 +25,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("pg_ctlcluster", "postgresql"),
     ("age", "age"),
     ("zstd", "zstd"),
+    // The lax S3 server of the tests is a Python program.
+    ("python3", "python3"),
     // For templates beyond the native subset of ERB.
     ("ruby", "ruby"),
     // Load for the proxy's tests.
@@ -32,6 +34,9 @@ const PACKAGES: &[(&str, &str)] = &[
     // A certificate authority for tests, with its DNS server.
     ("pebble", "pebble"),
 ];
+
+/// What pip installs for the lax S3 server.
+const MOTO: &[&str] = &["moto[s3]==5.2.5", "flask", "flask-cors"];
 
 /// Where Docker listens.
 const SOCKET: &str = "/var/run/docker.sock";
@@ -42,7 +47,41 @@ const DOCKER_LIMIT: Duration = Duration::from_secs(60);
 /// Installs what is missing and makes sure that Docker runs.
 pub(crate) fn ensure() -> anyhow::Result<()> {
     install(PACKAGES)?;
+    moto()?;
     docker()
+}
+
+/// The lax S3 server of the backups' tests, in an environment of its own below `target`.
+fn moto() -> anyhow::Result<()> {
+    let place = crate::cargo::root().join("target/moto");
+    if place.join("bin/moto_server").is_file() {
+        return Ok(());
+    }
+    install(&[("python3", "python3")])?;
+    let step = say::step("installing moto, a lax S3 server");
+    // Without `ensurepip` a Debian's own Python makes no environment; its package brings it.
+    if run(Command::new("python3")
+        .args(["-m", "ensurepip", "--version"])
+        .stdout(Stdio::null()))
+    .is_err()
+    {
+        run(as_root("apt-get").args(["update", "-qq"]))?;
+        run(as_root("apt-get")
+            .args([
+                "install",
+                "--yes",
+                "-qq",
+                "--no-install-recommends",
+                "python3-venv",
+            ])
+            .env("DEBIAN_FRONTEND", "noninteractive"))?;
+    }
+    run(Command::new("python3").args(["-m", "venv"]).arg(&place))?;
+    run(Command::new(place.join("bin/pip"))
+        .args(["install", "--quiet", "--disable-pip-version-check"])
+        .args(MOTO))?;
+    step.done("");
+    Ok(())
 }
 
 /// Installs the packages whose program is missing; what they bring as services is not started.

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use fs_err::os::unix::fs::OpenOptionsExt as _;
+use jiff::Timestamp;
 
-use super::{Answer, Listed, PART, Store, StoreError, StoreErrorKind, Upload};
+use super::{Answer, Listed, PART, Store, StoreError, StoreErrorKind, Unfinished, Upload};
 
 /// Begins the name of a file that is not complete.
 const UNFINISHED: &str = ".upload-";
@@ -144,7 +145,12 @@ impl Store for FileStore {
                 .rfind('/')
                 .map_or_else(|| root.clone(), |at| root.join(&wanted[..at]));
             let mut found = Vec::new();
-            walk(&root, &start, &mut found)?;
+            walk(&root, &start, &mut |key, file| {
+                if !unfinished(&key) {
+                    let size = file.len();
+                    found.push(Listed { key, size });
+                }
+            })?;
             found.retain(|listed: &Listed| listed.key.starts_with(&wanted));
             found.sort_by(|a, b| a.key.cmp(&b.key));
             Ok(found)
@@ -159,6 +165,23 @@ impl Store for FileStore {
                 prune_directories(directory);
             }
             Ok(())
+        }))
+    }
+
+    fn unfinished<'a>(&'a self, prefix: &'a str) -> Answer<'a, Vec<Unfinished>> {
+        let (root, wanted) = (self.root.clone(), prefix.to_owned());
+        Box::pin(self.run("list", prefix, move || {
+            let mut found = Vec::new();
+            walk(&root, &root.join(&wanted), &mut |key, file| {
+                let since = file.modified().ok().and_then(|at| Timestamp::try_from(at).ok());
+                if unfinished(&key)
+                    && let Some(since) = since
+                {
+                    let upload = key.rsplit('/').next().unwrap_or_default().to_owned();
+                    found.push(Unfinished { key, upload, since });
+                }
+            })?;
+            Ok(found)
         }))
     }
 
@@ -237,7 +260,14 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn walk(root: &Path, directory: &Path, found: &mut Vec<Listed>) -> io::Result<()> {
+/// Whether a key is that of a file that is not complete.
+fn unfinished(key: &str) -> bool {
+    key.rsplit('/')
+        .next()
+        .is_some_and(|name| name.starts_with(UNFINISHED))
+}
+
+fn walk(root: &Path, directory: &Path, each: &mut dyn FnMut(String, &std::fs::Metadata)) -> io::Result<()> {
     let entries = match fs_err::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -248,16 +278,12 @@ fn walk(root: &Path, directory: &Path, found: &mut Vec<Listed>) -> io::Result<()
         // A file that goes while we look was never complete, or is being pruned.
         let Ok(kind) = entry.metadata() else { continue };
         if kind.is_dir() {
-            walk(root, &entry.path(), found)?;
+            walk(root, &entry.path(), each)?;
         } else if kind.is_file()
-            && !entry.file_name().to_string_lossy().starts_with(UNFINISHED)
             && let Ok(relative) = entry.path().strip_prefix(root)
             && let Some(key) = relative.to_str()
         {
-            found.push(Listed {
-                key: key.to_owned(),
-                size: kind.len(),
-            });
+            each(key.to_owned(), &kind);
         }
     }
     Ok(())

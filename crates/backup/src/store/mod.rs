@@ -65,6 +65,17 @@ pub struct Listed {
     pub size: u64,
 }
 
+/// An upload that was begun and neither completed nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The key it was to have.
+    pub key: String,
+    /// Its id.
+    pub upload: String,
+    /// When it began.
+    pub since: jiff::Timestamp,
+}
+
 /// A place that keeps objects by key.
 pub trait Store: Send + Sync {
     /// Where it is, for people: `s3://bucket/prefix`, `file:///var/backups`.
@@ -90,6 +101,9 @@ pub trait Store: Send + Sync {
 
     /// Removes an object; one that is gone is no error.
     fn delete<'a>(&'a self, key: &'a str) -> Answer<'a, ()>;
+
+    /// Uploads below `prefix` that were begun and did not end; none where the store cannot list them.
+    fn unfinished<'a>(&'a self, prefix: &'a str) -> Answer<'a, Vec<Unfinished>>;
 
     /// How far the store's clock is ahead of ours, where it tells the time.
     fn clock_skew(&self) -> Answer<'_, Option<jiff::SignedDuration>>;

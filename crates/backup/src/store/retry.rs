@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Answer, Listed, Store, StoreError, StoreErrorKind, Upload};
+use super::{Answer, Listed, Store, StoreError, StoreErrorKind, Unfinished, Upload};
 
 /// How long and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,10 +21,20 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Self {
         Self {
-            limit: Duration::from_secs(15 * 60),
+            // An outage of a quarter of an hour, and the longest pause, in which it may end unnoticed.
+            limit: Duration::from_secs(17 * 60),
             first: Duration::from_millis(250),
             longest: Duration::from_secs(60),
         }
+    }
+}
+
+impl Patience {
+    /// The pause after failure number `failure`, from 0, of a call that has failed for `failing`; `None` to give up.
+    pub fn pause(&self, failure: u32, failing: Duration) -> Option<Duration> {
+        let doubled = self.first.saturating_mul(2_u32.saturating_pow(failure));
+        let pause = doubled.min(self.longest);
+        (failing + pause <= self.limit).then_some(pause)
     }
 }
 
@@ -44,24 +54,23 @@ impl Retrying {
     async fn again<'a, T>(&self, mut call: impl FnMut() -> Answer<'a, T> + Send) -> Result<T, StoreError> {
         let patience = self.patience;
         let mut failing_since: Option<tokio::time::Instant> = None;
-        let mut pause = patience.first;
-        loop {
+        for failure in 0.. {
             let error = match call().await {
                 Err(error) if error.kind == StoreErrorKind::Outage => error,
                 done => return done,
             };
             let since = *failing_since.get_or_insert_with(tokio::time::Instant::now);
-            if since.elapsed() + pause > patience.limit {
+            let Some(pause) = patience.pause(failure, since.elapsed()) else {
                 return Err(error);
-            }
+            };
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "trying again in {} ms",
                 pause.as_millis()
             );
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(patience.longest);
         }
+        unreachable!("it ends with an answer or without patience")
     }
 }
 
@@ -123,6 +132,10 @@ impl Store for Retrying {
         Box::pin(self.again(|| self.store.delete(key)))
     }
 
+    fn unfinished<'a>(&'a self, prefix: &'a str) -> Answer<'a, Vec<Unfinished>> {
+        Box::pin(self.again(|| self.store.unfinished(prefix)))
+    }
+
     fn clock_skew(&self) -> Answer<'_, Option<jiff::SignedDuration>> {
         Box::pin(self.again(|| self.store.clock_skew()))
     }
@@ -159,5 +172,34 @@ impl Upload for RetryingUpload {
                 done => done,
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a call lives through a store that is away for `outage`, on a clock that only pauses move.
+    fn outlives(outage: Duration) -> bool {
+        let patience = Patience::default();
+        let mut clock = Duration::ZERO;
+        for failure in 0.. {
+            if clock >= outage {
+                return true;
+            }
+            match patience.pause(failure, clock) {
+                Some(pause) => clock += pause,
+                None => return false,
+            }
+        }
+        false
+    }
+
+    #[test]
+    fn an_outage_of_a_quarter_of_an_hour_is_outlived_and_one_of_an_hour_is_told() {
+        for seconds in [0, 3, 60, 600, 899, 900] {
+            assert!(outlives(Duration::from_secs(seconds)), "{seconds} s");
+        }
+        assert!(!outlives(Duration::from_secs(3600)));
     }
 }

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Mutex;
 
-use super::{Answer, Listed, Store, StoreError, StoreErrorKind, Upload, attempt_limit};
+use super::{Answer, Listed, Store, StoreError, StoreErrorKind, Unfinished, Upload, attempt_limit};
 
 /// Skew that was never measured.
 const UNKNOWN: i64 = i64::MIN;
@@ -167,7 +167,9 @@ impl S3Store {
                 _,
                 "ConditionalRequestConflict" | "OperationAborted" | "InternalError" | "ServiceUnavailable",
                 _,
-            ) => StoreErrorKind::Outage,
+            )
+            // The answer tells the store's time, by which the next attempt is signed.
+            | (_, "RequestTimeTooSkewed", _) => StoreErrorKind::Outage,
             (_, _, 401 | 403) | (_, "ExpiredToken", _) => StoreErrorKind::Denied,
             (_, _, 404) => StoreErrorKind::Missing,
             (_, _, 501) => StoreErrorKind::Other,
@@ -385,6 +387,45 @@ impl Store for S3Store {
             match removed {
                 Err(error) if error.kind == StoreErrorKind::Missing => Ok(()),
                 done => done.map(|_| ()),
+            }
+        }))
+    }
+
+    fn unfinished<'a>(&'a self, prefix: &'a str) -> Answer<'a, Vec<Unfinished>> {
+        Box::pin(self.limited("list uploads", prefix, 0, async move {
+            let own = self.key("");
+            let (mut found, mut key, mut id) = (Vec::new(), None, None);
+            loop {
+                let page = self
+                    .client
+                    .list_multipart_uploads()
+                    .bucket(&self.options.bucket)
+                    .prefix(self.key(prefix))
+                    .set_key_marker(key)
+                    .set_upload_id_marker(id)
+                    .send()
+                    .await
+                    .map_err(|error| self.fail("list uploads", prefix, error));
+                let page = match page {
+                    // Not every store can; those end such uploads by a rule of their own.
+                    Err(error) if matches!(error.kind, StoreErrorKind::Other | StoreErrorKind::Denied) => {
+                        return Ok(found);
+                    }
+                    page => page?,
+                };
+                for upload in page.uploads() {
+                    let since = upload.initiated().map(|at| Timestamp::from_second(at.secs()));
+                    if let (Some(key), Some(id), Some(Ok(since))) = (upload.key(), upload.upload_id(), since)
+                        && let Some(key) = key.strip_prefix(&own)
+                    {
+                        let (key, upload) = (key.to_owned(), id.to_owned());
+                        found.push(Unfinished { key, upload, since });
+                    }
+                }
+                (key, id) = (page.next_key_marker.clone(), page.next_upload_id_marker.clone());
+                if page.is_truncated != Some(true) || key.is_none() {
+                    return Ok(found);
+                }
             }
         }))
     }

@@ -552,6 +552,12 @@ impl appliance_backup::store::Store for Full {
     fn delete<'a>(&'a self, key: &'a str) -> appliance_backup::store::Answer<'a, ()> {
         self.inner.delete(key)
     }
+    fn unfinished<'a>(
+        &'a self,
+        prefix: &'a str,
+    ) -> appliance_backup::store::Answer<'a, Vec<appliance_backup::store::Unfinished>> {
+        self.inner.unfinished(prefix)
+    }
     fn clock_skew(&self) -> appliance_backup::store::Answer<'_, Option<jiff::SignedDuration>> {
         self.inner.clock_skew()
     }

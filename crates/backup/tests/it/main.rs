@@ -10,5 +10,7 @@
 #[path = "../rig/mod.rs"]
 mod rig;
 
+mod classes;
 mod faults;
+mod lax;
 mod roundtrip;

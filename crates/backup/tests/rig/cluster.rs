@@ -119,6 +119,29 @@ impl Cluster {
         postgres(self.socket(), pipes)
     }
 
+    /// Puts a line before all others of `pg_hba.conf`.
+    pub fn allow(&self, line: &str) {
+        let path = self.directory.path().join("data/pg_hba.conf");
+        let rules = std::fs::read_to_string(&path).expect("rules");
+        let mut file = std::fs::File::create(&path).expect("rules");
+        std::io::Write::write_all(&mut file, format!("{line}\n{rules}").as_bytes()).expect("rules");
+        let reloaded = Command::new(programs().join("psql"))
+            .args([
+                "-X",
+                "-q",
+                "-At",
+                "-U",
+                "postgres",
+                "-c",
+                "SELECT pg_reload_conf()",
+                "-h",
+            ])
+            .arg(self.socket())
+            .output()
+            .expect("psql");
+        assert!(reloaded.status.success());
+    }
+
     /// Runs `psql` with statements from a file.
     pub fn file(&self, database: &str, file: &Path) {
         let output = Command::new(programs().join("psql"))

@@ -32,6 +32,12 @@ pub enum Fault {
     FlippedByte,
     /// Answered with 200 and an error document.
     ErrorWith200,
+    /// One byte of the answer's body is another one when it arrives.
+    FlippedReply,
+    /// Half of the answer's body arrives, then the connection is cut.
+    HalfReply,
+    /// The answer's clock is an hour ahead.
+    Skewed,
 }
 
 /// Which requests a fault is for.
@@ -54,6 +60,21 @@ impl Seen {
     pub fn complete(&self) -> bool {
         self.method == "POST" && self.query.contains("uploadId=")
     }
+    pub fn read(&self) -> bool {
+        self.method == "GET" && self.path.contains("/vol-")
+    }
+    pub fn list(&self) -> bool {
+        self.method == "GET" && self.query.contains("list-type")
+    }
+    pub fn head(&self) -> bool {
+        self.method == "HEAD"
+    }
+    pub fn delete(&self) -> bool {
+        self.method == "DELETE" && !self.query.contains("uploadId")
+    }
+    pub fn begin(&self) -> bool {
+        self.method == "POST" && self.query.contains("uploads")
+    }
     pub fn manifest(&self) -> bool {
         self.method == "PUT" && self.path.ends_with("manifest.json")
     }
@@ -63,6 +84,8 @@ impl Seen {
 struct State {
     faults: VecDeque<(Which, Fault)>,
     down: bool,
+    /// Knows neither conditions nor checksums, and says so.
+    plain: bool,
     seen: Vec<Seen>,
 }
 
@@ -114,6 +137,11 @@ impl S3 {
     /// Every connection is cut, until told otherwise.
     pub fn down(&self, down: bool) {
         self.state.lock().expect("state").down = down;
+    }
+
+    /// From now on it refuses conditions and checksums, as some stores do.
+    pub fn plain(&self) {
+        self.state.lock().expect("state").plain = true;
     }
 
     pub fn faults_left(&self) -> usize {
@@ -173,8 +201,13 @@ async fn answer(
     let fault = {
         let mut state = state.lock().expect("state");
         state.seen.push(seen.clone());
+        let asks = |name: &str| head.headers.contains_key(name);
         if state.down {
             Some(Fault::Reset)
+        } else if state.plain
+            && (asks("if-none-match") || asks("x-amz-checksum-crc32") || asks("x-amz-checksum-algorithm"))
+        {
+            Some(Fault::Status(501, "NotImplemented"))
         } else {
             let at = state.faults.iter().position(|(which, _)| which(&seen));
             at.and_then(|at| state.faults.remove(at)).map(|(_, fault)| fault)
@@ -193,7 +226,7 @@ async fn answer(
             }
             body = Bytes::from(bytes);
         }
-        Some(Fault::LostReply) | None => {}
+        Some(Fault::LostReply | Fault::FlippedReply | Fault::HalfReply | Fault::Skewed) | None => {}
     }
     let request = Request::from_parts(head, s3s::Body::from(body));
     let answered = service.call(request).await.map_err(|_| cut())?;
@@ -202,7 +235,35 @@ async fn answer(
         let _carried_out = answered.into_body().collect().await;
         return Err(cut());
     }
-    Ok(answered)
+    match fault {
+        Some(Fault::FlippedReply | Fault::HalfReply) => {
+            let (head, body) = answered.into_parts();
+            let mut bytes = body.collect().await.map_err(|_| cut())?.to_bytes().to_vec();
+            if fault == Some(Fault::HalfReply) {
+                // The length that was promised stays: the client notices that the rest does not come.
+                bytes.truncate(bytes.len() / 2);
+            } else if let Some(byte) = bytes.last_mut() {
+                *byte ^= 1;
+            }
+            let pieces =
+                futures_util::stream::iter([Ok(hyper::body::Frame::data(Bytes::from(bytes))), Err(cut())]);
+            let length = if fault == Some(Fault::HalfReply) { 2 } else { 1 };
+            let body = http_body_util::StreamBody::new(futures_util::StreamExt::take(pieces, length));
+            Ok(Response::from_parts(head, s3s::Body::http_body_unsync(body)))
+        }
+        Some(Fault::Skewed) => {
+            let mut answered = answered;
+            let ahead = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+            let date = jiff::fmt::rfc2822::DateTimePrinter::new()
+                .timestamp_to_rfc9110_string(&ahead)
+                .expect("a date");
+            answered
+                .headers_mut()
+                .insert("date", date.parse().expect("a header"));
+            Ok(answered)
+        }
+        _ => Ok(answered),
+    }
 }
 
 fn error(status: u16, code: &str) -> Response<s3s::Body> {
