@@ -197,7 +197,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sandbox(command) => block_on(sandbox::run(&command))?,
         Command::Bootstrap(args) => return bootstrap::run(&args),
         Command::CloudInit(args) => cloud_init::run(&args)?,
-        Command::Host(command) => return host::run(&command),
+        Command::Host(command) => return host::run(&command, globals),
         Command::Firewall(command) => block_on(firewall::run(&command, globals))?,
         Command::Agent(args) => agent::run(&args)?,
         Command::Proxy(args) => match &args.verb {
@@ -216,7 +216,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 /// A runtime for commands that talk to hosts; one thread is enough for one person.
-fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -18,12 +18,21 @@ use crate::failure::{Kind, failure};
 /// Every mistake at once, each with its line.
 pub fn read(path: &Path) -> anyhow::Result<(String, Host)> {
     let text = fs_err::read_to_string(path)?;
-    let host = host::read(&path.display().to_string(), &text).map_err(|problems| {
+    let host = parse(&path.display().to_string(), &text)?;
+    Ok((text, host))
+}
+
+/// Checks the text of a file called `name`.
+///
+/// # Errors
+/// Every mistake at once, each with its line.
+pub fn parse(name: &str, text: &str) -> anyhow::Result<Host> {
+    host::read(name, text).map_err(|problems| {
         let lines: Vec<String> = problems.0.iter().map(ToString::to_string).collect();
         failure(Kind::Config, format!("nothing was touched: {}", lines.join("\n")))
-            .hint(format!("correct {}, then run this again", path.display()))
-    })?;
-    Ok((text, host))
+            .hint(format!("correct {name}, then run this again"))
+            .into()
+    })
 }
 
 /// Adds what the file says to what the command line said.
@@ -80,6 +89,7 @@ pub fn apply(host: &Host, options: &mut Options) -> anyhow::Result<()> {
     options.timezone.clone_from(&host.timezone);
     options.security_updates = host.updates.security;
     options.reboot_at.clone_from(&host.updates.reboot_at);
+    options.ship_logs_to.clone_from(&host.logs.ship_to);
     options.log_size = host.limits.log_size.0;
     options.journal_size = host.limits.journal_size.0;
     options.image_cache = host.limits.image_cache.0;

@@ -114,6 +114,8 @@ pub struct Wanted {
     pub build_cache: Option<u64>,
     /// New networks have IPv6 too.
     pub ipv6: bool,
+    /// The engine counts what it does, for readers on this host.
+    pub metrics: bool,
 }
 
 /// Our keys over what is there; keys of others stay, in their order.
@@ -185,6 +187,9 @@ pub fn merge(current: Option<&str>, wanted: &Wanted) -> Result<Merged, DaemonJso
             "default-network-opts",
             json!({ "bridge": { "com.docker.network.enable_ipv6": "true" } }),
         ),
+        // Where every network has IPv6, nobody needs the relay that hides visitors' addresses.
+        (wanted.ipv6 && wanted.fresh, "userland-proxy", json!(false)),
+        (wanted.metrics, "metrics-addr", json!(METRICS)),
     ] {
         // What somebody decided, either way, stays.
         if on && !object.contains_key(key) {
@@ -221,6 +226,9 @@ pub fn merge(current: Option<&str>, wanted: &Wanted) -> Result<Merged, DaemonJso
     }
     Ok(merged)
 }
+
+/// Where the engine's metrics are read: on the loopback only, they say which containers run.
+pub const METRICS: &str = "127.0.0.1:9323";
 
 /// Docker's own pools begin at 172.17.0.0/16 and end up in 192.168.0.0/16, which people use at home and in VPNs.
 pub const POOL: &str = "10.210.0.0/16";
@@ -263,6 +271,7 @@ mod tests {
             open_files: false,
             build_cache: None,
             ipv6: false,
+            metrics: false,
         }
     }
 

@@ -40,6 +40,28 @@ pub struct TakenPort {
     pub by: String,
 }
 
+/// How `/tmp` is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Temporary {
+    /// A directory of the root file system.
+    Plain,
+    /// Mounted by our unit, or about to be.
+    Ours,
+    /// Mounted by somebody else.
+    Mounted,
+}
+
+/// A mail server that runs here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MailServer {
+    /// Postfix.
+    Postfix,
+    /// Exim 4, as Debian packages it.
+    Exim,
+}
+
 /// The host as observed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Facts {
@@ -92,6 +114,14 @@ pub struct Facts {
     pub has_sudo: bool,
     /// needrestart is installed.
     pub has_needrestart: bool,
+    /// systemd-resolved answers for this host.
+    pub has_resolved: bool,
+    /// How `/tmp` is kept.
+    pub tmp: Temporary,
+    /// The mail server that runs.
+    pub mail_server: Option<MailServer>,
+    /// Nobody but Docker listens where its metrics would be.
+    pub metrics_free: bool,
     /// The kernel has the congestion control BBR.
     pub has_bbr: bool,
     /// The time daemon that runs.
@@ -283,6 +313,22 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
             time_daemon = Some(unit.to_owned());
         }
     }
+    let tmp_unit = read("who mounts /tmp", "/etc/systemd/system/tmp.mount")?.unwrap_or_default();
+    let mounts = read("what is mounted", crate::want::MOUNTS)?.unwrap_or_default();
+    let tmp = match crate::want::mount_flags(&mounts, "/tmp") {
+        _ if tmp_unit.contains("managed by appliance") => Temporary::Ours,
+        Some(_) => Temporary::Mounted,
+        None => Temporary::Plain,
+    };
+    let mut mail_server = None;
+    for (path, server) in [
+        ("/etc/postfix/main.cf", MailServer::Postfix),
+        ("/etc/exim4/update-exim4.conf.conf", MailServer::Exim),
+    ] {
+        if mail_server.is_none() && exists("which mail server runs", path)? {
+            mail_server = Some(server);
+        }
+    }
     let swaps = read("the swap space", "/proc/swaps")?.unwrap_or_default();
     let daemon_json = read("Docker's settings", docker::DAEMON_JSON)?.unwrap_or_default();
     let ours = ask(
@@ -372,6 +418,18 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
         .split_whitespace()
         .any(|name| name == "bbr"),
         time_daemon,
+        has_resolved: ask(
+            "whether systemd-resolved runs",
+            &["systemctl", "is-active", "systemd-resolved.service"],
+        )? == "active",
+        tmp,
+        mail_server,
+        metrics_free: ask(
+            "who listens where Docker's metrics would be",
+            &["ss", "-Hltnp", "sport = :9323"],
+        )?
+        .lines()
+        .all(|line| line.contains("\"dockerd\"")),
         docker_ipv6: options.docker_ipv6 || daemon_json.contains("ipv6"),
         docker_tcp: !ask(
             "whether Docker's API listens on the network",

@@ -123,6 +123,8 @@ pub struct Options {
     pub log_size: u64,
     /// Bytes of the journal, at most; a twentieth of the disk if that is less.
     pub journal_size: u64,
+    /// Where the journal is sent to, `https://logs.example.com:19532`; nowhere if absent.
+    pub ship_logs_to: Option<String>,
     /// Bytes of the build cache.
     pub image_cache: u64,
     /// The text of `host.yml`, where another one than that of the host was given.
@@ -171,6 +173,7 @@ impl Options {
             reboot_at: None,
             log_size: 10 << 20,
             journal_size: 500 << 20,
+            ship_logs_to: None,
             image_cache: 10 << 30,
             host_yml: None,
             force: false,

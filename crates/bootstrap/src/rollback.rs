@@ -43,6 +43,8 @@ pub fn rollback(host: &dyn Host, item: &Item) -> Result<Undone, HostError> {
             continue;
         }
         match want {
+            // The way back stays while there is something to go back from.
+            Want::Files { .. } | Want::Unit { .. } if item.id == "ssh" => {}
             Want::Files { files, after } => {
                 let before = undone.changes.len();
                 for file in files {
@@ -92,7 +94,7 @@ pub fn rollback(host: &dyn Host, item: &Item) -> Result<Undone, HostError> {
             }
             Want::Sshd { .. } => {
                 if host.entry(Path::new(sshd::DROP_IN))?.is_some() {
-                    sshd::arm(host)?;
+                    sshd::pending::arm(host)?;
                     host.remove(Path::new(sshd::DROP_IN))?;
                     must(host, &Command::new(["sshd", "-t"]))?;
                     Handler::Ssh.run(host)?;

@@ -1,10 +1,14 @@
 //! The SSH daemon: what it does now, and the drop-in that hardens it.
+//!
+//! How a change of it is confirmed or reverted: [`pending`].
+
+pub mod pending;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::host::{Command, Host, HostError, must};
+use crate::host::{Command, Host, HostError};
 use crate::options::SshWishes;
 
 /// Sorts before cloud-init's `50-cloud-init.conf`: for sshd the first value wins.
@@ -137,7 +141,11 @@ pub fn settings(
         ("MaxSessions", "10"),
         ("MaxStartups", "10:30:60"),
         ("ClientAliveInterval", "300"),
-        ("ClientAliveCountMax", "3"),
+        ("ClientAliveCountMax", "2"),
+        // The line above notices dead connections, inside the encryption.
+        ("TCPKeepAlive", "no"),
+        // What is pushed is compressed already; and a compressor reads what strangers send.
+        ("Compression", "no"),
         ("LogLevel", "VERBOSE"),
         ("UseDNS", "no"),
     ];
@@ -196,74 +204,6 @@ pub fn algorithms(host: &dyn Host) -> Result<BTreeSet<String>, HostError> {
         }
     }
     Ok(found)
-}
-
-/// The drop-in as it was before the last change; there while nobody has confirmed it.
-pub const BEFORE: &str = "/run/appliance-ssh-before.conf";
-/// The timer that puts it back.
-pub const REVERT_UNIT: &str = "appliance-ssh-revert";
-
-/// Before the drop-in changes: if somebody is connected, the old one comes back unless the change is confirmed.
-///
-/// The first drop-in is not armed: what it turns off (passwords) has been checked against the keys that are there,
-/// and to go back would mean to open the host.
-///
-/// # Errors
-/// When the timer cannot be armed.
-pub fn arm(host: &dyn Host) -> Result<(), HostError> {
-    let Some(before) = host.read(DROP_IN.as_ref())? else {
-        return Ok(());
-    };
-    let sessions = host.run(&Command::new(["who"]))?;
-    let connected = sessions.stdout.lines().any(|line| line.ends_with(')'));
-    if !connected {
-        return Ok(());
-    }
-    host.write(BEFORE.as_ref(), &before, 0o600, &crate::host::Owner::root())?;
-    let unit = format!("--unit={REVERT_UNIT}");
-    let after = format!("--on-active={}", crate::firewall::pending::PATIENCE);
-    let timer = [
-        "systemd-run",
-        "--collect",
-        "--quiet",
-        &unit,
-        &after,
-        "--timer-property=AccuracySec=1s",
-        "/usr/local/bin/appliance",
-        "host",
-        "revert-ssh",
-    ];
-    must(host, &Command::new(timer)).map(drop)
-}
-
-/// What the timer runs: the drop-in as it was before.
-///
-/// # Errors
-/// When it cannot be put back.
-pub fn revert(host: &dyn Host) -> Result<(), HostError> {
-    if let Some(before) = host.read(BEFORE.as_ref())? {
-        host.write(DROP_IN.as_ref(), &before, 0o644, &crate::host::Owner::root())?;
-        host.remove(BEFORE.as_ref())?;
-        must(
-            host,
-            &Command::new(["systemctl", "try-reload-or-restart", "ssh.service"]),
-        )?;
-    }
-    Ok(())
-}
-
-/// Stops the timer: somebody came in over a new connection. `false` if nothing was armed.
-///
-/// # Errors
-/// When it cannot be stopped.
-pub fn confirm(host: &dyn Host) -> Result<bool, HostError> {
-    let armed = host.entry(BEFORE.as_ref())?.is_some();
-    if armed {
-        let timer = format!("{REVERT_UNIT}.timer");
-        let _fired_already = host.run(&Command::new(["systemctl", "stop", &timer]))?;
-        host.remove(BEFORE.as_ref())?;
-    }
-    Ok(armed)
 }
 
 /// The drop-in's text.

@@ -44,6 +44,8 @@ pub struct Host {
     pub docker: Docker,
     /// Security updates and reboots.
     pub updates: Updates,
+    /// The host's own log.
+    pub logs: Logs,
     /// Which hardening is applied.
     pub hardening: Hardening,
     /// Swap: `auto` (none if there is any, or with 4 GiB of memory), `off`, or a size.
@@ -432,6 +434,16 @@ impl Default for Updates {
             reboot_at: None,
         }
     }
+}
+
+/// The host's own log.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Logs {
+    /// A systemd-journal-remote that gets the journal too: `https://logs.example.com:19532`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^https?://[A-Za-z0-9.\-\[\]:]+/?$"))]
+    pub ship_to: Option<String>,
 }
 
 /// Which hardening is applied.

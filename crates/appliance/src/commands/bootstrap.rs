@@ -32,6 +32,9 @@ pub struct BootstrapArgs {
     /// What the host should be; installed as /etc/appliance/host.yml, which is read if this is not given
     #[arg(long, value_name = "FILE")]
     host_yml: Option<PathBuf>,
+    /// The text of such a file (how it travels to another machine)
+    #[arg(long, hide = true, conflicts_with = "host_yml", allow_hyphen_values = true)]
+    host_yml_text: Option<String>,
     /// Replace files of ours that somebody edited
     #[arg(long)]
     force: bool,
@@ -123,7 +126,7 @@ fn armed() -> Vec<String> {
             pending.nonce
         ));
     }
-    if matches!(Local.entry(Path::new(sshd::BEFORE)), Ok(Some(_))) {
+    if matches!(sshd::pending::is_armed(&Local), Ok(true)) {
         armed.push(format!(
             "sshd's change goes back in {} s; in a new session: appliance host confirm",
             firewall::pending::PATIENCE
@@ -218,6 +221,43 @@ impl BootstrapArgs {
         }
     }
 
+    /// These arguments as words, for the same command on another machine; a file named here travels as its text.
+    ///
+    /// # Errors
+    /// When `--host-yml` cannot be read, or holds mistakes.
+    pub fn words(&self) -> anyhow::Result<Vec<String>> {
+        let mut words = Vec::new();
+        for (flag, keys) in [
+            ("--admin-key", &self.admin_key),
+            ("--deploy-key", &self.deploy_key),
+        ] {
+            for key in keys {
+                words.extend([flag.to_owned(), key.clone()]);
+            }
+        }
+        match self.docker {
+            DockerSource::Auto => {}
+            DockerSource::Docker => words.push("--docker=docker".to_owned()),
+            DockerSource::Distribution => words.push("--docker=distribution".to_owned()),
+        }
+        if let Some(path) = &self.host_yml {
+            // Mistakes are found here, with the name of the file as it was given.
+            let (text, _) = host_file::read(path)?;
+            words.extend(["--host-yml-text".to_owned(), text]);
+        }
+        for (flag, on) in [
+            ("--force", self.force),
+            ("--dry-run", self.dry_run),
+            ("--json", self.json),
+            ("--allow-container", self.allow_container),
+        ] {
+            if on {
+                words.push(flag.to_owned());
+            }
+        }
+        Ok(words)
+    }
+
     /// Whether JSON was asked for.
     pub fn json(&self) -> bool {
         self.json
@@ -240,7 +280,11 @@ pub fn options(args: &BootstrapArgs) -> anyhow::Result<Options> {
     options.allow_container = args.allow_container;
     options.force = args.force;
     let installed = Path::new(appliance_config::host::PATH);
-    if let Some(path) = &args.host_yml {
+    if let Some(text) = &args.host_yml_text {
+        let host = host_file::parse("host.yml", text)?;
+        host_file::apply(&host, &mut options)?;
+        options.host_yml = Some(text.clone());
+    } else if let Some(path) = &args.host_yml {
         let (text, host) = host_file::read(path)?;
         host_file::apply(&host, &mut options)?;
         options.host_yml = Some(text);

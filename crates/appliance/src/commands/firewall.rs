@@ -293,16 +293,25 @@ async fn armed(
             .again()
             .await
             .context("a new connection is not let in; the change goes back by itself")?;
-        let shown: wire::Firewall = again.get("/v1/firewall").await?;
-        if let Some(pending) = shown.pending {
-            let change = FirewallChange::Confirm {
-                nonce: pending.nonce,
-                session: session(&again),
-            };
-            send(reach, &again, change).await?;
-        }
+        confirm_pending(&again, reach).await?;
     }
     Ok(())
+}
+
+/// Confirms the rules that wait for it, if any do, over a connection that began after they were armed.
+///
+/// # Errors
+/// When the host does not answer or refuses.
+pub async fn confirm_pending(again: &Link, reach: &ReachArgs) -> anyhow::Result<()> {
+    let shown: wire::Firewall = again.get("/v1/firewall").await?;
+    let Some(pending) = shown.pending else {
+        return Ok(());
+    };
+    let change = FirewallChange::Confirm {
+        nonce: pending.nonce,
+        session: session(again),
+    };
+    send(reach, again, change).await
 }
 
 async fn list(args: &ReadArgs, globals: &Globals) -> anyhow::Result<()> {

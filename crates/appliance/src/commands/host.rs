@@ -3,55 +3,84 @@
 use std::process::ExitCode;
 
 use appliance_bootstrap::item::Item;
+use appliance_bootstrap::sshd::pending::PendingError;
 use appliance_bootstrap::{Local, observe, plan, rollback, sshd};
 
+use crate::cli::block_on;
 use crate::commands::bootstrap::{self, BootstrapArgs};
+use crate::commands::host_remote;
+use crate::developer::reach::ReachArgs;
 use crate::failure::{Kind, failure};
+use crate::globals::Globals;
 use crate::ui;
 
 /// What this host should be, what it is, and why
 #[derive(Debug, clap::Subcommand)]
 pub enum HostCommand {
     /// Show what `apply` would change, and touch nothing
-    Plan(BootstrapArgs),
+    Plan(HostArgs),
     /// Make the host what host.yml says; a second run changes nothing
-    Apply(BootstrapArgs),
+    ///
+    /// From elsewhere, what has to be confirmed is confirmed over a new connection by itself.
+    Apply(HostArgs),
     /// Check every item; exit code 1 if one is not as it should be
-    Audit(BootstrapArgs),
+    Audit(HostArgs),
     /// Say what an item is, why it is there, and how to undo it
     Explain {
         /// Its id or a name of the hardening list, such as `ssh` or `S19`
         item: String,
         #[command(flatten)]
-        args: BootstrapArgs,
+        args: HostArgs,
     },
     /// Undo an item, as far as that is safe to do without asking
     Rollback {
         /// Its id
         item: String,
         #[command(flatten)]
-        args: BootstrapArgs,
+        args: HostArgs,
     },
     /// Keep a change of sshd's settings, over a connection made after it
-    Confirm,
+    Confirm(ReachArgs),
     /// Put sshd's former settings back (what the revert timer runs)
     #[command(hide = true)]
-    RevertSsh,
+    RevertSsh {
+        /// sshd has not started yet
+        #[arg(long)]
+        at_boot: bool,
+    },
+}
+
+/// Which host, and what it should be.
+#[derive(Debug, clap::Args)]
+pub struct HostArgs {
+    #[command(flatten)]
+    what: BootstrapArgs,
+    #[command(flatten)]
+    reach: ReachArgs,
 }
 
 /// Runs a host command.
 ///
 /// # Errors
-/// A bad `host.yml`, an unsupported system, an item that is not there.
-pub fn run(command: &HostCommand) -> anyhow::Result<ExitCode> {
+/// A bad `host.yml`, an unsupported system, an item that is not there; from elsewhere also a host that refuses.
+pub fn run(command: &HostCommand, globals: &Globals) -> anyhow::Result<ExitCode> {
+    if let Some((words, reach)) = elsewhere(command, globals)? {
+        let confirm = matches!(command, HostCommand::Apply(_));
+        return block_on(host_remote::run(&words, reach, globals, confirm)).map(ExitCode::from);
+    }
     match command {
-        HostCommand::Plan(args) => bootstrap::run(&args.dry()),
-        HostCommand::Apply(args) => bootstrap::run(args),
-        HostCommand::Audit(args) => audit(args),
-        HostCommand::Explain { item, args } => explain(item, args),
-        HostCommand::Rollback { item, args } => roll_back(item, args),
-        HostCommand::Confirm => {
-            let kept = sshd::confirm(&Local)?;
+        HostCommand::Plan(args) => bootstrap::run(&args.what.dry()),
+        HostCommand::Apply(args) => bootstrap::run(&args.what),
+        HostCommand::Audit(args) => audit(&args.what),
+        HostCommand::Explain { item, args } => explain(item, &args.what),
+        HostCommand::Rollback { item, args } => roll_back(item, &args.what),
+        HostCommand::Confirm(_) => {
+            let kept = sshd::pending::confirm(&Local).map_err(|error| match error {
+                PendingError::NoNewConnection => failure(Kind::Other, error.to_string())
+                    .hint("open a new SSH connection, and while it is open: appliance host confirm")
+                    .into(),
+                other => anyhow::Error::from(other),
+            })?;
             ui::note(if kept {
                 "sshd's settings stay"
             } else {
@@ -59,11 +88,36 @@ pub fn run(command: &HostCommand) -> anyhow::Result<ExitCode> {
             });
             Ok(ExitCode::SUCCESS)
         }
-        HostCommand::RevertSsh => {
-            sshd::revert(&Local)?;
+        HostCommand::RevertSsh { at_boot } => {
+            sshd::pending::revert(&Local, *at_boot)?;
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// The words of the command, and the hosts it is meant for, if that is not this machine.
+fn elsewhere<'a>(
+    command: &'a HostCommand,
+    globals: &Globals,
+) -> anyhow::Result<Option<(Vec<String>, &'a ReachArgs)>> {
+    let (verb, item, args, reach) = match command {
+        HostCommand::Plan(args) => ("plan", None, Some(&args.what), &args.reach),
+        HostCommand::Apply(args) => ("apply", None, Some(&args.what), &args.reach),
+        HostCommand::Audit(args) => ("audit", None, Some(&args.what), &args.reach),
+        HostCommand::Explain { item, args } => ("explain", Some(item), Some(&args.what), &args.reach),
+        HostCommand::Rollback { item, args } => ("rollback", Some(item), Some(&args.what), &args.reach),
+        HostCommand::Confirm(reach) => ("confirm", None, None, reach),
+        HostCommand::RevertSsh { .. } => return Ok(None),
+    };
+    if !host_remote::is_meant(reach, globals)? {
+        return Ok(None);
+    }
+    let mut words = vec![verb.to_owned()];
+    words.extend(item.cloned());
+    if let Some(args) = args {
+        words.extend(args.words()?);
+    }
+    Ok(Some((words, reach)))
 }
 
 fn audit(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {

@@ -18,6 +18,7 @@ pub mod docs;
 pub mod exec;
 pub mod firewall;
 pub mod host;
+pub mod host_remote;
 pub mod init;
 pub mod keys;
 pub mod listing;

@@ -8,7 +8,7 @@ use crate::item::{Item, Level};
 use crate::key::{KeyEntry, Permission, PublicKey};
 use crate::options::Options;
 use crate::sshd;
-use crate::want::{Content, FileWant, Want};
+use crate::want::{Content, FileWant, Handler, Want};
 
 const HOME: &str = "/home/deploy";
 
@@ -185,9 +185,22 @@ pub(super) fn ssh(options: &Options, facts: &Facts) -> Option<Item> {
             "L SSH-7408",
         ],
         rollback: "rm /etc/ssh/sshd_config.d/00-appliance.conf; systemctl reload ssh",
-        wants: vec![Want::Sshd {
-            settings: sshd::settings(&options.ssh, &facts.ssh_algorithms, key_exists, banner),
-        }],
+        wants: vec![
+            // First the way back, then the change.
+            Want::Files {
+                files: vec![FileWant::ours(
+                    "/etc/systemd/system/appliance-ssh-confirmed.service",
+                    include_str!("../../../../systemd/appliance-ssh-confirmed.service"),
+                )],
+                after: vec![Handler::DaemonReload],
+            },
+            Want::Unit {
+                name: "appliance-ssh-confirmed.service".to_owned(),
+            },
+            Want::Sshd {
+                settings: sshd::settings(&options.ssh, &facts.ssh_algorithms, key_exists, banner),
+            },
+        ],
     })
 }
 

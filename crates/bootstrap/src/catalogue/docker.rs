@@ -49,6 +49,12 @@ fn switches() -> Vec<Item> {
             &["S05", "D2.8"],
         ),
         switch(
+            "docker-metrics",
+            "The engine's metrics can be read on the host",
+            "what Docker does over time, in Prometheus' form, on 127.0.0.1:9323 and nowhere else",
+            &["S07"],
+        ),
+        switch(
             "docker-build-cache",
             "The build cache is bounded",
             "it grows until the disk is full",
@@ -87,6 +93,16 @@ fn on(options: &Options, id: &str) -> bool {
         .is_some_and(|item| item.is_on(options))
 }
 
+/// Whether the engine that is or will be there has metrics outside its experiments, which is since 23.
+fn counts(facts: &Facts) -> bool {
+    match (&facts.engine, facts.engine_from) {
+        (Engine::Installed { version, .. }, _) => docker::major(version).is_some_and(|major| major >= 23),
+        (_, Origin::Distribution) => !(facts.os.id == "debian" && facts.os.version == "12"),
+        (_, Origin::Docker) => true,
+        (_, Origin::Other) => false,
+    }
+}
+
 fn config(options: &Options, facts: &Facts) -> Item {
     let swarm = matches!(facts.engine, Engine::Installed { swarm: true, .. });
     // `dockerd --validate` came with 23; an engine that is not installed has no opinion.
@@ -107,6 +123,7 @@ fn config(options: &Options, facts: &Facts) -> Item {
             open_files: on(options, "docker-open-files") && facts.container.is_none(),
             build_cache: on(options, "docker-build-cache").then_some(options.image_cache),
             ipv6: options.docker_ipv6,
+            metrics: on(options, "docker-metrics") && facts.metrics_free && counts(facts),
         }),
         mode: 0o644,
         owner: Owner::root(),

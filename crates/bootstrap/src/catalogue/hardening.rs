@@ -5,11 +5,12 @@
 //! no `user.max_user_namespaces=0`, no `modules_disabled`, no blocked overlay, squashfs or vfat, no `noexec` on `/tmp`.
 
 use super::MANAGED;
-use crate::facts::Facts;
+use crate::facts::{Facts, MailServer, Temporary};
+use crate::firewall::opening::Protocol;
 use crate::host::Owner;
 use crate::item::{Item, Level};
 use crate::options::{Options, Swap};
-use crate::want::{Check, Content, FileWant, Handler, Want};
+use crate::want::{Content, FileWant, Handler, Want};
 
 /// Every item of this page, in order.
 pub(super) fn items(options: &Options, facts: &Facts) -> Vec<Item> {
@@ -21,23 +22,17 @@ pub(super) fn items(options: &Options, facts: &Facts) -> Vec<Item> {
         bbr(facts),
         updates(options),
         time(facts),
-        coredumps(),
-        login_defs(),
-        banner(),
-        cron(),
-        accounts_files(),
         host_keys(),
         modules(),
         legacy(),
+        apparmor(facts),
+        temporary(facts),
     ];
+    items.push(mail(options, facts));
     if facts.container.is_none() {
         items.push(kernel());
         items.push(file_links());
         items.push(swap(options, facts));
-        items.push(auditd());
-    }
-    if facts.has_sudo {
-        items.push(sudo());
     }
     if facts.has_needrestart {
         items.push(needrestart());
@@ -48,11 +43,12 @@ pub(super) fn items(options: &Options, facts: &Facts) -> Vec<Item> {
     if let Some(zone) = &options.timezone {
         items.push(timezone(zone));
     }
-    items.extend(optional());
+    items.extend(super::logins::items(options, facts));
+    items.extend(super::optional::items(options, facts));
     items
 }
 
-fn item(
+pub(super) fn item(
     id: &'static str,
     level: Level,
     title: &'static str,
@@ -79,7 +75,7 @@ fn sysctl(name: &str, settings: &[(&'static str, &'static str)]) -> Vec<Want> {
     }]
 }
 
-fn files(files: Vec<FileWant>, after: Vec<Handler>) -> Vec<Want> {
+pub(super) fn files(files: Vec<FileWant>, after: Vec<Handler>) -> Vec<Want> {
     vec![Want::Files { files, after }]
 }
 
@@ -170,6 +166,7 @@ fn kernel() -> Item {
                 ("kernel.randomize_va_space", "2"),
                 ("kernel.sysrq", "0"),
                 ("kernel.kexec_load_disabled", "1"),
+                ("kernel.core_uses_pid", "1"),
                 ("dev.tty.ldisc_autoload", "0"),
             ],
         ),
@@ -368,129 +365,6 @@ fn timezone(zone: &str) -> Item {
     )
 }
 
-fn coredumps() -> Item {
-    item(
-        "core-dumps",
-        Level::Should,
-        "Crashes leave no memory on disk",
-        "a core dump of an app holds its secrets",
-        &["S14", "U1.5.3", "L KRNL-5820"],
-        "rm /etc/security/limits.d/50-appliance.conf /etc/systemd/coredump.conf.d/50-appliance.conf",
-        files(
-            vec![
-                FileWant::ours(
-                    "/etc/security/limits.d/50-appliance.conf",
-                    format!("{MANAGED}* hard core 0\n* soft core 0\n"),
-                ),
-                FileWant::ours(
-                    "/etc/systemd/coredump.conf.d/50-appliance.conf",
-                    format!("{MANAGED}[Coredump]\nStorage=none\nProcessSizeMax=0\n"),
-                ),
-            ],
-            Vec::new(),
-        ),
-    )
-}
-
-fn login_defs() -> Item {
-    item(
-        "login-defs",
-        Level::Should,
-        "New files of people are not for everybody",
-        "umask 027 for log-in shells; accounts with a key and no password do not age",
-        &["S15", "U5.4.1", "L AUTH-9230", "L AUTH-9328"],
-        "appliance host rollback login-defs",
-        files(
-            vec![FileWant {
-                path: "/etc/login.defs".into(),
-                content: Content::LoginDefs(vec![
-                    ("UMASK", "027"),
-                    ("SHA_CRYPT_MIN_ROUNDS", "10000"),
-                    ("SHA_CRYPT_MAX_ROUNDS", "65536"),
-                ]),
-                mode: 0o644,
-                owner: Owner::root(),
-                check: None,
-                force: false,
-            }],
-            Vec::new(),
-        ),
-    )
-}
-
-/// What `/etc/issue.net` says before a log-in.
-pub(super) const BANNER: &str = "/etc/issue.net";
-
-fn banner() -> Item {
-    const TEXT: &str = "Authorized access only. All activity is monitored, logged and reported.\nDisconnect now if you are not an authorized user.\n";
-    item(
-        "banner",
-        Level::Should,
-        "A notice before the log-in",
-        "some courts ask for it; and it does not name the system",
-        &["S16", "U1.6", "L BANN-7126", "L BANN-7130"],
-        "appliance host rollback banner",
-        files(
-            [BANNER, "/etc/issue"]
-                .map(|path| FileWant {
-                    path: path.into(),
-                    content: Content::Instead(TEXT.to_owned()),
-                    mode: 0o644,
-                    owner: Owner::root(),
-                    check: None,
-                    force: false,
-                })
-                .to_vec(),
-            Vec::new(),
-        ),
-    )
-}
-
-fn cron() -> Item {
-    item(
-        "cron-files",
-        Level::Should,
-        "Schedules are root's to read",
-        "they say when which job runs as whom, and often hold passwords",
-        &["S17", "U2.4.1"],
-        "chmod 644 /etc/crontab; chmod 755 /etc/cron.{hourly,daily,weekly,monthly,d}",
-        vec![Want::Rights {
-            paths: vec![
-                ("/etc/crontab", 0o600),
-                ("/etc/cron.hourly", 0o700),
-                ("/etc/cron.daily", 0o700),
-                ("/etc/cron.weekly", 0o700),
-                ("/etc/cron.monthly", 0o700),
-                ("/etc/cron.d", 0o700),
-            ],
-        }],
-    )
-}
-
-fn accounts_files() -> Item {
-    item(
-        "account-files",
-        Level::Should,
-        "Accounts can be read, their secrets cannot",
-        "whoever writes these is root",
-        &["S18", "U7.1"],
-        "none needed: these are Debian's own modes",
-        vec![Want::Rights {
-            paths: vec![
-                ("/etc/passwd", 0o644),
-                ("/etc/passwd-", 0o644),
-                ("/etc/group", 0o644),
-                ("/etc/group-", 0o644),
-                ("/etc/shadow", 0o640),
-                ("/etc/shadow-", 0o640),
-                ("/etc/gshadow", 0o640),
-                ("/etc/gshadow-", 0o640),
-                ("/etc/shells", 0o644),
-            ],
-        }],
-    )
-}
-
 fn host_keys() -> Item {
     item(
         "host-keys",
@@ -578,7 +452,7 @@ fn modules() -> Item {
 }
 
 /// Services that send passwords in the clear, or send reports elsewhere.
-pub(crate) const LEGACY: [&str; 10] = [
+pub(crate) const LEGACY: [&str; 11] = [
     "telnet",
     "telnetd",
     "inetutils-telnet",
@@ -587,6 +461,7 @@ pub(crate) const LEGACY: [&str; 10] = [
     "nis",
     "talk",
     "talkd",
+    "ftp",
     "apport",
     "whoopsie",
 ];
@@ -605,24 +480,102 @@ fn legacy() -> Item {
     )
 }
 
-fn sudo() -> Item {
-    const TEXT: &str =
-        "Defaults use_pty\nDefaults logfile=\"/var/log/appliance/sudo.log\"\nDefaults timestamp_timeout=15\n";
+/// AppArmor confines what runs in containers by Docker's profile `docker-default`, which the engine loads itself where it can.
+fn apparmor(facts: &Facts) -> Item {
+    let wants = if facts.apparmor && facts.container.is_none() {
+        vec![
+            Want::Packages {
+                names: vec!["apparmor".to_owned()],
+            },
+            Want::Unit {
+                name: "apparmor.service".to_owned(),
+            },
+        ]
+    } else {
+        // Without the kernel's part there is nothing to switch on; a note says so.
+        Vec::new()
+    };
     item(
-        "sudo",
-        Level::Must,
-        "sudo leaves a record",
-        "commands run in a terminal of their own, and are written down; nobody gets more rights by it",
-        &["M04", "M05", "S29", "U5.2.2", "U5.2.3", "U5.2.6"],
-        "rm /etc/sudoers.d/50-appliance",
-        files(
-            vec![
-                FileWant::ours("/etc/sudoers.d/50-appliance", format!("{MANAGED}{TEXT}"))
-                    .mode(0o440)
-                    .checked(Check(&["visudo", "--check", "--quiet", "--file", "{}"])),
-            ],
-            Vec::new(),
+        "apparmor",
+        Level::Should,
+        "Containers are confined by AppArmor",
+        "what breaks out of an app still may not write to the kernel's files; the engine loads its profile when it starts",
+        &["S20", "U1.3", "D5.2", "L MACF-6208"],
+        "systemctl disable apparmor, and reboot",
+        wants,
+    )
+}
+
+fn temporary(facts: &Facts) -> Item {
+    let mut wants = Vec::new();
+    if facts.tmp == Temporary::Plain || facts.tmp == Temporary::Ours {
+        wants.push(Want::Files {
+            files: vec![FileWant::ours(
+                "/etc/systemd/system/tmp.mount",
+                include_str!("../../../../systemd/tmp.mount"),
+            )],
+            after: vec![Handler::DaemonReload],
+        });
+        wants.push(Want::Unit {
+            name: "tmp.mount".to_owned(),
+        });
+    }
+    // What another unit or a line of fstab mounts is theirs; its flags are tightened in place, and said.
+    wants.extend(["/tmp", "/dev/shm"].map(|path| Want::Mount {
+        path,
+        flags: &["nosuid", "nodev"],
+    }));
+    item(
+        "temporary-files",
+        Level::Should,
+        "Directories that everybody may write to hold no devices and grant no rights",
+        "a setuid program or a device left there has no effect; programs still run, since packages need that",
+        &["S21", "U1.1.2.1", "U1.1.2.2", "L FILE-6374"],
+        "systemctl disable tmp.mount; rm /etc/systemd/system/tmp.mount; reboot",
+        wants,
+    )
+}
+
+/// A mail server that came as a dependency only takes mail of this host; one whose port host.yml opens is meant to.
+fn mail(options: &Options, facts: &Facts) -> Item {
+    let opened = options
+        .firewall
+        .openings
+        .iter()
+        .any(|opening| opening.ports.protocol == Protocol::Tcp && opening.ports.contains(25));
+    let settings = facts.mail_server.filter(|_| !opened).map(|server| match server {
+        MailServer::Postfix => (
+            "/etc/postfix/main.cf",
+            Content::MainCf(vec![("inet_interfaces", "loopback-only")]),
+            "postfix.service",
         ),
+        MailServer::Exim => (
+            "/etc/exim4/update-exim4.conf.conf",
+            Content::ShellSettings(vec![("dc_local_interfaces", "'127.0.0.1 ; ::1'")]),
+            "exim4.service",
+        ),
+    });
+    let wants = settings.map_or_else(Vec::new, |(path, content, unit)| {
+        files(
+            vec![FileWant {
+                path: path.into(),
+                content,
+                mode: 0o644,
+                owner: Owner::root(),
+                check: None,
+                force: false,
+            }],
+            vec![Handler::Restart(unit.to_owned())],
+        )
+    });
+    item(
+        "mail-local",
+        Level::Should,
+        "The mail server takes mail of this host alone",
+        "it came along with something else, and nobody watches it; host.yml keeps it open where port 25 is opened there",
+        &["S24", "U2.1.21", "L MAIL-8818"],
+        "appliance host rollback mail-local",
+        wants,
     )
 }
 
@@ -650,93 +603,6 @@ fn swap(options: &Options, facts: &Facts) -> Item {
         "swapoff /swapfile; rm /swapfile; remove its line from /etc/fstab",
         wants,
     )
-}
-
-fn auditd() -> Item {
-    const RULES: &str = "-w /usr/bin/dockerd -p x -k docker\n-w /var/lib/docker -p wa -k docker\n-w /etc/docker -p wa -k docker\n\
-                         -w /etc/sudoers -p wa -k sudo\n-w /etc/sudoers.d -p wa -k sudo\n-w /etc/ssh -p wa -k ssh\n\
-                         -w /etc/appliance -p wa -k appliance\n-w /var/lib/appliance/keys.json -p wa -k appliance\n";
-    item(
-        "auditd",
-        Level::Optional,
-        "Who touched the files that matter",
-        "the kernel's own record of changes to Docker's, sudo's, sshd's and our files; it rotates and never stops the host",
-        &["S08", "U6.2", "D1.1.3", "D1.1.18", "L ACCT-9628"],
-        "apt-get remove auditd; rm /etc/audit/rules.d/50-appliance.rules",
-        vec![
-            Want::Packages {
-                names: vec!["auditd".to_owned()],
-            },
-            Want::Files {
-                files: vec![
-                    FileWant::ours(
-                        "/etc/audit/rules.d/50-appliance.rules",
-                        format!("{MANAGED}{RULES}"),
-                    )
-                    .mode(0o640),
-                ],
-                after: vec![Handler::Restart("auditd.service".to_owned())],
-            },
-        ],
-    )
-}
-
-fn optional() -> Vec<Item> {
-    let packages = |names: &[&str]| {
-        vec![Want::Packages {
-            names: names.iter().map(|name| (*name).to_owned()).collect(),
-        }]
-    };
-    vec![
-        item(
-            "aide",
-            Level::Optional,
-            "Changed system files are noticed",
-            "a daily comparison with a recorded state; containers' files are left out",
-            &["O01", "U6.3", "L FINT-4350"],
-            "apt-get remove aide",
-            {
-                let mut wants = packages(&["aide"]);
-                wants.extend(files(
-                    vec![FileWant::ours(
-                        "/etc/aide/aide.conf.d/99_appliance",
-                        format!("{MANAGED}!/var/lib/docker\n!/var/lib/containerd\n!/var/lib/appliance\n!/var/log\n!/run\n"),
-                    )],
-                    Vec::new(),
-                ));
-                wants
-            },
-        ),
-        item(
-            "debsums",
-            Level::Optional,
-            "Package files can be compared with what was shipped",
-            "shows what was altered after installation",
-            &["O02", "L PKGS-7370"],
-            "apt-get remove debsums",
-            packages(&["debsums"]),
-        ),
-        item(
-            "accounting",
-            Level::Optional,
-            "Load and processes are recorded over time",
-            "what happened last night, without having watched",
-            &["O03", "L ACCT-9622", "L ACCT-9626"],
-            "apt-get remove acct sysstat",
-            packages(&["acct", "sysstat"]),
-        ),
-        item(
-            "root-lock",
-            Level::Chosen,
-            "Root has no password",
-            "nobody guesses it; the provider's console then needs another account",
-            &["S30", "U5.4.2"],
-            "passwd --unlock root, or passwd root",
-            vec![Want::Locked {
-                user: "root".to_owned(),
-            }],
-        ),
-    ]
 }
 
 #[cfg(test)]

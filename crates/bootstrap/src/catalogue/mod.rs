@@ -3,9 +3,13 @@
 //! Keys come before sshd is tightened, Docker's settings before Docker, packages before the firewall, everything before our own services.
 
 mod access;
+#[cfg(test)]
+mod coverage;
 mod docker;
 mod firewall;
 mod hardening;
+mod logins;
+mod optional;
 mod services;
 mod system;
 

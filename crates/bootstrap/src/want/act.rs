@@ -42,6 +42,8 @@ impl Want {
                     // `*` is no password at all; `!` would make sshd without PAM refuse keys too.
                     let argv = [
                         "useradd",
+                        "--key",
+                        "HOME_MODE=0750",
                         "--create-home",
                         "--home-dir",
                         &home,
@@ -102,7 +104,7 @@ impl Want {
                 // The candidate is read first, as the drop-in will be; then everything that is there now.
                 let whole = format!("{text}Include {}\n", sshd::CONFIG);
                 check(host, sshd::DROP_IN, &["sshd", "-t", "-f", "{}"], whole.as_bytes())?;
-                sshd::arm(host)?;
+                sshd::pending::arm(host)?;
                 host.write(Path::new(sshd::DROP_IN), text.as_bytes(), 0o644, &Owner::root())?;
             }
             (Want::Sysctl { path, settings }, _) => {
@@ -135,6 +137,14 @@ impl Want {
             (Want::Swap { bytes }, _) => swap(host, *bytes)?,
             (Want::Timezone(zone), _) => {
                 must(host, &Command::new(["timedatectl", "set-timezone", zone]))?;
+            }
+            (Want::Mount { path, flags }, _) => {
+                let options = format!("remount,{}", flags.join(","));
+                must(host, &Command::new(["mount", "--options", &options, path]))?;
+            }
+            (Want::Made { by, .. }, _) => {
+                let command = Command::new(by.iter().copied()).timeout(Duration::from_secs(1800));
+                must(host, &command)?;
             }
             (Want::Locked { user }, _) => {
                 must(host, &Command::new(["passwd", "--quiet", "--lock", user]))?;
@@ -175,7 +185,13 @@ fn write(
     match (&wanted.content, &seen.contents) {
         (Content::Exactly(_), _) => Written::note(host, &wanted.path, &bytes)?,
         (
-            Content::LoginDefs(_) | Content::Moduli | Content::Instead(_) | Content::DockerDaemon(_),
+            Content::LoginDefs(_)
+            | Content::ShellSettings(_)
+            | Content::MainCf(_)
+            | Content::PamSu
+            | Content::Moduli
+            | Content::Instead(_)
+            | Content::DockerDaemon(_),
             Some(before),
         ) if *before != bytes => written::keep_original(host, &wanted.path, before)?,
         _ => {}

@@ -156,6 +156,12 @@ impl Want {
             (Want::Timezone(zone), Seen::Plain { right: false, is }) => {
                 changes.push(format!("time zone {is} → {zone}"));
             }
+            (Want::Mount { path, flags }, Seen::Plain { right: false, is }) => {
+                changes.push(format!("mount {path} with {} (it has {is})", flags.join(",")));
+            }
+            (Want::Made { path, by }, Seen::Plain { right: false, .. }) => {
+                changes.push(format!("make {path} ({})", by.join(" ")));
+            }
             (Want::Locked { user }, Seen::Plain { right: false, .. }) => {
                 changes.push(format!("lock the password of {user}"));
             }

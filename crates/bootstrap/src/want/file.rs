@@ -69,6 +69,12 @@ pub enum Content {
     HostIdentity,
     /// These settings of `login.defs`, besides all others.
     LoginDefs(Vec<(&'static str, &'static str)>),
+    /// These settings of a file of `NAME=value` lines, besides all others; made if it is not there.
+    ShellSettings(Vec<(&'static str, &'static str)>),
+    /// These settings of Postfix' `main.cf`, besides all others.
+    MainCf(Vec<(&'static str, &'static str)>),
+    /// `/etc/pam.d/su` with a line that asks for the group `sudo`.
+    PamSu,
     /// `/etc/ssh/moduli` without small groups.
     Moduli,
     /// This text instead of the distribution's; what was there first is kept for a rollback.
@@ -176,6 +182,14 @@ impl Content {
             Content::LoginDefs(settings) => text
                 .and_then(|text| merge::login_defs(text, settings))
                 .and_then(|new| wanted(new, format!("set in {path}: {}", names(settings)))),
+            Content::ShellSettings(settings) => merge::assignments(text.unwrap_or_default(), "=", settings)
+                .and_then(|new| wanted(new, format!("set in {path}: {}", names(settings)))),
+            Content::MainCf(settings) => text
+                .and_then(|text| merge::assignments(text, " = ", settings))
+                .and_then(|new| wanted(new, format!("set in {path}: {}", names(settings)))),
+            Content::PamSu => text
+                .and_then(merge::pam_su)
+                .and_then(|new| wanted(new, format!("ask for the group sudo in {path}"))),
             Content::Moduli => text
                 .and_then(merge::moduli)
                 .and_then(|new| wanted(new, format!("leave small groups out of {path}"))),

@@ -134,6 +134,23 @@ impl Want {
                     is: is.trim().to_owned(),
                 }
             }
+            Want::Mount { path, flags } => {
+                let mounts = host.read(Path::new(MOUNTS))?.unwrap_or_default();
+                let is = mount_flags(&String::from_utf8_lossy(&mounts), path);
+                Seen::Plain {
+                    right: is
+                        .as_deref()
+                        .is_none_or(|is| flags.iter().all(|flag| is.split(',').any(|found| found == *flag))),
+                    is: is.unwrap_or_default(),
+                }
+            }
+            Want::Made { path, .. } => {
+                let right = host.entry(Path::new(path))?.is_some();
+                Seen::Plain {
+                    is: if right { "there" } else { "missing" }.to_owned(),
+                    right,
+                }
+            }
             Want::Locked { user } => {
                 let shadow = host.read(Path::new("/etc/shadow"))?.unwrap_or_default();
                 let shadow = String::from_utf8_lossy(&shadow);
@@ -157,6 +174,19 @@ impl Want {
             },
         })
     }
+}
+
+/// What is mounted where (proc_pid_mountinfo(5)).
+pub(crate) const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// The flags of the mount on top at this path, such as `rw,nosuid`; `None` if nothing is mounted there.
+pub(crate) fn mount_flags(mountinfo: &str, path: &str) -> Option<String> {
+    mountinfo
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .filter(|fields| fields.get(4) == Some(&path))
+        .filter_map(|fields| fields.get(5).map(|flags| (*flags).to_owned()))
+        .next_back()
 }
 
 /// A wanted file as found, and whether somebody edited it. A path that several programs share is nobody's alone.
@@ -247,5 +277,20 @@ impl Accounts {
             .filter(|line| line.split(':').next() == Some(group))
             .filter_map(|line| line.split(':').nth(3))
             .any(|members| members.split(',').any(|member| member == user))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mount_flags;
+
+    #[test]
+    fn the_flags_of_the_mount_on_top_count() {
+        let text = "22 1 8:1 / / rw,relatime - ext4 /dev/vda1 rw\n\
+                    30 22 8:1 /tmp /tmp rw,relatime - ext4 /dev/vda1 rw\n\
+                    31 30 8:1 /tmp /tmp rw,nosuid,nodev - ext4 /dev/vda1 rw\n";
+        assert_eq!(mount_flags(text, "/tmp").as_deref(), Some("rw,nosuid,nodev"));
+        assert_eq!(mount_flags(text, "/").as_deref(), Some("rw,relatime"));
+        assert_eq!(mount_flags(text, "/dev/shm"), None);
     }
 }

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 pub use file::{Check, Conflict, Content, FileWant};
 pub use handler::Handler;
-pub(crate) use look::Accounts;
+pub(crate) use look::{Accounts, MOUNTS, mount_flags};
 
 use crate::firewall;
 use crate::firewall::rules::Rules;
@@ -109,6 +109,20 @@ pub enum Want {
     },
     /// The time zone.
     Timezone(String),
+    /// A mount point has these flags; what is no mount point is fine.
+    Mount {
+        /// Where.
+        path: &'static str,
+        /// Such as `nosuid`.
+        flags: &'static [&'static str],
+    },
+    /// A program was run once, and left this behind.
+    Made {
+        /// What it leaves.
+        path: &'static str,
+        /// The program.
+        by: &'static [&'static str],
+    },
     /// A user has no usable password; keys go on working.
     Locked {
         /// Its name.
@@ -184,7 +198,8 @@ pub enum Seen {
     Rights(Vec<(String, u32, u32)>),
     /// For [`Want::Gone`]: those that are there.
     Gone(Vec<String>),
-    /// For [`Want::Swap`], [`Want::Timezone`] and [`Want::Locked`]: how it is, and whether that is as wanted.
+    /// For [`Want::Swap`], [`Want::Timezone`], [`Want::Mount`], [`Want::Made`] and [`Want::Locked`]:
+    /// how it is, and whether that is as wanted.
     Plain {
         /// As it is.
         is: String,
@@ -281,6 +296,8 @@ impl Want {
             Want::Gone { packages } => format!("absence of {}", packages.join(" ")),
             Want::Swap { .. } => "swap".to_owned(),
             Want::Timezone(zone) => format!("time zone {zone}"),
+            Want::Mount { path, .. } => format!("flags of {path}"),
+            Want::Made { path, .. } => format!("existence of {path}"),
             Want::Locked { user } => format!("password of {user}"),
         }
     }

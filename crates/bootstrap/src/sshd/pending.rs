@@ -1,0 +1,227 @@
+//! Confirm or revert: new settings of sshd hold for a while, and stay only if somebody still gets in.
+//!
+//! ```text
+//!  confirmed ── arm, write, reload ──► pending, timer runs ── confirm while a new connection is open ──► confirmed
+//!      ▲                                     │
+//!      └──────────── timer, or reboot ───────┘
+//! ```
+//!
+//! The drop-in as it was lies beside what was connected at that moment; while it is there, the change is pending.
+//! The timer is systemd's, armed before the drop-in changes; a reboot before the confirmation is a revert,
+//! since `appliance-ssh-confirmed.service` puts the former drop-in back before sshd starts.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::DROP_IN;
+use crate::host::{Command, Host, HostError, Owner, must};
+
+/// Seconds until settings that nobody confirmed are gone again.
+pub const PATIENCE: u64 = crate::firewall::pending::PATIENCE;
+/// What is pending; there while nobody has confirmed it, also over a reboot.
+pub const PENDING: &str = "/var/lib/appliance/bootstrap/ssh-pending.json";
+/// The timer that puts the former settings back.
+pub const UNIT: &str = "appliance-ssh-revert";
+
+/// Settings that wait for their confirmation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Pending {
+    /// The drop-in as it was.
+    before: String,
+    /// Connections that were open when it changed; their packets prove nothing.
+    connections: BTreeSet<String>,
+}
+
+/// Why settings could not be confirmed or put back.
+#[derive(Debug, thiserror::Error)]
+pub enum PendingError {
+    /// Everybody who is connected was so before the change.
+    #[error(
+        "no connection is open that began after the change of sshd's settings, so nothing shows that one can"
+    )]
+    NoNewConnection,
+    /// The machine did not do its part.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+/// Connections to sshd that are open now, as `peer address:port`; those of the host to itself are none.
+fn connections(host: &dyn Host) -> Result<BTreeSet<String>, HostError> {
+    let ports = super::observe(host)?.map(|sshd| sshd.ports).unwrap_or_default();
+    let mut found = BTreeSet::new();
+    for port in ports {
+        let filter = format!("sport = :{port}");
+        let text = must(
+            host,
+            &Command::new(["ss", "-Htn", "state", "established", &filter]),
+        )?;
+        found.extend(
+            text.lines()
+                .filter_map(|line| line.split_whitespace().nth(3))
+                .filter(|peer| !is_loopback(peer))
+                .map(str::to_owned),
+        );
+    }
+    Ok(found)
+}
+
+fn is_loopback(peer: &str) -> bool {
+    peer.rsplit_once(':')
+        .and_then(|(address, _)| address.trim_matches(['[', ']']).parse::<IpAddr>().ok())
+        .is_some_and(|address| address.to_canonical().is_loopback())
+}
+
+fn read(host: &dyn Host) -> Result<Option<Pending>, HostError> {
+    Ok(host
+        .read(PENDING.as_ref())?
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// Whether a change waits for its confirmation.
+///
+/// # Errors
+/// When that cannot be looked at.
+pub fn is_armed(host: &dyn Host) -> Result<bool, HostError> {
+    Ok(host.entry(PENDING.as_ref())?.is_some())
+}
+
+/// Before the drop-in changes: if somebody is connected, the old one comes back unless the change is confirmed.
+///
+/// The first drop-in is not armed: what it turns off (passwords) has been checked against the keys that are there,
+/// and to go back would mean to open the host.
+/// A second change before the first is confirmed goes back to where the first one came from.
+///
+/// # Errors
+/// When the timer cannot be armed.
+pub fn arm(host: &dyn Host) -> Result<(), HostError> {
+    let Some(drop_in) = host.read(DROP_IN.as_ref())? else {
+        return Ok(());
+    };
+    let connections = connections(host)?;
+    let former = read(host)?;
+    if connections.is_empty() && former.is_none() {
+        return Ok(());
+    }
+    let pending = Pending {
+        before: former.map_or_else(
+            || String::from_utf8_lossy(&drop_in).into_owned(),
+            |former| former.before,
+        ),
+        connections,
+    };
+    let timer = format!("{UNIT}.timer");
+    let _not_armed_before = host.run(&Command::new(["systemctl", "stop", &timer]))?;
+    let json = serde_json::to_vec(&pending).expect("texts always serialise");
+    host.write(PENDING.as_ref(), &json, 0o600, &Owner::root())?;
+    let unit = format!("--unit={UNIT}");
+    let after = format!("--on-active={PATIENCE}");
+    let run = [
+        "systemd-run",
+        "--collect",
+        "--quiet",
+        &unit,
+        &after,
+        "--timer-property=AccuracySec=1s",
+        "/usr/local/bin/appliance",
+        "host",
+        "revert-ssh",
+    ];
+    must(host, &Command::new(run)).map(drop)
+}
+
+/// What the timer runs: the drop-in as it was before. `false` if nothing was pending.
+///
+/// `at_boot`: sshd has not started yet, and reads it when it does.
+///
+/// # Errors
+/// When it cannot be put back.
+pub fn revert(host: &dyn Host, at_boot: bool) -> Result<bool, HostError> {
+    let Some(pending) = read(host)? else {
+        return Ok(false);
+    };
+    host.write(DROP_IN.as_ref(), pending.before.as_bytes(), 0o644, &Owner::root())?;
+    host.remove(PENDING.as_ref())?;
+    if !at_boot {
+        must(
+            host,
+            &Command::new(["systemctl", "try-reload-or-restart", "ssh.service"]),
+        )?;
+    }
+    Ok(true)
+}
+
+/// Stops the timer: somebody came in after the change. `false` if nothing was pending.
+///
+/// # Errors
+/// [`PendingError::NoNewConnection`] if everybody who is connected was so before; when the timer cannot be stopped.
+pub fn confirm(host: &dyn Host) -> Result<bool, PendingError> {
+    let Some(pending) = read(host)? else {
+        return Ok(false);
+    };
+    if connections(host)?.is_subset(&pending.connections) {
+        return Err(PendingError::NoNewConnection);
+    }
+    let timer = format!("{UNIT}.timer");
+    let _fired_already = host.run(&Command::new(["systemctl", "stop", &timer]))?;
+    host.remove(PENDING.as_ref())?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Memory;
+
+    const OLD: &str = "0 0 192.0.2.1:22 203.0.113.9:51000\n";
+
+    fn changed() -> Memory {
+        let host = Memory::bare("debian", "13");
+        host.put(DROP_IN, "MaxAuthTries 4\n");
+        *host.sockets.borrow_mut() = OLD.to_owned();
+        arm(&host).expect("arms");
+        host.put(DROP_IN, "MaxAuthTries 3\n");
+        host
+    }
+
+    #[test]
+    fn only_somebody_who_came_after_the_change_can_confirm_it() {
+        let host = changed();
+        assert!(matches!(confirm(&host), Err(PendingError::NoNewConnection)));
+        *host.sockets.borrow_mut() = format!("{OLD}0 0 127.0.0.1:22 127.0.0.1:4\n");
+        assert!(
+            matches!(confirm(&host), Err(PendingError::NoNewConnection)),
+            "from the host itself"
+        );
+        // The same person on another port of theirs.
+        *host.sockets.borrow_mut() = format!("{OLD}0 0 192.0.2.1:22 203.0.113.9:51002\n");
+        assert!(confirm(&host).expect("confirms"));
+        assert!(!is_armed(&host).expect("looks") && !confirm(&host).expect("again"));
+        assert!(!revert(&host, false).expect("nothing to revert"));
+        assert_eq!(host.text(DROP_IN).as_deref(), Some("MaxAuthTries 3\n"));
+    }
+
+    #[test]
+    fn what_nobody_confirms_goes_back_to_what_was_confirmed_last() {
+        let host = changed();
+        // A second change on top of the first.
+        arm(&host).expect("arms again");
+        host.put(DROP_IN, "MaxAuthTries 2\n");
+        assert!(revert(&host, true).expect("reverts"));
+        assert_eq!(host.text(DROP_IN).as_deref(), Some("MaxAuthTries 4\n"));
+        assert!(!is_armed(&host).expect("looks"));
+    }
+
+    #[test]
+    fn without_anybody_connected_or_anything_to_go_back_to_nothing_is_armed() {
+        let host = Memory::bare("debian", "13");
+        *host.sockets.borrow_mut() = OLD.to_owned();
+        arm(&host).expect("the first settings");
+        assert!(!is_armed(&host).expect("looks"));
+        host.put(DROP_IN, "x\n");
+        host.sockets.borrow_mut().clear();
+        arm(&host).expect("nobody there");
+        assert!(!is_armed(&host).expect("looks"));
+    }
+}
