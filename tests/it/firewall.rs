@@ -197,7 +197,33 @@ async fn ports_are_opened_by_signed_changes_that_have_to_be_confirmed() -> anyho
         .await?
         .expect_code(0)?;
 
-    appliance(&["firewall", "deny", "7000"]).await?.expect_code(0)?;
+    // A connection that is open goes on when its port is closed, unless it is ended along with it.
+    const TALK: &str = "import socket, sys\n\
+        peer = socket.create_connection((sys.argv[1], 7000), 5)\n\
+        peer.settimeout(20)\n\
+        try:\n    while True:\n        peer.sendall(b'x')\n        assert peer.recv(1)\n        __import__('time').sleep(0.1)\n\
+        except ConnectionResetError:\n    print('reset')\n";
+    let host = v4.to_string();
+    let talker = outside.clone();
+    let talking = tokio::spawn(async move {
+        talker
+            .exec(&Command::new(["python3", "-c", TALK, &host]).timeout(Duration::from_secs(60)))
+            .await
+    });
+    let script =
+        "until ss -Htn state established 'sport = :7000' | grep --quiet .; do read -rt 0.1 <> <(:); done";
+    let connected = Command::new(["bash", "-c", script]).timeout(Duration::from_secs(20));
+    ensure!(world.host.exec(&connected).await?.success(), "nobody connected");
+    appliance(&["firewall", "deny", "7000", "--kill"])
+        .await?
+        .expect_code(0)?;
+    let talked = talking.await??;
+    ensure!(
+        talked.text() == "reset",
+        "it went on: {} {}",
+        talked.text(),
+        talked.error_text()
+    );
     ensure!(port("7000").await? == [PortState::Silent; 2], "still open");
     appliance(&["firewall", "deny", "443"])
         .await?

@@ -12,6 +12,7 @@ mod deploy;
 mod door;
 mod firewall;
 mod fleet;
+mod hardening;
 mod images;
 mod kamal;
 mod matrix;

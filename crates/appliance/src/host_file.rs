@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use appliance_bootstrap::firewall::opening::{Net, Opening, Ports, Protocol, Source};
-use appliance_bootstrap::firewall::rules::Mode;
+use appliance_bootstrap::firewall::rules::{Mode, Routed};
 use appliance_bootstrap::key::Permission;
 use appliance_bootstrap::options::{LimitedKey, Swap};
 use appliance_bootstrap::{DockerSource, Options, PublicKey};
@@ -105,16 +105,18 @@ fn firewall(file: &host::Firewall, options: &mut Options) -> anyhow::Result<()> 
         Some(host::FirewallMode::Off) => (None, true),
     };
     for opening in &file.open {
-        let range = opening.port.0;
         wishes.openings.push(Opening {
-            ports: Ports {
-                protocol: if range.udp { Protocol::Udp } else { Protocol::Tcp },
-                first: range.first,
-                last: range.last,
-            },
+            ports: ports(&opening.port),
             from: networks(&opening.from)?,
             comment: opening.comment.clone().unwrap_or_default(),
             source: Source::HostYml,
+        });
+    }
+    for routed in &file.routed {
+        wishes.routed.push(Routed {
+            network: network(&routed.network)?,
+            ports: ports(&routed.port),
+            from: networks(&routed.from)?,
         });
     }
     for (name, kind) in &file.interfaces {
@@ -144,15 +146,23 @@ fn limit(
     Ok(())
 }
 
+fn ports(ports: &appliance_config::units::Ports) -> Ports {
+    let range = ports.0;
+    Ports {
+        protocol: if range.udp { Protocol::Udp } else { Protocol::Tcp },
+        first: range.first,
+        last: range.last,
+    }
+}
+
+fn network(network: &appliance_config::units::Network) -> anyhow::Result<Net> {
+    let text = network.0.to_string();
+    text.parse()
+        .with_context(|| format!("host.yml: {text} is not a network"))
+}
+
 fn networks(networks: &[appliance_config::units::Network]) -> anyhow::Result<Vec<Net>> {
-    networks
-        .iter()
-        .map(|network| {
-            let text = network.0.to_string();
-            text.parse()
-                .with_context(|| format!("host.yml: {text} is not a network"))
-        })
-        .collect()
+    networks.iter().map(network).collect()
 }
 
 #[cfg(test)]

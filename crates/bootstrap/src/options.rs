@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::firewall::opening::{Net, Opening, Ports, Source};
-use crate::firewall::rules::Mode;
+use crate::firewall::rules::{Mode, Routed};
 use crate::key::{Permission, PublicKey};
 
 /// Where the Docker Engine comes from if it has to be installed; a healthy one is always kept.
@@ -40,6 +40,8 @@ pub struct FirewallWishes {
     pub off: bool,
     /// Openings besides SSH.
     pub openings: Vec<Opening>,
+    /// Containers that are reached by their own addresses.
+    pub routed: Vec<Routed>,
     /// Interfaces that may reach everything.
     pub trusted: BTreeSet<String>,
     /// Interfaces that lead outside although it cannot be told.
@@ -152,6 +154,7 @@ impl Options {
                 mode: None,
                 off: false,
                 openings: [80, 443].map(builtin).to_vec(),
+                routed: Vec::new(),
                 trusted: BTreeSet::new(),
                 outside: BTreeSet::new(),
                 bans: true,

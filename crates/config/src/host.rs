@@ -165,6 +165,9 @@ pub struct Firewall {
     /// Openings besides SSH, 80 and 443.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub open: Vec<Opening>,
+    /// Containers that are reached by their own addresses (networks with Docker's `gateway_mode=routed`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routed: Vec<Routed>,
     /// What an interface is connected to, where it cannot be told.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub interfaces: BTreeMap<String, InterfaceKind>,
@@ -179,6 +182,7 @@ impl Default for Firewall {
         Self {
             mode: None,
             open: Vec::new(),
+            routed: Vec::new(),
             interfaces: BTreeMap::new(),
             bans: true,
             block_metadata: true,
@@ -213,6 +217,19 @@ pub struct Opening {
     /// Yes, the port of a data store, for everyone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub i_mean_it: bool,
+}
+
+/// Containers of a network that is routed to from outside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Routed {
+    /// The network the containers are in.
+    pub network: Network,
+    /// Which port, as they listen on it.
+    pub port: Ports,
+    /// For which networks; for everyone by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<Network>,
 }
 
 /// What an interface is connected to.

@@ -213,10 +213,19 @@ fn carry_out(
                     "appliance firewall list, and deny what is not needed",
                 ));
             }
+            // Who may come in again may also stay.
+            rules.cut.retain(|cut| {
+                cut.protocol != ports.protocol || cut.last < ports.first || ports.last < cut.first
+            });
             rules.openings.push(opening);
             Ok(armed(pending::arm(host, &rules, nonce, session, now)?))
         }
-        FirewallChange::Deny { ports, from, session } => {
+        FirewallChange::Deny {
+            ports,
+            from,
+            kill,
+            session,
+        } => {
             let (ports, from) = match read(ports, from) {
                 Ok(read) => read,
                 Err(end) => return Ok(end),
@@ -240,6 +249,9 @@ fn carry_out(
                     ),
                     None => done(format!("nothing opens {ports}")),
                 });
+            }
+            if *kill {
+                rules.cut.insert(ports);
             }
             Ok(armed(pending::arm(host, &rules, nonce, session, now)?))
         }

@@ -116,6 +116,9 @@ pub struct DenyArgs {
     /// Only the opening for this network
     #[arg(long, value_name = "NETWORK")]
     from: Vec<firewall::opening::Net>,
+    /// Also end the connections that are open; without it they go on until either side ends them
+    #[arg(long)]
+    kill: bool,
     /// Leave it armed, to be confirmed by somebody else
     #[arg(long)]
     no_confirm: bool,
@@ -186,6 +189,7 @@ pub async fn run(command: &FirewallCommand, globals: &Globals) -> anyhow::Result
                 Ok(FirewallChange::Deny {
                     ports: PortsName::parse(&args.ports.to_string())?,
                     from: names(&args.from)?,
+                    kill: args.kill,
                     session,
                 })
             };

@@ -117,6 +117,8 @@ fn rules(options: &Options, facts: &Facts, mut ssh_ports: BTreeSet<u16>) -> Rule
         trusted: wishes.trusted.clone(),
         outside: wishes.outside.clone(),
         from_containers: BTreeSet::new(),
+        cut: before.map(|before| before.cut.clone()).unwrap_or_default(),
+        routed: wishes.routed.clone(),
         block_metadata: wishes.block_metadata,
         bans: wishes.bans,
     }

@@ -34,9 +34,11 @@ pub(super) fn items(options: &Options, facts: &Facts) -> Vec<Item> {
         items.push(file_links());
         items.push(swap(options, facts));
     }
-    if facts.has_needrestart {
+    let library_restarts = library_restarts();
+    if facts.has_needrestart || library_restarts.is_on(options) {
         items.push(needrestart());
     }
+    items.push(library_restarts);
     if facts.sshd.is_some() {
         items.push(moduli());
     }
@@ -305,6 +307,21 @@ fn updates(options: &Options) -> Item {
                 after: Vec::new(),
             },
         ],
+    )
+}
+
+/// Without it, a service goes on with the library it started with, holes included, until somebody restarts it.
+fn library_restarts() -> Item {
+    item(
+        "library-restarts",
+        Level::Optional,
+        "Services take updated libraries over at once",
+        "a service keeps the library it started with; what is restarted without asking, the item needrestart says",
+        &["M32", "L DEB-0831"],
+        "apt-get remove needrestart",
+        vec![Want::Packages {
+            names: vec!["needrestart".to_owned()],
+        }],
     )
 }
 

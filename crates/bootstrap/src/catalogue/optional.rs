@@ -147,11 +147,27 @@ fn optional() -> Vec<Item> {
         item(
             "debsums",
             Level::Optional,
-            "Package files can be compared with what was shipped",
-            "shows what was altered after installation",
+            "Package files are compared with what was shipped",
+            "once a week, what was altered after installation is told",
             &["O02", "L PKGS-7370", "L PKGS-7394"],
             "apt-get remove debsums apt-show-versions",
-            packages(&["debsums", "apt-show-versions"]),
+            vec![
+                Want::Packages {
+                    names: ["debsums", "apt-show-versions"].map(str::to_owned).to_vec(),
+                },
+                // The package compares nothing by itself.
+                Want::Files {
+                    files: vec![FileWant {
+                        path: "/etc/default/debsums".into(),
+                        content: Content::ShellSettings(vec![("CRON_CHECK", "weekly")]),
+                        mode: 0o644,
+                        owner: Owner::root(),
+                        check: None,
+                        force: false,
+                    }],
+                    after: Vec::new(),
+                },
+            ],
         ),
         item(
             "accounting",

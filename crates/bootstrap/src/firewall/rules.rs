@@ -44,8 +44,26 @@ pub struct Rules {
     pub from_containers: BTreeSet<u16>,
     /// Containers may not reach the cloud's metadata service.
     pub block_metadata: bool,
+    /// Ports that were closed along with the connections that were open: what comes in over such a one is reset.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub cut: BTreeSet<Ports>,
+    /// Containers that are reached by their own addresses, without a published port.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routed: Vec<Routed>,
     /// Sources whose logins fail again and again are kept out for a while.
     pub bans: bool,
+}
+
+/// Ports of containers on a network that is routed to from outside (Docker's `gateway_mode=routed`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routed {
+    /// The containers' network.
+    pub network: Net,
+    /// Their ports, as they listen on them.
+    pub ports: Ports,
+    /// For whom; everyone if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<Net>,
 }
 
 /// Addresses of metadata services: AWS, GCP, Azure and most others; ECS; Alibaba.
@@ -97,6 +115,8 @@ impl Rules {
             .replace("@INPUT@\n", &self.input())
             .replace("@ALLOWED@", &self.allowed())
             .replace("@METADATA@", &self.metadata())
+            .replace("@CUT@", &self.cut())
+            .replace("@ROUTED@", &self.routed())
             .replace("@SSH@", &list(self.ssh_ports.iter().map(ToString::to_string)))
             .replace("@TCP@", &self.everyone(Protocol::Tcp))
             .replace("@UDP@", &self.everyone(Protocol::Udp))
@@ -180,6 +200,45 @@ impl Rules {
         INPUT.replace("@SSH_ACCEPT@", &ssh)
     }
 
+    /// What is open still goes on; the rest is told that its connection is over.
+    ///
+    /// Only packets of whoever began the connection: answers to connections of this host's own stay untouched.
+    fn cut(&self) -> String {
+        let mut text = String::new();
+        for ports in &self.cut {
+            let protocol = ports.protocol.name();
+            let over = match ports.protocol {
+                Protocol::Tcp => "reject with tcp reset",
+                Protocol::Udp => "drop",
+            };
+            let flow = format!(
+                "iifname @outside_if ct state established ct direction original meta l4proto {protocol} ct original proto-dst {}",
+                ports.range()
+            );
+            let _infallible = writeln!(text, "    {flow} jump allowed_orig");
+            let _infallible = writeln!(text, "    {flow} {over}");
+        }
+        text
+    }
+
+    fn routed(&self) -> String {
+        let mut text = String::new();
+        for routed in &self.routed {
+            let (family, network) = (routed.network.family(), &routed.network);
+            let ports = format!("{} dport {}", routed.ports.protocol.name(), routed.ports.range());
+            if routed.from.is_empty() {
+                let _infallible = writeln!(text, "    {family} daddr {network} {ports} accept");
+            }
+            for net in routed.from.iter().filter(|net| net.family() == family) {
+                let _infallible = writeln!(
+                    text,
+                    "    {family} saddr {net} {family} daddr {network} {ports} accept"
+                );
+            }
+        }
+        text
+    }
+
     fn metadata(&self) -> String {
         if !self.block_metadata {
             return String::new();
@@ -254,6 +313,8 @@ impl Rules {
                 self.from_containers != before.from_containers
                     || self.block_metadata != before.block_metadata,
             ),
+            ("which connections are cut", self.cut != before.cut),
+            ("networks that are routed to", self.routed != before.routed),
             ("bans", self.bans != before.bans),
         ] {
             if differs {

@@ -131,3 +131,30 @@ fn a_change_says_what_opens_and_what_closes() {
     );
     assert_eq!(before.changes_from(None), ["close every port but 22, 80, 443"]);
 }
+
+#[test]
+fn connections_over_a_closed_port_are_cut_and_a_routed_network_is_let_through_twice() {
+    let mut rules = rules();
+    rules.cut.insert("5432".parse().expect("ports"));
+    rules.routed.push(Routed {
+        network: "fd00:77::/64".parse().expect("network"),
+        ports: "80".parse().expect("ports"),
+        from: vec![
+            "2001:db8::/32".parse().expect("network"),
+            "10.0.0.0/8".parse().expect("network"),
+        ],
+    });
+    let text = rules.render();
+    assert_eq!(Rules::from_file(&text), Some(rules.clone()));
+    let place = |words: &str| text.find(words).unwrap_or_else(|| panic!("{words}: {text}"));
+    let cut =
+        place("ct direction original meta l4proto tcp ct original proto-dst 5432 reject with tcp reset");
+    assert!(
+        cut < place("ct state established,related accept"),
+        "before it is let through"
+    );
+    let routed = "    ip6 saddr 2001:db8::/32 ip6 daddr fd00:77::/64 tcp dport 80 accept\n";
+    assert_eq!(text.matches(routed).count(), 2, "early, and when it is passed on");
+    assert!(!text.contains("10.0.0.0/8 ip6"), "of its own family only");
+    assert!(place(routed) < place("counter name c_direct drop"));
+}

@@ -34,6 +34,9 @@ pub enum FirewallChange {
         /// Only the opening for these networks; every one of these ports if empty.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         from: Vec<NetworkName>,
+        /// Also end the connections that are open.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        kill: bool,
         /// The connection this comes over.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         session: String,

@@ -1,0 +1,558 @@
+//! The hardening list on a real host: changes of sshd that wait for a confirmation, bans, what containers may not reach,
+//! whose rules hold, what is undone, and the same commands from elsewhere.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use appliance_sandbox::{Command, Distro, Image, Outside, PortState};
+use appliance_tests::World;
+
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// `ssh` from this machine, by the developer's key.
+fn ssh(world: &World, address: &str, user: &str, more: &[&str]) -> tokio::process::Command {
+    let home = world.developer.home();
+    let mut ssh = tokio::process::Command::new("ssh");
+    ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"])
+        .arg("-o")
+        .arg(format!(
+            "UserKnownHostsFile={}",
+            home.join(".ssh/known_hosts").display()
+        ))
+        .arg("-i")
+        .arg(home.join(".ssh/id_ed25519"))
+        .args(["-o", "ConnectTimeout=5", "-l", user, address])
+        .args(more)
+        .env_remove("SSH_AUTH_SOCK")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    ssh
+}
+
+/// An SSH connection that is open until it is dropped.
+async fn connected(world: &World, address: &str) -> anyhow::Result<tokio::process::Child> {
+    let mut child = ssh(world, address, "root", &["echo in; exec sleep 600"]).spawn()?;
+    let mut line = String::new();
+    let stdout = child.stdout.take().context("has an output")?;
+    tokio::io::AsyncBufReadExt::read_line(&mut tokio::io::BufReader::new(stdout), &mut line).await?;
+    ensure!(line == "in\n", "no way in: {line:?}");
+    Ok(child)
+}
+
+async fn effective(world: &World, keyword: &str) -> anyhow::Result<String> {
+    let all = world.run(&["sshd", "-T"]).await?;
+    let found = all
+        .lines()
+        .find_map(|line| line.strip_prefix(keyword)?.strip_prefix(' '));
+    Ok(found.context("sshd says nothing of it")?.to_owned())
+}
+
+async fn apply(world: &World, host_yml: &str) -> anyhow::Result<String> {
+    world
+        .host
+        .copy_in("/root/host.yml", host_yml.to_owned(), 0o644)
+        .await?;
+    let apply = Command::new([
+        "appliance",
+        "host",
+        "apply",
+        "--allow-container",
+        "--host-yml",
+        "/root/host.yml",
+    ]);
+    let output = world.host.exec(&apply).await?;
+    ensure!(output.success(), "{}", output.error_text());
+    Ok(output.error_text())
+}
+
+#[tokio::test]
+async fn settings_of_sshd_stay_only_if_somebody_comes_in_after_them() -> anyhow::Result<()> {
+    let world = World::bootstrapped("sshd", Distro::Debian13).await?;
+    let address = world.ip().await?.to_string();
+    let before = connected(&world, &address).await?;
+
+    // Armed; who was there before proves nothing; and what the timer runs puts it back.
+    let said = apply(&world, "ssh: {agent_forwarding: true}\n").await?;
+    ensure!(said.contains("appliance host confirm"), "{said}");
+    ensure!(effective(&world, "allowagentforwarding").await? == "yes");
+    let timer = ["systemctl", "is-active", "appliance-ssh-revert.timer"];
+    ensure!(world.run(&timer).await? == "active", "no timer was armed");
+    let alone = world
+        .host
+        .exec(&Command::new(["appliance", "host", "confirm"]))
+        .await?;
+    ensure!(
+        alone.status == 1
+            && alone
+                .error_text()
+                .contains("no connection is open that began after"),
+        "{}",
+        alone.error_text()
+    );
+    world
+        .run(&["systemctl", "start", "appliance-ssh-revert.service"])
+        .await?;
+    ensure!(
+        effective(&world, "allowagentforwarding").await? == "no",
+        "it was not put back"
+    );
+
+    // Somebody new confirms.
+    apply(&world, "ssh: {agent_forwarding: true}\n").await?;
+    let confirmed = ssh(&world, &address, "root", &["appliance host confirm"])
+        .output()
+        .await?;
+    ensure!(
+        confirmed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&confirmed.stderr)
+    );
+    let timer = world.host.exec(&Command::new(timer)).await?;
+    ensure!(timer.text() == "inactive", "the timer is {}", timer.text());
+
+    // A rate of failed log-ins keeps an address out, and an administrator lets it in again.
+    let (outside, _removal) = world.bench.outside(world.host.network()).await?;
+    let knocker = bans(&world, &outside, &address).await?;
+    ensure!(knocker, "nobody was kept out");
+
+    // Not confirmed, then the power goes: sshd starts with what was confirmed.
+    apply(&world, "ssh: {agent_forwarding: true, tcp_forwarding: false}\n").await?;
+    ensure!(effective(&world, "allowtcpforwarding").await? == "no");
+    drop(before);
+    world.host.reboot().await?;
+    world.ready().await?;
+    ensure!(
+        effective(&world, "allowtcpforwarding").await? == "yes",
+        "it outlived the reboot"
+    );
+    ensure!(
+        effective(&world, "allowagentforwarding").await? == "yes",
+        "what was confirmed did not"
+    );
+    let login = ssh(&world, &address, "root", &["true"]).output().await?;
+    ensure!(
+        login.status.success(),
+        "{}",
+        String::from_utf8_lossy(&login.stderr)
+    );
+    Ok(())
+}
+
+/// Ten failed log-ins from this machine's address: it is kept out, others are not, and unbanning opens the door again.
+async fn bans(world: &World, outside: &Outside, address: &str) -> anyhow::Result<bool> {
+    let ip = world.ip().await?;
+    // A stranger at another address: banned by hand, and let in again.
+    let inspected = outside.exec(&Command::new(["hostname", "-i"])).await?.text();
+    let stranger = inspected
+        .split_whitespace()
+        .find(|word| word.contains('.'))
+        .context("has an address")?;
+    let target = format!("deploy@{address}");
+    let appliance = async |words: &[&str]| {
+        let words = [words, &["--on", &target]].concat();
+        world.developer.appliance(words).run().await?.expect_code(0)
+    };
+    let web = async || -> anyhow::Result<PortState> { Ok(outside.probe(ip, &["80"], PATIENCE).await?[&80]) };
+    appliance(&["firewall", "ban", stranger]).await?;
+    ensure!(web().await? == PortState::Silent, "a banned address gets in");
+    let listed = appliance(&["firewall", "list"]).await?;
+    ensure!(
+        listed.stdout.contains(&format!("banned: {stranger}")),
+        "{}",
+        listed.stdout
+    );
+    appliance(&["firewall", "unban", stranger]).await?;
+    ensure!(web().await? == PortState::Open, "it is still out");
+
+    for _ in 0..10 {
+        let knock = ssh(world, address, "nobody-here", &["true"]).output().await?;
+        ensure!(!knock.status.success(), "a stranger logged in");
+    }
+    let script =
+        "until nft list set inet appliance ban4 | grep --quiet elements; do read -rt 0.2 <> <(:); done";
+    let banned = Command::new(["bash", "-c", script]).timeout(Duration::from_secs(20));
+    ensure!(
+        world.host.exec(&banned).await?.success(),
+        "ten failures have no consequence"
+    );
+    let refused = ssh(world, address, "root", &["true"]).output().await?;
+    ensure!(!refused.status.success(), "who is banned still gets in");
+    ensure!(web().await? == PortState::Open, "others are kept out too");
+    // On the host itself, where the bans stand.
+    let shown = world.run(&["appliance", "firewall", "list", "--json"]).await?;
+    let shown: serde_json::Value = serde_json::from_str(&shown)?;
+    let banned = shown["bans"][0][0].as_str().context("one is banned")?.to_owned();
+    world
+        .run(&[
+            "nft",
+            "delete",
+            "element",
+            "inet",
+            "appliance",
+            "ban4",
+            &format!("{{ {banned} }}"),
+        ])
+        .await?;
+    let unbanned = world
+        .developer
+        .appliance(["firewall", "unban", &banned, "--on", &target])
+        .run()
+        .await?;
+    unbanned.expect_code(0)?;
+    Ok(true)
+}
+
+#[tokio::test]
+async fn items_are_undone_kept_and_asked_for_from_elsewhere() -> anyhow::Result<()> {
+    let world = World::bootstrapped("items", Distro::Debian12).await?;
+    let address = world.ip().await?.to_string();
+    let target = format!("deploy@{address}");
+    let host = async |words: &[&str], code: i32| {
+        let words = [&["host"][..], words, &["--allow-container", "--on", &target]].concat();
+        world.developer.appliance(words).run().await?.expect_code(code)
+    };
+
+    // From elsewhere, as signed changes.
+    let audit = host(&["audit", "--json"], 0).await?.json()?;
+    ensure!(audit["failing"] == 0, "{audit}");
+    let explained = host(&["explain", "S29"], 0).await?;
+    ensure!(
+        explained.stdout.contains("Defaults timestamp_timeout") || explained.stdout.contains("sudo"),
+        "{}",
+        explained.stdout
+    );
+    let plan = host(&["plan"], 0).await?;
+    ensure!(plan.stdout.contains("0 changes planned"), "{}", plan.stdout);
+
+    // By effect, not by text.
+    world
+        .run(&["useradd", "--create-home", "--shell", "/bin/bash", "visitor"])
+        .await?;
+    let su = world
+        .host
+        .exec(
+            &Command::new([
+                "setpriv",
+                "--reuid=visitor",
+                "--regid=visitor",
+                "--init-groups",
+                "su",
+                "--command",
+                "true",
+                "root",
+            ])
+            .stdin("x\n"),
+        )
+        .await?;
+    ensure!(
+        !su.success() && su.error_text().contains("Permission denied"),
+        "{}",
+        su.error_text()
+    );
+    world.run(&["su", "--command", "true", "visitor"]).await?;
+    let motd = world.run(&["cat", "/etc/motd"]).await?;
+    ensure!(
+        motd.contains("appliance status") && !motd.contains("ABSOLUTELY NO WARRANTY"),
+        "{motd}"
+    );
+    ensure!(world.run(&["stat", "--format=%a", "/home/deploy"]).await? == "750");
+    world.run(&["umount", "/tmp"]).await?;
+    world
+        .run(&["appliance", "host", "apply", "--allow-container"])
+        .await?;
+    let flags = world
+        .run(&["findmnt", "--noheadings", "--output=OPTIONS", "/tmp"])
+        .await?;
+    ensure!(
+        flags.contains("nosuid") && flags.contains("nodev"),
+        "/tmp has {flags}"
+    );
+    ensure!(
+        world
+            .run(&["appliance", "bootstrap", "--allow-container"])
+            .await?
+            == "0 changes"
+    );
+
+    // Undone, and done again.
+    const BLOCKED: &str = "/etc/modprobe.d/50-appliance.conf";
+    host(&["rollback", "modules"], 0).await?;
+    ensure!(
+        !world
+            .host
+            .exec(&Command::new(["test", "-e", BLOCKED]))
+            .await?
+            .success()
+    );
+    host(&["rollback", "su"], 0).await?;
+    let pam = world.run(&["cat", "/etc/pam.d/su"]).await?;
+    ensure!(
+        !pam.lines()
+            .any(|line| line.starts_with("auth") && line.contains("pam_wheel")),
+        "{pam}"
+    );
+    let failing = host(&["audit", "--json"], 1).await?.json()?;
+    ensure!(failing["failing"] == 2, "{failing}");
+    let refused = host(&["rollback", "firewall"], 1).await?;
+    ensure!(refused.stderr.contains("left as it is"), "{}", refused.stderr);
+
+    // A file of ours that somebody edited is kept and told, and replaced when asked to.
+    world
+        .host
+        .copy_in("/etc/logrotate.d/appliance", "# mine\n", 0o644)
+        .await?;
+    let yml = world.developer.home().join("host.yml");
+    fs_err::write(
+        &yml,
+        "hardening: {items: {modules: false}}\nlimits: {log_size: 20m}\n",
+    )?;
+    let path = yml.display().to_string();
+    let applied = host(&["apply", "--host-yml", &path], 0).await?;
+    ensure!(
+        applied.stderr.contains("were edited by somebody"),
+        "{}",
+        applied.stderr
+    );
+    ensure!(world.run(&["cat", "/etc/logrotate.d/appliance"]).await? == "# mine");
+    ensure!(
+        world
+            .run(&["cat", "/etc/appliance/host.yml"])
+            .await?
+            .contains("modules: false")
+    );
+    ensure!(
+        !world
+            .host
+            .exec(&Command::new(["test", "-e", BLOCKED]))
+            .await?
+            .success(),
+        "it was switched off"
+    );
+    host(&["apply", "--force"], 0).await?;
+    ensure!(
+        world
+            .run(&["cat", "/etc/logrotate.d/appliance"])
+            .await?
+            .contains("rotate 8")
+    );
+    // A mistake is told before anything leaves.
+    fs_err::write(&yml, "firewall: {mode: iptables}\n")?;
+    let mistake = host(&["apply", "--host-yml", &path], 2).await?;
+    ensure!(
+        mistake.stderr.contains("none of: own, ufw, off"),
+        "{}",
+        mistake.stderr
+    );
+    // The record has the words.
+    let record = world
+        .developer
+        .appliance(["audit", "--json", "--on", &target])
+        .run()
+        .await?
+        .stdout;
+    ensure!(record.contains("host-exec"), "{record}");
+
+    containers(&world).await?;
+    whose_rules(&world).await
+}
+
+/// Containers may not ask the cloud who this host is, unless they are let.
+async fn containers(world: &World) -> anyhow::Result<()> {
+    let (cloud, _removal) = world.bench.outside(world.host.network()).await?;
+    let inside = async |argv: &[&str]| -> anyhow::Result<()> {
+        let pid = machine(&[
+            "docker",
+            "inspect",
+            "--format",
+            "{{.State.Pid}}",
+            cloud.name().as_str(),
+        ])
+        .await?;
+        let argv = [&["nsenter", "--target", pid.trim(), "--net"][..], argv].concat();
+        machine(&argv).await.map(drop)
+    };
+    inside(&["ip", "address", "add", "169.254.169.254/32", "dev", "eth0"]).await?;
+    let server = cloud.exec(&Command::new(["hostname", "-i"])).await?.text();
+    let via = server
+        .split_whitespace()
+        .find(|word| word.starts_with("1") && !word.starts_with("169"))
+        .context("an address")?;
+    cloud
+        .exec(&Command::new(["python3", "-c", "import subprocess; subprocess.Popen(['python3', '-m', 'http.server', '80'], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)"]))
+        .await?;
+    world
+        .run(&["ip", "route", "replace", "169.254.169.254", "via", via])
+        .await?;
+    load_demo(world).await?;
+    const ASK: &str =
+        "import urllib.request; print(urllib.request.urlopen('http://169.254.169.254/', timeout=2).status)";
+    world
+        .run(&[
+            "curl",
+            "--silent",
+            "--fail",
+            "--retry",
+            "10",
+            "--retry-all-errors",
+            "--retry-delay",
+            "1",
+            "--output",
+            "/dev/null",
+            "http://169.254.169.254/",
+        ])
+        .await
+        .context("the host itself may")?;
+    let ask = async || {
+        world
+            .host
+            .exec(&Command::new(["docker", "exec", "pub", "python3", "-c", ASK]))
+            .await
+    };
+    world
+        .run(&[
+            "docker",
+            "run",
+            "--detach",
+            "--name=pub",
+            "--publish=8080:80",
+            "demo",
+        ])
+        .await?;
+    let blocked = ask().await?;
+    ensure!(!blocked.success(), "a container reads the metadata");
+    // A container's own address is nobody's business outside, unless its network is said to be routed to.
+    let straight = world
+        .run(&[
+            "docker",
+            "inspect",
+            "--format",
+            "{{.NetworkSettings.IPAddress}}",
+            "pub",
+        ])
+        .await?;
+    let (v4, _) = world.host.addresses().await?;
+    inside(&["ip", "route", "replace", &straight, "via", &v4.to_string()]).await?;
+    let direct = async || -> anyhow::Result<PortState> {
+        Ok(cloud.probe(straight.parse()?, &["80"], PATIENCE).await?[&80])
+    };
+    ensure!(
+        direct().await? == PortState::Silent,
+        "a container is reached by its own address"
+    );
+    let routed = format!(
+        "firewall: {{block_metadata: false, routed: [{{network: {straight}/32, port: 80, from: [{via}]}}]}}\n"
+    );
+    apply(world, &routed).await?;
+    let allowed = ask().await?;
+    ensure!(allowed.text() == "200", "{}", allowed.error_text());
+    ensure!(
+        direct().await? == PortState::Open,
+        "a network that is routed to is not reached"
+    );
+    apply(world, "firewall: {block_metadata: true}\n").await?;
+    ensure!(direct().await? == PortState::Silent, "it stayed open");
+    Ok(())
+}
+
+/// Ours, UFW's, none.
+async fn whose_rules(world: &World) -> anyhow::Result<()> {
+    let (outside, _removal) = world.bench.outside(world.host.network()).await?;
+    let (v4, _) = world.host.addresses().await?;
+    let published = async || -> anyhow::Result<PortState> {
+        Ok(outside.probe(v4.into(), &["8080"], PATIENCE).await?[&8080])
+    };
+    ensure!(
+        published().await? == PortState::Silent,
+        "published, and open to everyone"
+    );
+    world
+        .run(&["apt-get", "install", "--yes", "--quiet=2", "ufw"])
+        .await?;
+    for rule in [
+        &["ufw", "allow", "22/tcp"][..],
+        &["ufw", "allow", "80,443/tcp"],
+        &["ufw", "--force", "enable"],
+    ] {
+        world.run(rule).await?;
+    }
+    apply(world, "firewall: {mode: ufw}\n").await?;
+    ensure!(published().await? == PortState::Silent, "UFW says nothing of it");
+    // What UFW's user says holds for containers, as soon as UFW has written it down.
+    let rules = async |expect: bool| -> anyhow::Result<()> {
+        let script = format!(
+            "until {} appliance firewall list | grep --quiet 'UFW allows 8080/tcp'; do read -rt 0.2 <> <(:); done",
+            if expect { "" } else { "!" }
+        );
+        let wait = Command::new(["bash", "-c", &script]).timeout(Duration::from_secs(30));
+        ensure!(world.host.exec(&wait).await?.success(), "UFW was not followed");
+        Ok(())
+    };
+    world.run(&["ufw", "allow", "8080/tcp"]).await?;
+    rules(true).await?;
+    ensure!(
+        published().await? == PortState::Open,
+        "ufw allow has no effect for a container"
+    );
+    world.run(&["ufw", "delete", "allow", "8080/tcp"]).await?;
+    rules(false).await?;
+    ensure!(
+        published().await? == PortState::Silent,
+        "ufw delete has no effect"
+    );
+
+    // Off is said, and what it means.
+    let said = apply(world, "firewall: {mode: off}\n").await?;
+    ensure!(said.contains("the firewall is off"), "{said}");
+    world
+        .run(&["systemctl", "disable", "--now", "appliance-firewall"])
+        .await?;
+    world.run(&["systemctl", "stop", "appliance-agent"]).await?;
+    world
+        .run(&["nft", "delete", "table", "inet", "appliance"])
+        .await?;
+    world.run(&["systemctl", "start", "appliance-agent"]).await?;
+    ensure!(published().await? == PortState::Open, "somebody still closes it");
+    apply(world, "firewall: {mode: own}\n").await?;
+    ensure!(
+        published().await? == PortState::Silent,
+        "ours again, and still open"
+    );
+    Ok(())
+}
+
+async fn load_demo(world: &World) -> anyhow::Result<()> {
+    let demo = Image::Demo {
+        version: "v1".to_owned(),
+    };
+    let image = world.bench.sandbox.ensure(&demo, &|_| ()).await?;
+    let saved = tokio::process::Command::new("docker")
+        .args(["save", image.as_str()])
+        .output()
+        .await?;
+    let loaded = world
+        .host
+        .exec(&Command::new(["docker", "load"]).stdin(saved.stdout))
+        .await?;
+    ensure!(loaded.success(), "{}", loaded.error_text());
+    world
+        .run(&["docker", "tag", image.as_str(), "demo"])
+        .await
+        .map(drop)
+}
+
+/// Runs a program of this machine.
+async fn machine(argv: &[&str]) -> anyhow::Result<String> {
+    let output = tokio::process::Command::new(argv[0])
+        .args(&argv[1..])
+        .output()
+        .await?;
+    ensure!(
+        output.status.success(),
+        "{argv:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
