@@ -93,7 +93,7 @@ async fn settings_of_sshd_stay_only_if_somebody_comes_in_after_them() -> anyhow:
         alone.error_text()
     );
     world
-        .run(&["systemctl", "start", "appliance-ssh-revert.service"])
+        .run(&["systemctl", "start", "--wait", "appliance-ssh-revert.service"])
         .await?;
     ensure!(
         effective(&world, "allowagentforwarding").await? == "no",

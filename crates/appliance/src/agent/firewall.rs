@@ -421,6 +421,9 @@ fn heal(agent: &Agent) -> Result<(), FirewallError> {
     if firewall::confirmed(host)?.is_none() {
         return Ok(());
     }
+    if firewall::follow::once(host)?.changed {
+        tracing::info!("UFW's rules were taken over for containers");
+    }
     let now = host.now();
     let state = firewall::state(host)?;
     let why = match state {

@@ -9,7 +9,7 @@ use appliance_bootstrap::Local;
 use appliance_bootstrap::firewall::explain::{self, Packet, Target};
 use appliance_bootstrap::firewall::exposure::Report;
 use appliance_bootstrap::firewall::opening::{DATA_STORE_PORTS, Ports, Protocol};
-use appliance_bootstrap::firewall::{self, bans, rules, ufw};
+use appliance_bootstrap::firewall::{self, bans};
 use appliance_bootstrap::host::Host as _;
 use appliance_push::change::{Expectation, FirewallChange, NetworkName, Nonce, PortsName, Verb};
 
@@ -536,42 +536,15 @@ async fn probe(address: IpAddr, report: &Report) -> BTreeMap<u16, bool> {
     futures_util::future::join_all(tries).await.into_iter().collect()
 }
 
-/// UFW has applied its own change already, so that ours needs no further proof.
+/// What the unit that watches UFW runs.
 fn follow() -> anyhow::Result<()> {
-    let host = &Local;
-    let text = firewall::confirmed(host)?.ok_or(firewall::FirewallError::Unconfirmed)?;
-    let Some(mut rules) = rules::Rules::from_file(&text) else {
-        return Err(failure(Kind::Other, "the confirmed rules are of an older form")
-            .hint("appliance bootstrap")
-            .into());
-    };
-    if rules.mode != rules::Mode::Ufw {
-        return Ok(());
-    }
-    let mut found = ufw::Ufw::default();
-    for path in ufw::RULES {
-        let bytes = host.read(std::path::Path::new(path))?.unwrap_or_default();
-        let parsed = ufw::parse(&String::from_utf8_lossy(&bytes));
-        found.lines.extend(parsed.lines);
-        found.warnings.extend(parsed.warnings);
-    }
-    for warning in &found.warnings {
+    let followed = firewall::follow::until_quiet(&Local)?;
+    for warning in &followed.warnings {
         ui::warn(warning);
     }
-    if found.lines == rules.ufw {
-        return Ok(());
+    if followed.changed {
+        ui::note("UFW's rules hold for containers too");
     }
-    rules.ufw = found.lines;
-    let text = rules.render();
-    firewall::pending::check(host, &text)?;
-    host.write(
-        std::path::Path::new(firewall::CONFIRMED),
-        text.as_bytes(),
-        0o600,
-        &appliance_bootstrap::host::Owner::root(),
-    )?;
-    firewall::load(host, host.now())?;
-    ui::note("UFW's rules hold for containers too");
     Ok(())
 }
 

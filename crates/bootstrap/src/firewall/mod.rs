@@ -4,7 +4,7 @@
 //! So our table, at priorities just before everybody else's, has the last word on what is closed.
 //! Ports are those of the original destination: `443` means "443 on this host", whoever answers it.
 //!
-//! - [`opening`] is what can be open, and for whom; [`ufw`] reads UFW's rules;
+//! - [`opening`] is what can be open, and for whom; [`ufw`] reads UFW's rules, [`follow`] takes them over;
 //! - [`rules`] renders the table; [`explain`] tells what it does with one packet;
 //! - [`interfaces`] tells which interfaces lead outside;
 //! - [`kernel`] reduces what the kernel holds to a fingerprint;
@@ -17,6 +17,7 @@
 pub mod bans;
 pub mod explain;
 pub mod exposure;
+pub mod follow;
 pub mod interfaces;
 pub mod kernel;
 pub mod opening;
