@@ -3,16 +3,12 @@
 use instant_acme::{Account, AccountCredentials, ExternalAccountKey, NewAccount};
 
 use crate::error::AcmeError;
-use crate::http::{Http, Patience};
+use crate::http::Http;
 use crate::settings::Settings;
 use crate::store::Store;
 
 /// The account that the settings describe, from the store or newly made.
-pub(crate) async fn open(
-    store: &Store,
-    settings: &Settings,
-    patience: &Patience,
-) -> Result<Account, AcmeError> {
+pub(crate) async fn open(store: &Store, settings: &Settings) -> Result<Account, AcmeError> {
     let failed = |doing| {
         let directory = settings.directory.clone();
         move |source| AcmeError::Authority {
@@ -21,12 +17,7 @@ pub(crate) async fn open(
             source: Box::new(source),
         }
     };
-    let builder = || {
-        Ok(Account::builder_with_http(Box::new(Http::new(
-            settings,
-            patience.clone(),
-        )?)))
-    };
+    let builder = || Ok(Account::builder_with_http(Box::new(Http::new(settings)?)));
     if let Some(credentials) = store.account::<AccountCredentials>(&settings.directory)? {
         return builder()?
             .from_credentials(credentials)

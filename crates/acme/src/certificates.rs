@@ -1,7 +1,7 @@
 //! Certificates of many names: had before they are needed, renewed early, never given up while they are valid.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt as _};
@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::account;
 use crate::error::AcmeError;
 use crate::front::Front;
-use crate::http::Patience;
+use crate::http;
 use crate::name::Name;
 use crate::order::{self, Ordering};
 use crate::schedule::{self, Failures, Window};
@@ -31,7 +31,8 @@ pub struct Certificates {
     names: Mutex<HashMap<Name, Arc<tokio::sync::Mutex<()>>>>,
     /// The account in use, with the settings it belongs to.
     account: tokio::sync::Mutex<Option<(Settings, Account)>>,
-    patience: Patience,
+    /// Records that the disk did not take; each look at one tries again.
+    unwritten: Mutex<BTreeMap<Name, (Record, String)>>,
 }
 
 /// What a pass of [`Certificates::tend`] did.
@@ -53,13 +54,51 @@ impl Certificates {
             front,
             names: Mutex::default(),
             account: tokio::sync::Mutex::default(),
-            patience: Patience::default(),
+            unwritten: Mutex::default(),
         }
     }
 
     /// Every record there is.
     pub fn list(&self) -> Vec<Record> {
-        self.store.all()
+        let unwritten = self.unwritten();
+        let mut records: Vec<Record> = self.store.all();
+        records.retain(|record| !unwritten.contains_key(&record.name));
+        records.extend(unwritten.values().map(|(record, _)| record.clone()));
+        records.sort_by(|one, other| one.name.cmp(&other.name));
+        records
+    }
+
+    /// What is only in memory because the disk did not take it, each with the reason.
+    pub fn unkept(&self) -> Vec<(Name, String)> {
+        let unwritten = self.unwritten();
+        let unkept = unwritten.iter();
+        unkept
+            .map(|(name, (_, why))| (name.clone(), why.clone()))
+            .collect()
+    }
+
+    fn unwritten(&self) -> MutexGuard<'_, BTreeMap<Name, (Record, String)>> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a record down; one that the disk does not take is kept in memory, and tried again at each look.
+    fn keep(&self, record: &Record) -> Result<(), AcmeError> {
+        let outcome = self.store.write(record);
+        let mut unwritten = self.unwritten();
+        match &outcome {
+            Ok(()) => {
+                unwritten.remove(&record.name);
+            }
+            Err(error) => {
+                unwritten.insert(record.name.clone(), (record.clone(), words(error)));
+            }
+        }
+        outcome
+    }
+
+    fn discard(&self, name: &Name) -> Result<(), AcmeError> {
+        self.unwritten().remove(name);
+        self.store.remove(name)
     }
 
     /// Makes sure that each name has a certificate that is shown; names that have one cost nothing.
@@ -172,6 +211,9 @@ impl Certificates {
                 }
             }
         }
+        if !self.unwritten().is_empty() {
+            tended.next = now;
+        }
         // However bad things are, a pass a minute is enough.
         tended.next = tended.next.max(now + SignedDuration::from_mins(1));
         tended
@@ -250,7 +292,7 @@ impl Certificates {
             ask_advice_at: None,
         });
         self.install(&record).await?;
-        self.store.write(&record)
+        self.keep(&record)
     }
 
     /// Revokes a name's certificate. With `replace` a new one with a new key is shown first, so that nobody notices.
@@ -313,7 +355,7 @@ impl Certificates {
             }
         }
         if !replace {
-            self.store.remove(name)?;
+            self.discard(name)?;
         }
         Ok(())
     }
@@ -324,13 +366,13 @@ impl Certificates {
     /// When a file cannot be removed.
     pub fn forget(&self, in_use: &[Name], now: Timestamp) -> Result<Vec<Name>, AcmeError> {
         let mut gone = Vec::new();
-        for record in self.store.all() {
+        for record in self.list() {
             let alive = record
                 .held
                 .as_ref()
                 .is_some_and(|held| held.validity.not_after > now);
             if !alive && !in_use.contains(&record.name) {
-                self.store.remove(&record.name)?;
+                self.discard(&record.name)?;
                 gone.push(record.name);
             }
         }
@@ -343,6 +385,13 @@ impl Certificates {
     }
 
     fn record(&self, name: &Name) -> Result<Record, AcmeError> {
+        let unwritten = self.unwritten().get(name).map(|(record, _)| record.clone());
+        if let Some(record) = unwritten {
+            if self.keep(&record).is_ok() {
+                tracing::info!("the record of {name} is on the disk now");
+            }
+            return Ok(record);
+        }
         Ok(self
             .store
             .read(name)?
@@ -358,7 +407,7 @@ impl Certificates {
                 let mut attempt = 0;
                 let account = loop {
                     attempt += 1;
-                    match account::open(&self.store, settings, &self.patience).await {
+                    match account::open(&self.store, settings).await {
                         Err(error) if error.problem() == Some("badNonce") && attempt < 6 => {}
                         outcome => break outcome?,
                     }
@@ -371,22 +420,24 @@ impl Certificates {
 
     /// Orders, keeps and shows a certificate; a failure is written down with its time.
     async fn order(&self, settings: &Settings, record: &mut Record, luck: f64) -> Result<(), AcmeError> {
-        let outcome = match self.try_order(settings, record, luck).await {
-            // The account was removed over there: a new one does as well.
-            Err(error) if matches!(error.problem(), Some("accountDoesNotExist" | "unauthorized")) => {
-                tracing::warn!("{error}; making a new account");
-                *self.account.lock().await = None;
-                self.store.discard_account(&settings.directory)?;
-                self.try_order(settings, record, luck).await
-            }
-            outcome => outcome,
-        };
+        let (outcome, asked) = http::patiently(async {
+            let outcome = self.order_twice(settings, record, luck).await;
+            (outcome, http::asked())
+        })
+        .await;
         match outcome {
             Ok(held) => {
                 record.held = Some(held);
                 record.failures = Failures::default();
                 // Written down before it is shown: whoever dies in between shows it at the next start.
-                self.store.write(record)?;
+                // Shown even if the disk does not take it: the authority gives only so many of one name.
+                if let Err(error) = self.keep(record) {
+                    tracing::error!(
+                        "the new certificate of {} is shown, but would not outlive a restart: {}",
+                        record.name,
+                        words(&error)
+                    );
+                }
                 self.install(record).await
             }
             Err(error) => {
@@ -395,12 +446,29 @@ impl Certificates {
                 record.failures = Failures {
                     count: record.failures.count.saturating_add(1),
                     last: Some(Timestamp::now()),
-                    wait_until: error.wait_until(),
+                    wait_until: error.wait_until().or(asked),
                     why: words(&error),
                 };
-                self.store.write(record)?;
+                if let Err(unkept) = self.keep(record) {
+                    tracing::warn!("the failure is remembered only in memory: {}", words(&unkept));
+                }
                 Err(error)
             }
+        }
+    }
+
+    async fn order_twice(&self, settings: &Settings, record: &Record, luck: f64) -> Result<Held, AcmeError> {
+        // What could not be kept is not asked for.
+        self.store.try_out()?;
+        match self.try_order(settings, record, luck).await {
+            // The account was removed over there: a new one does as well.
+            Err(error) if matches!(error.problem(), Some("accountDoesNotExist" | "unauthorized")) => {
+                tracing::warn!("{error}; making a new account");
+                *self.account.lock().await = None;
+                self.store.discard_account(&settings.directory)?;
+                self.try_order(settings, record, luck).await
+            }
+            outcome => outcome,
         }
     }
 
@@ -415,7 +483,6 @@ impl Certificates {
             account: &account,
             settings,
             front: &*self.front,
-            patience: &self.patience,
             name: &record.name,
             replaces: former,
         };
@@ -469,7 +536,7 @@ impl Certificates {
             }
             Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "no renewal information"),
         }
-        if let Err(error) = self.store.write(record) {
+        if let Err(error) = self.keep(record) {
             tracing::warn!("{}", words(&error));
         }
     }
@@ -500,3 +567,6 @@ fn words(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! The HTTP client: every request has an end, and `Retry-After` is remembered.
 
+use std::cell::Cell;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,30 +22,34 @@ use crate::settings::Settings;
 /// Longest time for one request; an authority that is slow must not hold a rollout up for ever.
 const REQUEST: Duration = Duration::from_secs(30);
 
-/// When the authority asked to be left alone, if it did.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Patience(Arc<Mutex<Option<Timestamp>>>);
+tokio::task_local! {
+    /// What the answer to the last request of this piece of work asked for.
+    static ASKED: Cell<Option<Timestamp>>;
+}
 
-impl Patience {
-    fn set(&self, until: Timestamp) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
-    }
+/// Does some work that keeps its own answers' `Retry-After`, for [`asked`]; work at the same time has another.
+pub(crate) async fn patiently<T>(work: impl Future<Output = T>) -> T {
+    ASKED.scope(Cell::new(None), work).await
+}
 
-    /// What was asked for since the last look.
-    pub(crate) fn take(&self) -> Option<Timestamp> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
+/// Until when the authority asked to be left alone, in its answer to the last request of this piece of work.
+pub(crate) fn asked() -> Option<Timestamp> {
+    ASKED.try_with(Cell::get).ok().flatten()
+}
+
+fn ask(until: Option<Timestamp>) {
+    // Outside of `patiently` nobody wants to know.
+    let _unheard = ASKED.try_with(|asked| asked.set(until));
 }
 
 /// A client of one authority.
 pub(crate) struct Http {
     client: Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>,
-    patience: Patience,
 }
 
 impl Http {
     /// A client that trusts what the settings say.
-    pub(crate) fn new(settings: &Settings, patience: Patience) -> Result<Self, AcmeError> {
+    pub(crate) fn new(settings: &Settings) -> Result<Self, AcmeError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let connector = match &settings.ca_file {
             Some(path) => {
@@ -78,7 +83,7 @@ impl Http {
             .pool_idle_timeout(Duration::from_secs(10))
             .pool_timer(hyper_util::rt::TokioTimer::new())
             .build(connector);
-        Ok(Self { client, patience })
+        Ok(Self { client })
     }
 }
 
@@ -88,8 +93,8 @@ impl HttpClient for Http {
         request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
         let answer = self.client.request(request);
-        let patience = self.patience.clone();
         Box::pin(async move {
+            ask(None);
             let answer = tokio::time::timeout(REQUEST, answer)
                 .await
                 .map_err(|_| Error::Other(format!("no answer within {} s", REQUEST.as_secs()).into()))?
@@ -100,7 +105,7 @@ impl HttpClient for Http {
             ) && let Some(value) = answer.headers().get(header::RETRY_AFTER)
                 && let Some(until) = retry_after(value.as_bytes(), Timestamp::now())
             {
-                patience.set(until);
+                ask(Some(until));
             }
             Ok(BytesResponse::from(answer))
         })
@@ -123,6 +128,25 @@ fn retry_after(value: &[u8], now: Timestamp) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_one_order_was_asked_is_no_other_orders_matter() {
+        let until: Timestamp = "2026-03-01T00:00:00Z".parse().unwrap();
+        let told = patiently(async {
+            ask(Some(until));
+            tokio::task::yield_now().await;
+            let told = asked();
+            ask(None);
+            (told, asked())
+        });
+        let untold = patiently(async {
+            tokio::task::yield_now().await;
+            asked()
+        });
+        let ((told, after), untold) = tokio::join!(told, untold);
+        assert_eq!((told, untold), (Some(until), None));
+        assert_eq!(after, None, "a later answer that asks for nothing counts");
+    }
 
     #[test]
     fn retry_after_is_read_in_both_forms_and_bounded() {

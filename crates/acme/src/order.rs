@@ -19,7 +19,7 @@ use rustls_pki_types::pem::PemObject;
 use crate::dns;
 use crate::error::AcmeError;
 use crate::front::{Answer, Front};
-use crate::http::Patience;
+use crate::http;
 use crate::name::Name;
 use crate::schedule::Validity;
 use crate::settings::{Challenge, Settings};
@@ -39,7 +39,6 @@ pub(crate) struct Ordering<'a> {
     pub(crate) account: &'a Account,
     pub(crate) settings: &'a Settings,
     pub(crate) front: &'a dyn Front,
-    pub(crate) patience: &'a Patience,
     pub(crate) name: &'a Name,
     /// The chain that is replaced, so that the authority counts it as a renewal (RFC 9773 §5).
     pub(crate) replaces: Option<&'a str>,
@@ -296,7 +295,7 @@ impl Ordering<'_> {
     }
 
     fn authority(&self, doing: &'static str, error: Error) -> AcmeError {
-        if let Some(until) = self.patience.take() {
+        if let Some(until) = http::asked() {
             return AcmeError::RateLimited {
                 name: self.name.clone(),
                 until,

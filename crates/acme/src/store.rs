@@ -17,6 +17,9 @@ use crate::error::AcmeError;
 use crate::name::Name;
 use crate::schedule::{Failures, Validity, Window};
 
+/// What a record with its certificate and an account need of the disk at most, bytes.
+const ROOM: usize = 64 << 10;
+
 /// Everything about one name's certificate.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -160,6 +163,19 @@ impl Store {
         replace(&path, &text).map_err(failed(&path))
     }
 
+    /// Whether the disk takes what an order brings; nothing of it stays.
+    ///
+    /// # Errors
+    /// The failing system call's error.
+    pub(crate) fn try_out(&self) -> Result<(), AcmeError> {
+        (|| {
+            let mut temporary = temporary(&self.directory)?;
+            temporary.write_all(&[0; ROOM])?;
+            temporary.as_file().sync_all()
+        })()
+        .map_err(failed(&self.directory))
+    }
+
     /// Forgets a record. Fine when there is none.
     ///
     /// # Errors
@@ -225,15 +241,20 @@ fn move_aside(path: &Path) -> Result<(), AcmeError> {
     }
 }
 
-/// Temporary file (0600), fsync, rename, fsync of the directory.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// A temporary file (0600) in `directory`, which is made if there is none.
+fn temporary(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
     use std::os::unix::fs::DirBuilderExt as _;
-    let directory = path.parent().unwrap_or(Path::new("."));
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)?;
-    let mut temporary = tempfile::Builder::new().prefix(".new-").tempfile_in(directory)?;
+    tempfile::Builder::new().prefix(".new-").tempfile_in(directory)
+}
+
+/// Temporary file, fsync, rename, fsync of the directory.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let mut temporary = temporary(directory)?;
     temporary.write_all(bytes)?;
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|failed| failed.error)?;
