@@ -350,5 +350,14 @@ async fn there_and_back(world: &World, ca: &str) -> anyhow::Result<()> {
         .expect_code(0)?;
     unharmed("again", load).await?;
     ensure!(served(&site).await?.0 == "appliance");
+    // Numbers that containers of the first time carry are not given out again.
+    let status = developer.appliance(["status", "--json"]).run().await?.json()?;
+    let app = &status
+        .as_object()
+        .context("hosts")?
+        .values()
+        .next()
+        .context("one")?["apps"][0];
+    ensure!(app["current"]["number"] == 3, "{app}");
     Ok(())
 }

@@ -30,7 +30,7 @@ use jiff::Timestamp;
 use self::plan::{App, Plan};
 use self::ports::Rule;
 use self::survey::PROXY;
-use super::apps::{Accepted, Adopted};
+use super::apps::{Accepted, Adopted, AppsError};
 use super::change::done;
 use super::container::{self, Making};
 use super::drive::Audience;
@@ -430,7 +430,7 @@ async fn abandon(agent: &Arc<Agent>, plan: &Plan) {
         tracing::error!("adopt: {}", chain(&error));
     }
     for app in &plan.apps {
-        if let Err(error) = agent.apps.forget(&app.id) {
+        if let Err(error) = forget(agent, &app.id) {
             tracing::error!("adopt: {}: {}", app.id, chain(&error));
         }
     }
@@ -568,13 +568,23 @@ async fn give_back(agent: &Arc<Agent>, holder: &Holder, audience: &Audience) -> 
         for container in adopted.containers.values() {
             own_name(agent, container).await?;
         }
-        agent.apps.forget(id)?;
+        forget(agent, id)?;
     }
     let names: Vec<&str> = apps.iter().map(|(id, _)| id.as_str()).collect();
     Ok(done(format!(
         "kamal-proxy serves {} again; the appliance's proxy is stopped. `kamal deploy` works as before; again: appliance adopt",
         names.join(", ")
     )))
+}
+
+/// Forgets an app but for the numbers that it used up: containers of ours that stay behind carry them.
+fn forget(agent: &Agent, app: &str) -> Result<(), AppsError> {
+    let used = agent.apps.read(app)?.numbers;
+    agent.apps.forget(app)?;
+    agent.apps.update(app, |state| {
+        state.numbers.last_release = used.last_release;
+        state.numbers.last_rollout = used.last_rollout;
+    })
 }
 
 /// Gives a container that had made room for one of ours its name back: Kamal reads the version out of it.
