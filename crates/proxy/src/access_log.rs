@@ -135,7 +135,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) took: Duration,
     /// Bytes of the request's body, as announced.
     pub(crate) request_length: u64,
-    /// Bytes written to the client, head included.
+    /// Bytes of the body that the client was given; of a compressed one with its framing.
     pub(crate) response_bytes: u64,
     /// Address and port at the other end of the connection.
     pub(crate) client: (IpAddr, u16),

@@ -19,8 +19,11 @@ use crate::snapshot::Auth;
 const GOOD_FOR: Duration = Duration::from_secs(300);
 /// Outcomes that are remembered.
 const MOST: usize = 4_096;
-/// Hashes at the same time.
-const AT_ONCE: usize = 2;
+/// Passwords that may wait for a hash at the same time; more are told to come again.
+const WAITING: usize = 64;
+/// Unknown passwords that a visitor may try in a row, and how many more with each second: a hash costs a processor a
+/// quarter of a second, and one visitor must not have them all.
+pub(crate) const TRIES: (f64, f64) = (10.0, 0.5);
 /// A hash that no password has, so that unknown names take as long as known ones.
 const NOBODY: &str = "$2b$10$abcdefghijklmnopqrstuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuu";
 
@@ -32,6 +35,23 @@ pub(crate) struct Gatekeeper {
     key: hmac::Key,
     known: Mutex<HashMap<Digest, (bool, Instant)>>,
     work: Arc<Semaphore>,
+    /// What is waited for, and by how many.
+    waiting: Mutex<HashMap<Digest, usize>>,
+}
+
+/// One request that waits.
+struct Waits<'a>(&'a Gatekeeper, Digest);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = waiting.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&self.1);
+            }
+        }
+    }
 }
 
 /// A password that has to be hashed.
@@ -58,7 +78,8 @@ impl Default for Gatekeeper {
         Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
             known: Mutex::default(),
-            work: Arc::new(Semaphore::new(AT_ONCE)),
+            work: Arc::new(Semaphore::new(at_once())),
+            waiting: Mutex::default(),
         }
     }
 }
@@ -100,12 +121,35 @@ impl Gatekeeper {
         }
     }
 
-    /// Hashes, and remembers the outcome.
-    pub(crate) async fn check(&self, check: Box<Check>) {
+    /// Whether nobody waits for this one yet.
+    pub(crate) fn is_first(&self, check: &Check) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        !waiting.contains_key(&check.digest)
+    }
+
+    /// Hashes, and remembers the outcome; false when too many wait already.
+    pub(crate) async fn check(&self, check: Box<Check>) -> bool {
+        let waits = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.len() >= WAITING && !waiting.contains_key(&check.digest) {
+                return false;
+            }
+            *waiting.entry(check.digest).or_default() += 1;
+            Waits(self, check.digest)
+        };
         let Ok(_permit) = Arc::clone(&self.work).acquire_owned().await else {
-            return;
+            return false;
         };
         let digest = check.digest;
+        let answered = |known: &HashMap<Digest, (bool, Instant)>| {
+            known
+                .get(&digest)
+                .is_some_and(|(_, until)| *until > Instant::now())
+        };
+        // A browser asks for many things at once, all with the same password.
+        if answered(&self.known.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return true;
+        }
         let hashed = tokio::task::spawn_blocking(move || {
             bcrypt::verify(&check.password, &check.hash).unwrap_or(false) && check.known_user
         });
@@ -119,7 +163,15 @@ impl Gatekeeper {
             }
         }
         known.insert(digest, (good, now + GOOD_FOR));
+        drop(known);
+        drop(waits);
+        true
     }
+}
+
+/// Hashes at the same time: half of the processors are left for requests.
+fn at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
 /// User and password of `Basic …`.
@@ -183,7 +235,7 @@ mod tests {
             let Standing::Unknown(check) = keeper.standing(&auth, Some(value.as_bytes()), now) else {
                 panic!("nothing is known yet");
             };
-            keeper.check(check).await;
+            assert!(keeper.check(check).await);
             let standing = keeper.standing(&auth, Some(value.as_bytes()), now);
             assert_eq!(matches!(standing, Standing::Admitted), good, "{value}");
             assert_eq!(matches!(standing, Standing::Refused), !good, "{value}");

@@ -101,7 +101,7 @@ fn settings(settings: &Settings, say: &mut dyn FnMut(String)) {
     );
     for (key, value, least, most) in [
         ("max_header_bytes", settings.max_header_bytes, 8 << 10, 1 << 20),
-        ("max_header_count", settings.max_header_count, 16, 1_000),
+        ("max_header_count", settings.max_header_count, 16, 256),
         ("max_connections", settings.max_connections, 16, 1 << 20),
     ] {
         if !(least..=most).contains(&value) {

@@ -5,6 +5,7 @@
 //! What has been given to the encoder is flushed whenever no more is there, so that a stream is never held back.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +102,32 @@ pub(crate) fn suits(compression: &Compression, response: &Candidate<'_>) -> bool
         && compression.types.iter().any(listed)
 }
 
+/// Encoders at the same time, for all services: each holds about half a mebibyte for as long as its visitor reads.
+const MOST: usize = 256;
+
+/// How many there are.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// A place among the encoders.
+#[derive(Debug)]
+pub(crate) struct Place(());
+
+impl Place {
+    /// `None` while all are taken: the response then goes out as it is.
+    pub(crate) fn take() -> Option<Self> {
+        let taken = OPEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
+            (open < MOST).then_some(open + 1)
+        });
+        taken.ok().map(|_| Self(()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// An encoder that writes into a buffer of its own.
 pub(crate) enum Encoder {
     Zstd(Box<zstd::stream::write::Encoder<'static, Vec<u8>>>),
@@ -120,7 +147,7 @@ impl Encoder {
     pub(crate) fn new(coding: Coding) -> Self {
         let out = Vec::with_capacity(4 << 10);
         match coding {
-            Coding::Zstd => match zstd::stream::write::Encoder::new(out, 3) {
+            Coding::Zstd => match zstd_encoder(out) {
                 Ok(encoder) => Self::Zstd(Box::new(encoder)),
                 Err(_) => Self::Done,
             },
@@ -173,6 +200,16 @@ impl Encoder {
             None => false,
         }
     }
+}
+
+/// With a window and tables that fit web pages: the library's own for this level take four times as much.
+fn zstd_encoder(out: Vec<u8>) -> std::io::Result<zstd::stream::write::Encoder<'static, Vec<u8>>> {
+    use zstd::zstd_safe::CParameter;
+    let mut encoder = zstd::stream::write::Encoder::new(out, 3)?;
+    encoder.set_parameter(CParameter::WindowLog(17))?;
+    encoder.set_parameter(CParameter::HashLog(15))?;
+    encoder.set_parameter(CParameter::ChainLog(15))?;
+    Ok(encoder)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub(crate) struct Encoded {
     inner: Reply,
     encoder: Encoder,
     ended: bool,
+    _place: compress::Place,
 }
 
 /// Makes the response smaller when the service and the visitor want it.
@@ -43,7 +44,8 @@ pub(crate) fn encode(
     }
     head.headers
         .append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-    let Some(coding) = compress::negotiate(compression, accept) else {
+    let coding = compress::negotiate(compression, accept);
+    let Some((coding, place)) = coding.and_then(|coding| Some((coding, compress::Place::take()?))) else {
         return Response::from_parts(head, inner);
     };
     mark(&mut head.headers, coding);
@@ -51,6 +53,7 @@ pub(crate) fn encode(
         inner,
         encoder: Encoder::new(coding),
         ended: false,
+        _place: place,
     };
     Response::from_parts(head, Reply::Encoded(Box::new(encoded)))
 }

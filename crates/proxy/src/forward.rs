@@ -63,6 +63,15 @@ pub(crate) enum Reply {
     Encoded(Box<Encoded>),
     /// Held back until it was complete.
     Held(Box<Held>),
+    /// With the line for the access log, written when the body ends or breaks off.
+    Logged(Box<Logged>),
+}
+
+/// A body whose bytes are counted for its request's line.
+#[derive(Debug)]
+pub(crate) struct Logged {
+    body: Reply,
+    line: Line,
 }
 
 /// A response body that is being relayed; gives the connection back when it is complete.
@@ -111,6 +120,7 @@ impl http2::Working for Reply {
             Self::Relayed(Relay::H2c(relay)) => relay.poll_work(cx),
             Self::Encoded(encoded) => encoded.inner_mut().poll_work(cx),
             Self::Held(held) => held.work(cx),
+            Self::Logged(logged) => logged.body.poll_work(cx),
         }
     }
 }
@@ -129,6 +139,13 @@ impl Body for Reply {
             Self::Relayed(Relay::H2c(relay)) => Pin::new(relay).poll_frame(cx),
             Self::Encoded(encoded) => encoded.poll_frame(cx),
             Self::Held(held) => held.poll_frame(cx),
+            Self::Logged(logged) => {
+                let frame = Pin::new(&mut logged.body).poll_frame(cx);
+                if let Poll::Ready(Some(Ok(frame))) = &frame {
+                    logged.line.given += frame.data_ref().map_or(0, |data| data.len() as u64);
+                }
+                frame
+            }
         }
     }
 
@@ -139,6 +156,7 @@ impl Body for Reply {
             Self::Relayed(Relay::H2c(relay)) => relay.is_end_stream(),
             Self::Encoded(encoded) => encoded.is_end_stream(),
             Self::Held(held) => held.is_end_stream(),
+            Self::Logged(logged) => logged.body.is_end_stream(),
         }
     }
 
@@ -149,6 +167,7 @@ impl Body for Reply {
             Self::Relayed(Relay::H2c(relay)) => relay.size_hint(),
             Self::Encoded(_) => SizeHint::default(),
             Self::Held(held) => held.size_hint(),
+            Self::Logged(logged) => logged.body.size_hint(),
         }
     }
 }
@@ -164,11 +183,12 @@ pub(crate) fn failure(status: StatusCode) -> Response<Reply> {
 /// Answers one request.
 pub(crate) async fn handle(
     worker: &Rc<Worker>,
-    peer: &Peer,
+    peer: &Rc<Peer>,
     mut request: Request<Upload>,
     interim: Interim<'_>,
 ) -> Response<Reply> {
     let begun = Instant::now();
+    let is_head = request.method() == Method::HEAD;
     let Some(host) = host_of(&request) else {
         return failure(StatusCode::BAD_REQUEST);
     };
@@ -192,7 +212,7 @@ pub(crate) async fn handle(
             scheme: peer.scheme,
             body: request.body().size_hint().lower(),
         };
-        let (route, mut response) = match decide(&table, &ask) {
+        let (route, response) = match decide(&table, &ask) {
             Decision::Wait { route, most, late } => {
                 let until = *until.get_or_insert(tokio::time::Instant::from_std(begun) + most);
                 tokio::select! {
@@ -222,9 +242,14 @@ pub(crate) async fn handle(
                 let path = target.split('?').next().unwrap_or_default();
                 match policy::examine(&worker.shared, route, path, request.headers(), visitor, again) {
                     Verdict::Pass => {}
-                    Verdict::Answer(response) => return finish(worker, Some(route), own(response), begun),
+                    Verdict::Answer(response) => {
+                        let line = line(worker, peer, route, &host, &request, None, begun);
+                        return finish(worker, Some(route), own(response), begun, is_head, line);
+                    }
                     Verdict::Check(check) => {
-                        worker.shared.gatekeeper.check(check).await;
+                        if !worker.shared.gatekeeper.check(check).await {
+                            return finish(worker, None, own(policy::busy()), begun, is_head, None);
+                        }
                         again = true;
                         continue;
                     }
@@ -233,17 +258,8 @@ pub(crate) async fn handle(
                     Some(id) if crate::request_id::acceptable(id.as_bytes()) => id.clone(),
                     _ => worker.ids.next_value(),
                 };
-                let line = (route.service.log.requests && worker.shared.access_log.is_on()).then(|| Line {
-                    words: Words::of(&host, &request, &route.service.log.request_headers, visitor),
-                    worker,
-                    peer,
-                    route: Arc::clone(route),
-                    id: id.clone(),
-                    begun,
-                    written: false,
-                });
+                let line = line(worker, peer, route, &host, &request, Some(&id), begun);
                 let accept = request.headers().get(header::ACCEPT_ENCODING).cloned();
-                let is_head = request.method() == Method::HEAD;
                 request
                     .body_mut()
                     .limit(route.service.limits.max_request_body.unwrap_or(u64::MAX));
@@ -286,16 +302,11 @@ pub(crate) async fn handle(
                     }
                     _ => response,
                 };
-                if let Some(line) = line {
-                    line.write(&response);
-                }
-                return finish(worker, Some(route), response, begun);
+                return finish(worker, Some(route), response, begun, is_head, line);
             }
         };
-        if *request.method() == Method::HEAD {
-            *response.body_mut() = Reply::Own(None);
-        }
-        return finish(worker, route, response, begun);
+        let line = route.and_then(|route| line(worker, peer, route, &host, &request, None, begun));
+        return finish(worker, route, response, begun, is_head, line);
     }
 }
 
@@ -306,6 +317,7 @@ fn is_websocket(request: &Request<Upload>) -> bool {
 }
 
 /// The words of a request that are logged.
+#[derive(Debug)]
 struct Words {
     host: String,
     target: String,
@@ -337,50 +349,77 @@ impl Words {
     }
 }
 
-/// A line of the access log that is still to be written.
-struct Line<'a> {
+/// The line for a request, if its service wants one.
+fn line(
+    worker: &Rc<Worker>,
+    peer: &Rc<Peer>,
+    route: &Arc<Route>,
+    host: &str,
+    request: &Request<Upload>,
+    id: Option<&HeaderValue>,
+    begun: Instant,
+) -> Option<Line> {
+    if !(route.service.log.requests && worker.shared.access_log.is_on()) {
+        return None;
+    }
+    let visitor = visitor_of(&worker.shared.table.load(), peer, request.headers());
+    Some(Line {
+        words: Words::of(host, request, &route.service.log.request_headers, visitor),
+        worker: Rc::clone(worker),
+        peer: Rc::clone(peer),
+        route: Arc::clone(route),
+        id: id.cloned().unwrap_or_else(|| worker.ids.next_value()),
+        begun,
+        // The client gave its request up before there was an answer: kamal-proxy's and nginx's word for that.
+        status: 499,
+        upstream: String::new(),
+        given: 0,
+        logged: Vec::new(),
+    })
+}
+
+/// A line of the access log; written when it is dropped, which is when all is over.
+#[derive(Debug)]
+pub(crate) struct Line {
     words: Words,
-    worker: &'a Worker,
-    peer: &'a Peer,
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
     route: Arc<Route>,
     id: HeaderValue,
     begun: Instant,
-    written: bool,
+    status: u16,
+    upstream: String,
+    /// Bytes of body that were given to the client.
+    given: u64,
+    logged: Vec<access_log::Field>,
 }
 
-impl Drop for Line<'_> {
-    /// The client gave its request up before there was an answer: kamal-proxy's and nginx's word for that is 499.
-    fn drop(&mut self) {
-        if !self.written {
-            self.entry(499, "", 0, &[]);
-        }
+/// The address of the upstream that answers, if one does.
+fn upstream_of(body: &Reply) -> String {
+    match body {
+        Reply::Relayed(relay) => relay.upstream().address.to_string(),
+        Reply::Held(held) => held.upstream().address.to_string(),
+        Reply::Encoded(encoded) => upstream_of(encoded.inner()),
+        Reply::Logged(logged) => upstream_of(&logged.body),
+        Reply::Own(_) => String::new(),
     }
 }
 
-impl Line<'_> {
-    /// Writes the line when the response's head is there; its body's length is the announced one.
-    fn write(mut self, response: &Response<Reply>) {
-        let upstream = match response.body() {
-            Reply::Relayed(relay) => relay.upstream().address.to_string(),
-            Reply::Encoded(encoded) => match encoded.inner() {
-                Reply::Relayed(relay) => relay.upstream().address.to_string(),
-                Reply::Held(held) => held.upstream().address.to_string(),
-                Reply::Own(_) | Reply::Encoded(_) => String::new(),
-            },
-            Reply::Held(held) => held.upstream().address.to_string(),
-            Reply::Own(_) => String::new(),
-        };
-        let wanted = &self.route.service.log.response_headers;
-        let logged = access_log::fields("resp", wanted, |name| {
+impl Line {
+    /// Goes with the body from here on.
+    fn accompany(mut self, response: Response<Reply>) -> Response<Reply> {
+        self.status = response.status().as_u16();
+        self.upstream = upstream_of(response.body());
+        self.logged = access_log::fields("resp", &self.route.service.log.response_headers, |name| {
             response.headers().get(name).map(|value| value.as_bytes().into())
         });
-        let bytes = response.body().size_hint().lower();
-        self.entry(response.status().as_u16(), &upstream, bytes, &logged);
-        self.written = true;
+        response.map(|body| Reply::Logged(Box::new(Logged { body, line: self })))
     }
+}
 
-    fn entry(&self, status: u16, target_address: &str, response_bytes: u64, logged: &[access_log::Field]) {
-        let (words, peer) = (&self.words, self.peer);
+impl Drop for Line {
+    fn drop(&mut self) {
+        let (words, peer) = (&self.words, &self.peer);
         let entry = Entry {
             time: Clock::millis(),
             host: words.host.as_bytes(),
@@ -388,16 +427,16 @@ impl Line<'_> {
             with_query: self.route.service.log.query,
             method: words.method.as_str().as_bytes(),
             request_id: self.id.as_bytes(),
-            status,
+            status: self.status,
             service: self.route.service.name.as_str(),
-            target_address,
+            target_address: &self.upstream,
             took: self.begun.elapsed(),
             request_length: words.length,
-            response_bytes,
+            response_bytes: self.given,
             client: (peer.address, peer.port),
             port: peer.local_port,
             visitor: words.visitor,
-            fields: [&words.fields, logged],
+            fields: [&words.fields, &self.logged],
             scheme: peer.scheme.as_str(),
             protocol: "HTTP/2.0",
             user_agent: &words.user_agent,
@@ -426,30 +465,39 @@ fn visitor_of(table: &Table, peer: &Peer, fields: &HeaderMap) -> IpAddr {
     )
 }
 
-/// Counts the answer and sets the service's own fields.
+/// Counts the answer, sets the service's own fields, and takes the body away that HEAD does not get.
 fn finish(
     worker: &Worker,
     route: Option<&Arc<Route>>,
     mut response: Response<Reply>,
     begun: Instant,
+    is_head: bool,
+    line: Option<Line>,
 ) -> Response<Reply> {
+    if is_head && matches!(response.body(), Reply::Own(_)) {
+        *response.body_mut() = Reply::Own(None);
+    }
     if let Some(route) = route {
         route.counters[worker.index].answered(response.status().as_u16(), begun.elapsed());
         for (name, value) in &route.response_headers {
             response.headers_mut().insert(name, value.clone());
         }
     }
-    response
+    match line {
+        Some(line) => line.accompany(response),
+        None => response,
+    }
 }
 
 /// The host as the client wrote it; `None` when it is missing or given twice.
 fn host_of(request: &Request<Upload>) -> Option<String> {
     if let Some(authority) = request.uri().authority() {
-        return Some(authority.as_str().to_owned());
+        // No userinfo, nothing that could be more than a host (RFC 9113 §8.3.1).
+        return h1::is_host(authority.as_str().as_bytes()).then(|| authority.as_str().to_owned());
     }
     let mut all = request.headers().get_all(header::HOST).iter();
     match (all.next(), all.next()) {
-        (Some(host), None) => host.to_str().ok().map(str::to_owned),
+        (Some(host), None) if h1::is_host(host.as_bytes()) => host.to_str().ok().map(str::to_owned),
         (None, None) if request.version() == Version::HTTP_10 => Some(String::new()),
         _ => None,
     }
@@ -520,7 +568,7 @@ async fn route_request(
     let declined = response
         .headers()
         .get("x-writer-affinity")
-        .is_some_and(|value| value == "false");
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"false"));
     let cookie = match assignment {
         Assignment { writes: true, .. } if declined => None,
         Assignment { writes: true, .. } => Some(assign::writer_cookie(&route.service, now)),
@@ -547,7 +595,7 @@ fn prepare(
 ) {
     let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
     let (kept, prefix) = (&path[strip..], &path[..strip]);
-    let target = if kept.starts_with('/') {
+    let target = if kept.starts_with('/') || kept == "*" {
         Uri::try_from(kept)
     } else {
         Uri::try_from(format!("/{kept}"))

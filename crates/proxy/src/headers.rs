@@ -116,6 +116,38 @@ fn is_end_to_end(name: &HeaderName) -> bool {
         || name.as_str().starts_with("x-forwarded-")
 }
 
+/// Whether a client's field could pass for one that is ours to set: servers that hand fields over as environment
+/// variables take `_` for `-`, and `Proxy` for the variable of that name (CVE-2016-5385).
+pub(crate) fn is_disguise(name: &[u8]) -> bool {
+    const OURS: [&[u8]; 14] = [
+        b"connection",
+        b"content-length",
+        b"forwarded",
+        b"host",
+        b"keep-alive",
+        b"te",
+        b"transfer-encoding",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-prefix",
+        b"x-forwarded-proto",
+        b"x-request-id",
+        b"x-request-start",
+    ];
+    if name.eq_ignore_ascii_case(b"proxy") {
+        return true;
+    }
+    let same = |ours: &&[u8]| {
+        ours.len() == name.len()
+            && ours.iter().zip(name).all(|(ours, given)| {
+                let given = if *given == b'_' { b'-' } else { *given };
+                ours.eq_ignore_ascii_case(&given)
+            })
+    };
+    name.contains(&b'_') && OURS.iter().any(same)
+}
+
 /// The client as we saw it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClientView<'a> {
@@ -132,6 +164,14 @@ pub(crate) struct ClientView<'a> {
 
 /// Sets the forwarding fields of a request for the upstream.
 pub(crate) fn set_forwarding(headers: &mut HeaderMap, client: &ClientView<'_>) {
+    let disguised: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_disguise(name.as_str().as_bytes()))
+        .cloned()
+        .collect();
+    for name in disguised {
+        headers.remove(name);
+    }
     if !client.trusted {
         headers.remove(header::FORWARDED);
         headers.remove(&X_FORWARDED_PREFIX);

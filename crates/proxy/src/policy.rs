@@ -41,10 +41,7 @@ pub(crate) fn examine(
         let burst = limits.burst.map_or_else(|| rate.max(1.0), f64::from);
         let service = route.service.name.as_str();
         if let Err(wait) = shared.rates.take(service, visitor, rate, burst, Instant::now()) {
-            let mut page = route.page(StatusCode::TOO_MANY_REQUESTS, "");
-            page.headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(wait));
-            return Verdict::Answer(page);
+            return Verdict::Answer(too_many(route, wait));
         }
     }
     let Some(auth) = &route.service.auth else {
@@ -60,6 +57,33 @@ pub(crate) fn examine(
     {
         Standing::Admitted => Verdict::Pass,
         Standing::Refused => Verdict::Answer(auth::challenge(route.page(StatusCode::UNAUTHORIZED, ""), auth)),
-        Standing::Unknown(check) => Verdict::Check(check),
+        Standing::Unknown(check) => {
+            let service = format!("{}\0password", route.service.name.as_str());
+            let (burst, rate) = auth::TRIES;
+            // Many requests with one password, as browsers send them, are one try.
+            if !shared.gatekeeper.is_first(&check) {
+                return Verdict::Check(check);
+            }
+            match shared.rates.take(&service, visitor, rate, burst, Instant::now()) {
+                Ok(()) => Verdict::Check(check),
+                Err(wait) => Verdict::Answer(too_many(route, wait)),
+            }
+        }
     }
+}
+
+/// The answer to who asks too often.
+fn too_many(route: &Route, wait: u64) -> Response<Bytes> {
+    let mut page = route.page(StatusCode::TOO_MANY_REQUESTS, "");
+    page.headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from(wait));
+    page
+}
+
+/// The answer while too many passwords wait to be checked.
+pub(crate) fn busy() -> Response<Bytes> {
+    let mut page = crate::pages::page(StatusCode::SERVICE_UNAVAILABLE, "");
+    page.headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from(1_u64));
+    page
 }

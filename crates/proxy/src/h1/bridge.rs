@@ -254,7 +254,9 @@ impl Crossing {
             rewrite::field(&mut out, b"Sec-WebSocket-Accept", accept(key).as_bytes());
         } else {
             rewrite::field(&mut out, b"Connection", b"close");
-            if !(head.headers.contains_key(header::CONTENT_LENGTH) || self.is_head) {
+            // A 204 has no length, and a 304 none that we know (RFC 9110 §8.6).
+            let bodiless = self.is_head || matches!(head.status.as_u16(), 204 | 304);
+            if !(head.headers.contains_key(header::CONTENT_LENGTH) || bodiless) {
                 if relay.is_end_stream() {
                     rewrite::field(&mut out, b"Content-Length", b"0");
                 } else {

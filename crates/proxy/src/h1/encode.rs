@@ -2,7 +2,7 @@
 
 use super::chunks::{self, Decoder, Malformed, Piece};
 use crate::buffer::Buffer;
-use crate::compress::{Coding, Encoder};
+use crate::compress::{self, Coding, Encoder};
 
 /// How the upstream frames what comes.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub(super) struct Encoding {
     from: Source,
     encoder: Encoder,
     encoded: Vec<u8>,
+    _place: compress::Place,
 }
 
 /// Why it cannot go on.
@@ -31,11 +32,12 @@ impl From<Malformed> for Broken {
 }
 
 impl Encoding {
-    pub(super) fn new(from: Source, coding: Coding) -> Self {
+    pub(super) fn new(from: Source, coding: Coding, place: compress::Place) -> Self {
         Self {
             from,
             encoder: Encoder::new(coding),
             encoded: Vec::new(),
+            _place: place,
         }
     }
 

@@ -101,6 +101,12 @@ pub(super) struct Exchange<'a> {
     pub(super) status: u16,
     /// Bytes of a response's body without an announced length.
     pub(super) body_read: u64,
+    /// Bytes that came out of an encoder.
+    body_encoded: u64,
+    /// Bytes of body that went from buffer to client.
+    body_relayed: u64,
+    /// Whether the upstream does not take what is to be sent.
+    refuses: bool,
     /// Bytes written to the upstream and to the client.
     pub(super) bytes: (u64, u64),
     /// The response, while it is held back.
@@ -155,6 +161,9 @@ impl<'a> Exchange<'a> {
             answered: false,
             status: 0,
             body_read: 0,
+            body_encoded: 0,
+            body_relayed: 0,
+            refuses: false,
             bytes: (0, 0),
             held: None,
             logged: Vec::new(),
@@ -227,6 +236,15 @@ impl<'a> Exchange<'a> {
         Poll::Pending
     }
 
+    /// Bytes of the response's body, as the client gets it.
+    pub(super) fn body_bytes(&self) -> u64 {
+        if self.body_encoded > 0 {
+            self.body_encoded
+        } else {
+            self.body_read + self.body_relayed
+        }
+    }
+
     fn upload_over(&self) -> bool {
         matches!(self.body, Body::Sent) && self.up_sent == self.up.len()
     }
@@ -250,8 +268,8 @@ impl<'a> Exchange<'a> {
             Down::Head(_) if self.upload_over() => {
                 Poll::Ready(Err(Failure::Status(StatusCode::GATEWAY_TIMEOUT)))
             }
-            // The client has sent everything, the upstream does not take it.
-            Down::Head(_) if self.upload.is_some() => {
+            // There is more to send, and the upstream does not take it.
+            Down::Head(_) if self.upload.is_some() || self.refuses => {
                 Poll::Ready(Err(Failure::Status(StatusCode::GATEWAY_TIMEOUT)))
             }
             Down::Head(_) => Poll::Ready(Err(Failure::Status(StatusCode::REQUEST_TIMEOUT))),
@@ -288,6 +306,7 @@ impl<'a> Exchange<'a> {
     where
         S: AsyncRead + Unpin,
     {
+        self.refuses = false;
         while !self.up_broken {
             if self.up_sent < self.up.len() {
                 let write = Pin::new(&mut *self.link).poll_write(cx, &self.up[self.up_sent..]);
@@ -297,7 +316,10 @@ impl<'a> Exchange<'a> {
                         self.bytes.0 += count as u64;
                     }
                     Poll::Ready(_) => return self.upload_broke(),
-                    Poll::Pending => break,
+                    Poll::Pending => {
+                        self.refuses = true;
+                        break;
+                    }
                 }
                 continue;
             }
@@ -324,7 +346,10 @@ impl<'a> Exchange<'a> {
                             }
                         }
                         Poll::Ready(_) => return self.upload_broke(),
-                        Poll::Pending => break,
+                        Poll::Pending => {
+                            self.refuses = true;
+                            break;
+                        }
                     }
                     self.moved = Instant::now();
                     conn.deadline.set(Some(self.moved + conn.stall()));
@@ -440,7 +465,9 @@ impl<'a> Exchange<'a> {
     fn upstream_ended(&mut self) -> Result<(), Failure> {
         match &mut self.down {
             Down::Encoded(encoding) if encoding.ends_with_connection() => {
+                let before = self.out.len();
                 let ended = encoding.finish(&mut self.out);
+                self.body_encoded += (self.out.len() - before) as u64;
                 self.down = Down::Given;
                 ended.map_err(|_| Failure::Status(StatusCode::BAD_GATEWAY))
             }
@@ -490,6 +517,7 @@ impl<'a> Exchange<'a> {
                     self.out.extend_from_slice(&there[..count]);
                     self.from_upstream.consume(count);
                     *left -= count as u64;
+                    self.body_relayed += count as u64;
                     if *left == 0 {
                         self.down = Down::Given;
                     }
@@ -541,10 +569,11 @@ impl<'a> Exchange<'a> {
                     return Ok(false);
                 }
                 Down::Encoded(encoding) => {
-                    let before = self.from_upstream.len();
+                    let before = (self.from_upstream.len(), self.out.len());
                     let step = encoding.step(&mut self.from_upstream, &mut self.out);
-                    // With the framing, which is little.
-                    self.body_read += (before - self.from_upstream.len()) as u64;
+                    // Both with the framing, which is little.
+                    self.body_read += (before.0 - self.from_upstream.len()) as u64;
+                    self.body_encoded += (self.out.len() - before.1) as u64;
                     match step {
                         Ok(true) => self.down = Down::Given,
                         Ok(false) => return Ok(false),
@@ -605,6 +634,7 @@ impl<'a> Exchange<'a> {
         let compression = self.order.route.service.compression.as_ref();
         let suits = !no_body && compression.is_some_and(|compression| suits(compression, &head));
         let coding = self.order.coding.filter(|_| suits && self.order.minor == 1);
+        let coding = coding.and_then(|coding| Some((coding, compress::Place::take()?)));
         let (given, down, coding) = match (coding, down) {
             (Some(coding), Down::Length(length)) => encoded(Source::Length(length), coding),
             (Some(coding), Down::Chunked { from, .. }) => encoded(Source::Chunked(from), coding),
@@ -670,6 +700,7 @@ impl<'a> Exchange<'a> {
         } else if let Down::Length(left) = &mut self.down {
             self.from_upstream.consume(count);
             *left -= count as u64;
+            self.body_relayed += count as u64;
             if *left == 0 {
                 self.down = Down::Given;
             }
@@ -722,7 +753,13 @@ impl<'a> Exchange<'a> {
             match Pin::new(&mut conn.stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.unflushed = false,
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Failure::Client)),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    // TLS takes a write whole while there is room, and passes it on as the client reads.
+                    if wrote {
+                        conn.deadline.set(Some(Instant::now() + conn.stall()));
+                    }
+                    return Poll::Pending;
+                }
             }
         }
         Poll::Ready(Ok(()))
@@ -750,7 +787,7 @@ fn suits(compression: &Compression, head: &parse::ResponseHead<'_, '_>) -> bool 
     field("trailer").is_none() && compress::suits(compression, &candidate)
 }
 
-fn encoded(from: Source, coding: Coding) -> (Given, Down, Option<Coding>) {
-    let down = Down::Encoded(Box::new(Encoding::new(from, coding)));
+fn encoded(from: Source, (coding, place): (Coding, compress::Place)) -> (Given, Down, Option<Coding>) {
+    let down = Down::Encoded(Box::new(Encoding::new(from, coding, place)));
     (Given::Chunked, down, Some(coding))
 }

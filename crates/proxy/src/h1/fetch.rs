@@ -54,6 +54,8 @@ struct Sending {
     framing: Way,
     /// Whether nothing more comes from `body`.
     last: bool,
+    /// Whether the upstream does not take what is there.
+    refused: bool,
     bytes: u64,
 }
 
@@ -80,7 +82,9 @@ impl Sending {
                 &self.part[..]
             };
             if !there.is_empty() {
-                match ready!(Pin::new(&mut *link).poll_write(cx, there)) {
+                let written = Pin::new(&mut *link).poll_write(cx, there);
+                self.refused = written.is_pending();
+                match ready!(written) {
                     Ok(count) if count > 0 => {
                         self.bytes += count as u64;
                         if self.sent < self.out.len() {
@@ -189,6 +193,7 @@ pub(crate) async fn fetch(
         sent: 0,
         part: Bytes::new(),
         last: body.is_over(),
+        refused: false,
         body,
         framing,
         bytes: 0,
@@ -268,7 +273,7 @@ pub(crate) async fn fetch(
             }
         }
         if place.poll_passed(cx) {
-            return Poll::Ready(Err(Broken::Status(if uploading {
+            return Poll::Ready(Err(Broken::Status(if uploading && !sending.refused {
                 StatusCode::REQUEST_TIMEOUT
             } else {
                 StatusCode::GATEWAY_TIMEOUT

@@ -43,6 +43,7 @@ pub(crate) use self::fetch::{Relay, Taken, fetch};
 use self::held::wants_requests;
 use self::order::{Failure, LogHead, Order, Outcome};
 use self::parse::Framing;
+pub(crate) use self::parse::is_host;
 use self::tunnel::Tunnel;
 use crate::access_log::{self, Entry};
 use crate::assign::{self, Assignment, Shown as _};
@@ -57,6 +58,7 @@ use crate::http2;
 use crate::link::Link;
 use crate::pages;
 use crate::policy::{self, Verdict};
+use crate::request_id;
 use crate::rewound::Rewound;
 use crate::snapshot::UpstreamProtocol;
 use crate::table::{Route, Table};
@@ -251,7 +253,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             let changed = worker.shared.changed.notified();
             match self.plan(end, begun, again) {
                 Plan::Check(check) => {
-                    worker.shared.gatekeeper.check(check).await;
+                    if !worker.shared.gatekeeper.check(check).await {
+                        self.input.consume(end);
+                        return self.give(&policy::busy(), None, false, 1, false).await;
+                    }
                     again = true;
                 }
                 Plan::Order(order) => {
@@ -265,11 +270,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                     minor,
                     head_only,
                 } => {
-                    self.input.consume(end);
                     if let Some(route) = &route {
                         let status = response.status().as_u16();
                         route.counters[worker.index].answered(status, begun.elapsed());
+                        self.log_own(end, begun, route, &response);
                     }
+                    self.input.consume(end);
                     return self
                         .give(&response, route.as_deref(), keep, minor, head_only)
                         .await;
@@ -279,10 +285,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                     tokio::select! {
                         () = changed => {}
                         () = tokio::time::sleep_until(until) => {
-                            self.input.consume(end);
                             route.counters[worker.index].answered(late.as_u16(), begun.elapsed());
                             let page = too_late(&route, late);
-                            return self.give(&page, Some(&route), false, 1, false).await;
+                            self.log_own(end, begun, &route, &page);
+                            let head_only = self.input.bytes().starts_with(b"HEAD ");
+                            self.input.consume(end);
+                            return self.give(&page, Some(&route), false, 1, head_only).await;
                         }
                     }
                 }
@@ -315,10 +323,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             host: head.host,
             target: head.target,
             scheme: self.peer.scheme,
-            body: match head.framing {
-                Framing::Length(length) => length,
-                Framing::Chunked | Framing::UntilClose => 0,
-            },
+            body: announced(head.framing),
         };
         let no_body = head.framing == Framing::Length(0);
         let own = |route: Option<&Arc<Route>>, response| Plan::Own {
@@ -356,7 +361,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             Verdict::Answer(response) => return own(Some(route), response),
             Verdict::Check(check) => return Plan::Check(check),
         }
-        let upgrade = head.options.upgrade && head.upgrade.is_some() && head.minor == 1 && no_body;
+        // Any other protocol would lead past the routes, the passwords and the limits on the same connection, as `h2c`
+        // does; a server may leave an upgrade alone (RFC 9110 §7.8).
+        let websocket = head
+            .upgrade
+            .is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
+        let upgrade = head.options.upgrade && websocket && head.minor == 1 && no_body;
         let view = rewrite::View {
             peer: &self.peer,
             trusted: route.service.forward_headers || table.trusted.contain(self.peer.address),
@@ -485,6 +495,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             let outcome = exchange.run(self).await;
             let held = exchange.held.take();
             let (answered, status, bytes) = (exchange.answered, exchange.status, exchange.bytes);
+            let body = exchange.body_bytes();
             let logged = std::mem::take(&mut exchange.logged);
             exchange.finish(self);
             order.route.counters[worker.index].moved(bytes.0, bytes.1);
@@ -495,7 +506,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                 }
                 drop(in_flight);
                 let given = Box::pin(self.play(held)).await;
-                self.log(&order, status, &upstream.address.to_string(), bytes.1, &logged);
+                self.log(&order, status, &upstream.address.to_string(), body, &logged);
                 worker.buffers.give(order.head);
                 return match (given, keep) {
                     (false, _) => Next::Gone,
@@ -510,7 +521,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                     Err(Failure::Client) if !answered => 499,
                     _ => status,
                 };
-                self.log(&order, status, &upstream.address.to_string(), bytes.1, &logged);
+                // What a tunnel carries comes after its line.
+                self.log(&order, status, &upstream.address.to_string(), body, &logged);
             }
             match outcome {
                 Ok(Outcome::Complete { keep, reusable }) => {
@@ -547,12 +559,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                 }
             }
         };
-        self.log(&order, status.as_u16(), "", 0, &[]);
         let counters = &order.route.counters[worker.index];
         counters.answered(status.as_u16(), order.begun.elapsed());
         let taken = order.framing == Framing::Length(0) || upload.is_some();
         let keep = order.keep && taken && !self.is_closing();
         let mut page = order.route.page(status, "");
+        let given = if order.is_head {
+            0
+        } else {
+            page.body().len() as u64
+        };
+        self.log(&order, status.as_u16(), "", given, &[]);
         if let Ok(id) = http::HeaderValue::from_bytes(&order.head[order.id.clone()]) {
             page.headers_mut().insert(crate::headers::X_REQUEST_ID, id);
         }
@@ -573,6 +590,53 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         bridge::start(&self.worker, lease, upstream, order, patience)
             .map(Link::Bridge)
             .ok_or_else(|| io::Error::other("the request cannot be said in HTTP/2"))
+    }
+
+    /// Writes the line of a request that is answered here, if its service wants one.
+    fn log_own(&self, end: usize, begun: Instant, route: &Route, response: &Response<Bytes>) {
+        if !(route.service.log.requests && self.worker.shared.access_log.is_on()) {
+            return;
+        }
+        let table = self.worker.shared.table.load();
+        let mut room = parse::fields();
+        let most = table.settings.max_header_count;
+        let Ok(head) = parse::request(&self.input.bytes()[..end], &mut room, most) else {
+            return;
+        };
+        let words = log_head(&head, &route.service.log.request_headers);
+        let id = match head.request_id.filter(|id| request_id::acceptable(id)) {
+            Some(id) => id.to_vec(),
+            None => self.worker.ids.next().to_vec(),
+        };
+        let logged = access_log::fields("resp", &route.service.log.response_headers, |name| {
+            response.headers().get(name).map(|value| value.as_bytes().into())
+        });
+        let entry = Entry {
+            time: Clock::millis(),
+            host: words.host.as_bytes(),
+            target: words.target.as_bytes(),
+            with_query: route.service.log.query,
+            method: words.method.as_bytes(),
+            request_id: &id,
+            status: response.status().as_u16(),
+            service: route.service.name.as_str(),
+            target_address: "",
+            took: begun.elapsed(),
+            request_length: announced(head.framing),
+            response_bytes: if head.method == "HEAD" {
+                0
+            } else {
+                response.body().len() as u64
+            },
+            client: (self.peer.address, self.peer.port),
+            port: self.peer.local_port,
+            visitor: self.visitor(&table, &head),
+            fields: [&words.fields, &logged],
+            scheme: self.peer.scheme.as_str(),
+            protocol: protocol(head.minor),
+            user_agent: &words.user_agent,
+        };
+        self.worker.lines.push(&self.worker.shared.access_log, &entry);
     }
 
     /// Writes a request's line, if its service wants one.
@@ -596,17 +660,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             service: order.route.service.name.as_str(),
             target_address,
             took: order.begun.elapsed(),
-            request_length: match order.framing {
-                Framing::Length(length) => length,
-                Framing::Chunked | Framing::UntilClose => 0,
-            },
+            request_length: announced(order.framing),
             response_bytes,
             client: (self.peer.address, self.peer.port),
             port: self.peer.local_port,
             visitor: order.visitor,
             fields: [&log.fields, response],
             scheme: self.peer.scheme.as_str(),
-            protocol: if order.minor == 0 { "HTTP/1.0" } else { "HTTP/1.1" },
+            protocol: protocol(order.minor),
             user_agent: &log.user_agent,
         };
         self.worker.lines.push(&self.worker.shared.access_log, &entry);
@@ -715,6 +776,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         })
         .await;
     }
+}
+
+/// The body's length, as far as it is announced.
+fn announced(framing: Framing) -> u64 {
+    match framing {
+        Framing::Length(length) => length,
+        Framing::Chunked | Framing::UntilClose => 0,
+    }
+}
+
+fn protocol(minor: u8) -> &'static str {
+    if minor == 0 { "HTTP/1.0" } else { "HTTP/1.1" }
 }
 
 /// Whether this exchange's end is also the request's: the client has an answer, or is gone.

@@ -343,6 +343,11 @@ fn version_error(head: &[u8]) -> StatusCode {
     }
 }
 
+/// Whether this can stand in `Host`.
+pub(crate) fn is_host(value: &[u8]) -> bool {
+    host(value).is_some()
+}
+
 /// `Host`: a name or address with an optional port, and nothing that could be more than that.
 fn host(value: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(value).ok()?;

@@ -98,7 +98,10 @@ pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, view: &View
                 start |= view.trusted;
                 view.trusted
             }
-            Known::Expect | Known::Date | Known::Other => !head.options.lists(sent.name),
+            Known::Expect | Known::Date => !head.options.lists(sent.name),
+            Known::Other => {
+                !head.options.lists(sent.name) && !crate::headers::is_disguise(sent.name.as_bytes())
+            }
         };
         if pass {
             field(out, sent.name.as_bytes(), sent.value);

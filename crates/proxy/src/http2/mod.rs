@@ -48,7 +48,7 @@ const STREAM_WINDOW: u32 = 256 << 10;
 /// The same for all streams of a connection.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// What is kept of one response that the client does not take yet.
-const SEND_BUFFER: usize = 128 << 10;
+const SEND_BUFFER: usize = 32 << 10;
 /// How long a connection may still bring requests after it was told to end.
 const LAST_CALL: Duration = Duration::from_secs(2);
 

@@ -277,6 +277,8 @@ pub(crate) async fn fetch(
         }
         // While the client still sends, it may talk with the upstream: neither is late.
         if pump.is_none() && place.poll_passed(cx) {
+            // It may be dead without a word: later requests get another one, what is open on it goes on.
+            worker.streams.forget(&lease.usage);
             return Poll::Ready(Err(Broken::Status(StatusCode::GATEWAY_TIMEOUT)));
         }
         Poll::Pending

@@ -15,6 +15,7 @@ mod lanes;
 mod lifecycle;
 mod observing;
 mod rig;
+mod strict;
 mod switching;
 mod tls;
 mod wire;

@@ -34,6 +34,16 @@ async fn connect(
     host: &str,
     alpn: &[&[u8]],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    over(TcpStream::connect(rig.https).await.unwrap(), ca_pem, host, alpn).await
+}
+
+/// TLS over a connection that is there.
+pub(crate) async fn over(
+    stream: TcpStream,
+    ca_pem: &str,
+    host: &str,
+    alpn: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap())
@@ -45,7 +55,6 @@ async fn connect(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    let stream = TcpStream::connect(rig.https).await.unwrap();
     tokio_rustls::TlsConnector::from(Arc::new(config))
         .connect(ServerName::try_from(host.to_owned()).unwrap(), stream)
         .await
