@@ -10,7 +10,7 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use appliance_sandbox::{Distro, Host, HostOptions, Image, Name};
@@ -88,6 +88,22 @@ pub(crate) async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let bare = sandbox.start(&options, &say::detail).await?;
     let measured = async {
         bare.wait_booted().await?;
+        let install = [
+            "apt-get",
+            "install",
+            "--yes",
+            "--no-install-recommends",
+            "docker.io",
+            "iptables",
+        ];
+        let install = appliance_sandbox::Command::new(
+            [&["env", "DEBIAN_FRONTEND=noninteractive"], &install[..]].concat(),
+        )
+        .timeout(Duration::from_secs(180));
+        let installed = bare.exec(&install).await?;
+        if !installed.success() {
+            bail!("the bare host has no Docker: {}", installed.error_text());
+        }
         measure(&stage, &bare, &host).await
     }
     .await;
@@ -267,7 +283,7 @@ impl Registry {
             if begun.elapsed().as_secs() > 20 {
                 bail!("docker-registry does not listen");
             }
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(100));
         }
         Ok(registry)
     }
