@@ -88,21 +88,22 @@ pub(crate) async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let bare = sandbox.start(&options, &say::detail).await?;
     let measured = async {
         bare.wait_booted().await?;
-        let install = [
-            "apt-get",
-            "install",
-            "--yes",
-            "--no-install-recommends",
-            "docker.io",
-            "iptables",
-        ];
-        let install = appliance_sandbox::Command::new(
-            [&["env", "DEBIAN_FRONTEND=noninteractive"], &install[..]].concat(),
-        )
-        .timeout(Duration::from_secs(180));
-        let installed = bare.exec(&install).await?;
-        if !installed.success() {
-            bail!("the bare host has no Docker: {}", installed.error_text());
+        for words in [
+            &["update"][..],
+            &[
+                "install",
+                "--yes",
+                "--no-install-recommends",
+                "docker.io",
+                "iptables",
+            ],
+        ] {
+            let apt = [&["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"], words].concat();
+            let apt = appliance_sandbox::Command::new(apt).timeout(Duration::from_secs(180));
+            let ran = bare.exec(&apt).await?;
+            if !ran.success() {
+                bail!("the bare host gets no Docker: {}", ran.error_text());
+            }
         }
         measure(&stage, &bare, &host).await
     }
