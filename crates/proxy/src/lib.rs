@@ -45,6 +45,11 @@
 //! | 2,000 clients that never finish their heads | others get every answer; each ends with 408 after `header_timeout_ms` | `attacks`, `wire` |
 //! | HTTP/2: rapid reset, CONTINUATION or empty DATA without end | GOAWAY with ENHANCE_YOUR_CALM | `attacks` |
 //! | HTTP/2: SETTINGS or PING without end, answers not read; header bombs | memory stays bounded, others are served | `attacks` |
+//! | a client asks to leave HTTP for something else than a WebSocket (`h2c`) | the request goes on without it: a tunnel leads past routes, passwords and limits | `strict` |
+//! | a client's fields would pass for ours in an app's environment (`X_Forwarded_For`, `Proxy`) | they are dropped | `strict` |
+//! | passwords are guessed | ten at once and one every two seconds for a visitor, then 429; few hashes at a time, 503 beyond 64 that wait | `strict` |
+//! | an upstream takes nothing of an upload | 504 after `idle_timeout_ms`, counted as its failure; 408 only where the client sends nothing | `strict` |
+//! | a client reads slowly | it gets everything for as long as it takes something in `idle_timeout_ms`; what is kept for it is bounded (compression: 256 at once, then responses go as they are) | `strict` |
 //! | a client that takes nothing of its response | the upload goes on; after `idle_timeout_ms` the response is given up | `http2`, `attacks` |
 //!
 //! # HTTP/3

@@ -1,7 +1,7 @@
 //! A certificate authority of one's own, for development and for hosts without a public name.
 //!
 //! The CA is one ECDSA P-256 key, kept as `ca.key` (0600) beside its certificate `ca.pem` in a directory.
-//! Leaves live 398 days, the longest that browsers accept; they are signed again at every start and switch.
+//! Leaves live 398 days, the longest that browsers accept; each is signed once in the life of a process.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -362,8 +362,10 @@ async fn a_full_disk_refuses_a_request_and_costs_no_response() {
 async fn all_bodies_together_stay_within_the_bound() {
     let (rig, app) = (Rig::start(), App::start("one").await);
     rig.put(&held(&app, true, false)).await;
-    let mut settings = appliance_proxy::snapshot::Settings::default();
-    settings.spool_max_bytes = 300_000;
+    let settings = appliance_proxy::snapshot::Settings {
+        spool_max_bytes: 300_000,
+        ..Default::default()
+    };
     rig.client.put_settings(&settings).await.unwrap();
     let body = text(900_000);
     let head = "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 900000\r\n\r\n";
