@@ -10,8 +10,11 @@
     /version            the version alone                  /env       the environment as JSON
     /headers            the request's headers as JSON      /slow?ms=  answers after so many milliseconds
     /stream?n=&ms=      n server-sent events, ms apart     /echo      the request's body (POST)
+    /ws                 a WebSocket that sends back the bytes it gets, frames and all
 """
 
+import base64
+import hashlib
 import json
 import os
 import signal
@@ -61,6 +64,8 @@ class Handler(BaseHTTPRequestHandler):
             case "/slow":
                 time.sleep(int(query.get("ms", "1000")) / 1000)
                 self.answer(VERSION)
+            case "/ws":
+                self.websocket()
             case "/stream":
                 self.stream(int(query.get("n", "10")), int(query.get("ms", "100")) / 1000)
             case _:
@@ -73,6 +78,19 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(body, kind=self.headers.get("Content-Type", "application/octet-stream"))
 
     do_PUT = do_POST
+
+    def websocket(self):
+        key = self.headers.get("Sec-WebSocket-Key", "") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
+        self.end_headers()
+        self.wfile.flush()
+        self.close_connection = True
+        while data := self.rfile.read1(4096):
+            self.wfile.write(data)
+            self.wfile.flush()
 
     def health(self):
         match os.environ.get("HEALTH", "ok"):

@@ -4,11 +4,14 @@
 
 mod accessories;
 mod adopt;
+mod alerts;
 mod backups;
 mod behaviours;
 mod bootstrap;
+mod cloud_init;
 mod conformance;
 mod deploy;
+mod doctor;
 mod door;
 mod firewall;
 mod fleet;
@@ -23,5 +26,7 @@ mod relay;
 mod rollouts;
 mod sandbox;
 mod trust;
+mod updates;
 mod uploads;
+mod vagrant;
 mod verbs;

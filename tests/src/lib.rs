@@ -3,7 +3,7 @@
 //! - [`Bench`]: the local Docker, the binary under test, names that cannot collide.
 //! - [`World`]: one host of one's own, bare or bootstrapped; removed when dropped.
 //! - [`Developer`]: a machine's worth of files (home, key, app directory) and the command line run there.
-//! - [`http`]: one request; [`load`]: many, counted.
+//! - [`http`]: one request; [`load`]: many, counted; [`receiver`]: what hosts fetch and send.
 //!
 //! `cargo xtask test` builds the binary and sets `APPLIANCE_BIN`.
 //! To look at what a failed test left, set `APPLIANCE_TEST_KEEP=1`; the host's name is then printed.
@@ -24,6 +24,7 @@ pub mod content;
 pub mod developer;
 pub mod http;
 pub mod load;
+pub mod receiver;
 pub mod world;
 
 pub use bench::Bench;

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands::{
-    accessory, adopt, app, audit, backup, bootstrap, build, canary, certificates, cloud_init, config,
-    details, docs, firewall, host, init, keys, listing, lock, proxy, proxy_verbs, prune, push, registry,
-    restore, rollback, sandbox, secrets, server, status, tunnel, upgrade,
+    accessory, adopt, alerts, app, audit, backup, bootstrap, build, canary, certificates, cloud_init, config,
+    details, docs, doctor, firewall, host, init, keys, listing, lock, proxy, proxy_verbs, prune, push,
+    registry, restore, rollback, sandbox, secrets, server, status, tunnel, update, upgrade,
 };
 use crate::globals::Globals;
 use crate::{agent, receive, ui};
@@ -52,6 +52,8 @@ enum Command {
     /// Keep others from changing the app, see who does, let them again
     #[command(subcommand)]
     Lock(lock::LockCommand),
+    /// Find what is wrong with the servers, and say which command mends it
+    Doctor(doctor::DoctorArgs),
     /// Show what runs on each server, and how it fares
     Status(status::StatusArgs),
     /// Boot, stop, look into, run commands in, and remove the app
@@ -80,6 +82,8 @@ enum Command {
     Tunnel(tunnel::TunnelArgs),
     /// Print what the configuration's keys mean
     Docs(docs::DocsArgs),
+    /// Bring a newer version of this program, without dropping a request
+    Update(update::UpdateArgs),
     /// What to do in place of Kamal's upgrade
     Upgrade(upgrade::UpgradeArgs),
     /// Backups: list, make, check, try to restore, remove
@@ -97,6 +101,9 @@ enum Command {
     /// List, enroll and remove the keys a host obeys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// What is wrong on the servers, who is told, and whether messages arrive
+    #[command(subcommand)]
+    Alerts(alerts::AlertsCommand),
     /// List, renew and revoke the certificates that a host had from a certificate authority
     #[command(subcommand)]
     Certificates(certificates::CertificatesCommand),
@@ -166,6 +173,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Promote(args) => block_on(canary::promote(&args, globals))?,
         Command::Abort(args) => block_on(canary::abort(&args, globals))?,
         Command::Lock(command) => block_on(lock::run(&command, globals))?,
+        Command::Doctor(args) => return block_on(doctor::run(&args, globals)),
         Command::Status(args) => block_on(status::run(&args, globals))?,
         Command::Setup(args) => block_on(async {
             server::bootstrap(&args.reach, globals).await?;
@@ -185,6 +193,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Build(command) => block_on(build::run(&command, globals))?,
         Command::Tunnel(args) => return block_on(tunnel::run(&args, globals)),
         Command::Docs(args) => docs::run(&args)?,
+        Command::Update(args) => block_on(update::run(&args))?,
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Backup(command) => block_on(backup::run(&command, globals))?,
         Command::Restore(args) => block_on(restore::run(&args, globals))?,
@@ -192,6 +201,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Secrets(command) => return secrets::run(&command, globals),
         Command::Audit(args) => block_on(audit::run(&args, globals))?,
         Command::Certificates(command) => block_on(certificates::run(&command, globals))?,
+        Command::Alerts(command) => block_on(alerts::run(&command, globals))?,
         Command::Keys(command) => block_on(keys::run(&command, globals))?,
         Command::Adopt(args) => block_on(adopt::run(&args, globals))?,
         Command::Sandbox(command) => block_on(sandbox::run(&command))?,
@@ -210,7 +220,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "appliance", &mut script);
             ui::raw(&script);
         }
-        Command::Version => ui::line(env!("CARGO_PKG_VERSION")),
+        Command::Version => ui::line(crate::version()),
     }
     Ok(ExitCode::SUCCESS)
 }

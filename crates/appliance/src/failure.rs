@@ -12,6 +12,7 @@ use std::fmt;
 /// | 4 | the host cannot be reached, or is not an appliance |
 /// | 5 | the release did not become healthy; the previous one serves |
 /// | 6 | this system is not supported; nothing was touched |
+/// | 9 | `doctor` found something |
 /// | 64 | wrong usage of the command line |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -27,6 +28,8 @@ pub enum Kind {
     Reverted,
     /// Exit code 6.
     Unsupported,
+    /// Exit code 9.
+    Findings,
 }
 
 impl Kind {
@@ -39,6 +42,7 @@ impl Kind {
             Kind::Unreachable => 4,
             Kind::Reverted => 5,
             Kind::Unsupported => 6,
+            Kind::Findings => 9,
         }
     }
 }

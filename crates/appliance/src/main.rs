@@ -16,7 +16,9 @@ mod globals;
 mod host_file;
 mod journal;
 mod receive;
+mod release_key;
 mod ui;
+mod update;
 mod wire;
 
 use std::process::ExitCode;
@@ -24,6 +26,14 @@ use std::process::ExitCode;
 /// Returns memory to the system promptly and stays small when idle, which glibc's allocator does not.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The version, in one place of the binary.
+const STAMP: &str = concat!("appliance release ", env!("CARGO_PKG_VERSION"));
+
+/// The version of this program.
+pub fn version() -> &'static str {
+    STAMP.trim_start_matches("appliance release ")
+}
 
 fn main() -> ExitCode {
     appliance_config::yaml::silence_caught_panics();

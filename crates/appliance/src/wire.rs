@@ -21,6 +21,8 @@
 //! | `GET /v1/certificates` | list of [`Certificate`] |
 //! | `GET /v1/firewall` | [`Firewall`] |
 //! | `GET /v1/firewall/audit` | [`appliance_bootstrap::firewall::exposure::Report`] |
+//! | `GET /v1/alerts` | [`Alerts`] |
+//! | `GET /v1/doctor` | [`doctor::Examination`] |
 //! | `GET /v1/audit?last=N` | records, newest last |
 //! | `GET /v1/audit/verify` | [`AuditProof`] |
 //! | `POST /v1/images/have` | [`appliance_push::store::HaveQuery`] → [`appliance_push::store::HaveAnswer`] |
@@ -32,10 +34,13 @@
 
 mod accessories;
 mod adoption;
+mod alerts;
 mod containers;
+pub mod doctor;
 
 pub use accessories::Accessory;
 pub use adoption::{AdoptedApp, AdoptedRole, Adoption};
+pub use alerts::Alerts;
 pub use appliance_rollout::Gate;
 pub use containers::{ContainerRow, ImageRow, RouteRow, TargetRow};
 

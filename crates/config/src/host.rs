@@ -279,6 +279,9 @@ pub struct Alerts {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^https?://[^\s/]+/[^\s/]+$"))]
     pub ntfy: Option<String>,
+    /// Name of the line of `/etc/appliance/secrets` with the access token of that server, if it wants one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ntfy_token: Option<String>,
     /// A Telegram chat.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub telegram: Option<Telegram>,
@@ -291,6 +294,45 @@ pub struct Alerts {
     pub mute: Vec<AlertKind>,
     /// The same alert again after this time, if it still holds.
     pub repeat: Repeat,
+    /// Between two looks.
+    pub interval: Interval,
+    /// Restarts, kills for want of memory and 5xx responses count for this long.
+    pub window: Window,
+    /// Share of responses that may be 5xx.
+    pub error_share: ErrorShare,
+}
+
+/// Time between two looks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Interval(pub Seconds);
+
+impl Default for Interval {
+    fn default() -> Self {
+        Self(Seconds(30))
+    }
+}
+
+/// How long events count.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Window(pub Seconds);
+
+impl Default for Window {
+    fn default() -> Self {
+        Self(Seconds(600))
+    }
+}
+
+/// How many responses may be errors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct ErrorShare(pub Share);
+
+impl Default for ErrorShare {
+    fn default() -> Self {
+        Self(Share(0.05))
+    }
 }
 
 /// How long an alert that still holds stays quiet.
@@ -348,6 +390,10 @@ pub struct Telegram {
     pub chat: String,
     /// Name of the line of `/etc/appliance/secrets` with the bot's token.
     pub token: String,
+    /// Another server that speaks Telegram's API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^https?://[^\s/]+$"))]
+    pub server: Option<String>,
 }
 
 /// What an alert is about.

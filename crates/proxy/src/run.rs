@@ -76,6 +76,8 @@ pub struct Proxy {
     /// Copies of the listeners, for a successor.
     copies: Vec<(Scheme, TcpListener)>,
     quiet: Arc<AtomicBool>,
+    /// Ends the long wait of a process that handed over: somebody stops the service as a whole.
+    hurry: Arc<tokio::sync::Notify>,
 }
 
 /// What is listening, before anything is accepted.
@@ -131,7 +133,12 @@ impl Proxy {
         let hangup = Arc::new(tokio::sync::Notify::new());
         let (ready, started) = std::sync::mpsc::sync_channel(1);
         let disk = Disk::new(&options.store);
-        let drain = options.drain;
+        let hurry = Arc::new(tokio::sync::Notify::new());
+        let patience = Patience {
+            usual: options.drain,
+            handed_over: Arc::clone(&quiet),
+            hurry: Arc::clone(&hurry),
+        };
         let control = std::thread::Builder::new()
             .name("proxy-control".into())
             .spawn({
@@ -151,7 +158,7 @@ impl Proxy {
                         }
                     };
                     runtime.block_on(oversee(
-                        shared, disk, listening, handles, hangup, drain, notify, ready,
+                        shared, disk, listening, handles, hangup, patience, notify, ready,
                     ));
                     // A blocked file operation must not hold up the end.
                     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -170,6 +177,7 @@ impl Proxy {
             metrics_address,
             copies,
             quiet,
+            hurry,
         })
     }
 
@@ -284,6 +292,25 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
+/// How long what is under way may go on once the process ends.
+struct Patience {
+    usual: Duration,
+    handed_over: Arc<AtomicBool>,
+    hurry: Arc<tokio::sync::Notify>,
+}
+
+/// How long tunnels of a process that handed over may stay: everybody new is with its successor, so nobody waits for them.
+const HANDED_OVER: Duration = Duration::from_secs(24 * 3_600);
+
+impl Patience {
+    async fn over(self) {
+        if self.handed_over.load(Ordering::SeqCst) {
+            let _either = tokio::time::timeout(HANDED_OVER, self.hurry.notified()).await;
+        }
+        tokio::time::sleep(self.usual).await;
+    }
+}
+
 /// The control thread from start to end.
 #[allow(clippy::too_many_arguments)]
 async fn oversee(
@@ -292,7 +319,7 @@ async fn oversee(
     listening: Listening,
     workers: Vec<Handle>,
     hangup: Arc<tokio::sync::Notify>,
-    drain: Duration,
+    patience: Patience,
     notify: Box<dyn Fn(Notice) + Send + Sync>,
     ready: std::sync::mpsc::SyncSender<Result<(), RunError>>,
 ) {
@@ -377,7 +404,11 @@ async fn oversee(
             freed.await;
         }
     };
-    if tokio::time::timeout(drain, idle).await.is_err() {
+    let cut = tokio::select! {
+        () = idle => false,
+        () = patience.over() => true,
+    };
+    if cut {
         tracing::warn!(
             connections = shared.connections.load(Ordering::Relaxed),
             "connections are cut, the time to drain is over"
@@ -610,7 +641,21 @@ pub fn run(mut options: Options) -> Result<(), RunError> {
             notify(Notice::HandedOver { successor: pid });
         }
     });
-    proxy.shutdown();
+    let hurry = Arc::clone(&proxy.hurry);
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let ending = std::thread::spawn(move || {
+        proxy.shutdown();
+        let _nobody_waits = ended.send(());
+    });
+    runtime.block_on(async {
+        tokio::select! {
+            _ = end => {}
+            _ = terminate.recv() => hurry.notify_one(),
+        }
+    });
+    if ending.join().is_err() {
+        tracing::error!("the thread that ended the proxy panicked");
+    }
     // A successor outlives us; the thread that waits for it must not.
     runtime.shutdown_background();
     Ok(())

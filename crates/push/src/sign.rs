@@ -224,13 +224,21 @@ impl Signature {
     /// # Errors
     /// When it did not.
     pub fn verify(&self, key: &PublicKey, payload: &[u8]) -> Result<(), SignError> {
-        if self.0.namespace() != NAMESPACE {
+        self.verify_as(NAMESPACE, key, payload)
+    }
+
+    /// The same for another namespace, such as that of released programs.
+    ///
+    /// # Errors
+    /// When it did not.
+    pub fn verify_as(&self, namespace: &str, key: &PublicKey, payload: &[u8]) -> Result<(), SignError> {
+        if self.0.namespace() != namespace {
             return Err(SignError::Namespace {
                 found: self.0.namespace().chars().take(60).collect(),
             });
         }
         key.0
-            .verify(NAMESPACE, payload, &self.0)
+            .verify(namespace, payload, &self.0)
             .map_err(SignError::Verify)?;
         if matches!(
             self.0.algorithm(),

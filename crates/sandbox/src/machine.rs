@@ -72,6 +72,61 @@ impl Machine {
         words.iter().map(|word| (*word).to_owned()).collect()
     }
 
+    /// The command of PID 1 for a shell, to stand after other commands.
+    #[must_use]
+    pub fn init_line(self, distro: Distro) -> String {
+        let words: Vec<String> = self
+            .init(distro)
+            .iter()
+            .map(|word| {
+                let plain = word
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "/._=".contains(c));
+                if plain { word.clone() } else { format!("'{word}'") }
+            })
+            .collect();
+        format!("exec {}", words.join(" "))
+    }
+
+    /// The same settings as `docker create` takes them, quoted for a shell: for whoever starts a host without us.
+    #[must_use]
+    pub fn arguments(self) -> Vec<String> {
+        let config = self.host_config();
+        let mut arguments = vec!["--stop-signal=SIGRTMIN+3".to_owned()];
+        let mut add = |option: &str, values: Option<Vec<String>>| {
+            for value in values.into_iter().flatten() {
+                arguments.push(format!("'--{option}={value}'"));
+            }
+        };
+        add("cap-add", config.cap_add);
+        add("cap-drop", config.cap_drop);
+        add("device-cgroup-rule", config.device_cgroup_rules);
+        add("security-opt", config.security_opt);
+        add("volume", config.binds);
+        add(
+            "tmpfs",
+            config.tmpfs.map(|all| {
+                let mut all: Vec<String> = all
+                    .into_iter()
+                    .map(|(path, options)| format!("{path}:{options}"))
+                    .collect();
+                all.sort();
+                all
+            }),
+        );
+        if config.masked_paths.is_some() {
+            add("security-opt", Some(vec!["systempaths=unconfined".to_owned()]));
+        }
+        if config.privileged == Some(true) {
+            arguments.push("--privileged".to_owned());
+        }
+        arguments.push(match config.cgroupns_mode {
+            Some(HostConfigCgroupnsModeEnum::HOST) => "--cgroupns=host".to_owned(),
+            _ => "--cgroupns=private".to_owned(),
+        });
+        arguments
+    }
+
     /// The part of the container's settings that systemd, nftables and a nested engine ask for.
     pub(crate) fn host_config(self) -> HostConfig {
         let mut config = HostConfig {
@@ -130,6 +185,16 @@ mod tests {
         assert_eq!(config.cgroupns_mode, Some(HostConfigCgroupnsModeEnum::HOST));
         assert_eq!(config.privileged, None);
         assert_eq!(V1.init(Distro::Debian12), ["/sbin/init"]);
+        assert_eq!(V1.init_line(Distro::Debian12), "exec /sbin/init");
+        let arguments = V1.arguments().join(" ");
+        for argument in [
+            "'--cap-drop=SYS_RESOURCE'",
+            "'--device-cgroup-rule=a *:* rwm'",
+            "'--security-opt=systempaths=unconfined'",
+            "--cgroupns=host",
+        ] {
+            assert!(arguments.contains(argument), "{argument} in {arguments}");
+        }
         assert_eq!(
             V1.init(Distro::Debian13).len(),
             3,

@@ -33,6 +33,12 @@ pub(crate) enum HostTask {
         #[arg(default_values = ["1-1024"])]
         ports: Vec<String>,
     },
+    /// Print what `docker create` needs to start a host on this machine, as settings for `vagrant up`
+    Arguments {
+        /// debian12 or debian13
+        #[arg(default_value = "debian12", value_parser = |text: &str| Distro::parse(text).ok_or("debian12 or debian13"))]
+        distro: Distro,
+    },
     /// Build images, and print their names
     Images {
         /// PostgreSQL too
@@ -115,6 +121,22 @@ pub(crate) async fn run(task: &HostTask) -> anyhow::Result<()> {
                 }
             }
             outside.remove().await?;
+        }
+        HostTask::Arguments { distro } => {
+            let image = sandbox.ensure(&Image::Host(*distro), &say::note).await?;
+            let machine = sandbox.machine();
+            say::line(&format!(
+                "export APPLIANCE_IMAGE_{}={image}",
+                distro.name().to_uppercase()
+            ));
+            say::line(&format!(
+                "export APPLIANCE_DOCKER_ARGS=\"{}\"",
+                machine.arguments().join(" ")
+            ));
+            say::line(&format!(
+                "export APPLIANCE_DOCKER_INIT=\"{}\"",
+                machine.init_line(*distro)
+            ));
         }
         HostTask::Images { demo, postgres } => {
             let mut images: Vec<_> = Distro::ALL.into_iter().map(Image::Host).collect();

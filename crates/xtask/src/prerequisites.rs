@@ -33,6 +33,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("wrk", "wrk"),
     // A certificate authority for tests, with its DNS server.
     ("pebble", "pebble"),
+    // A mail server for the alerts.
+    ("aiosmtpd", "python3-aiosmtpd"),
+    // Test boxes, as people without a container at hand start them.
+    ("vagrant", "vagrant"),
 ];
 
 /// What pip installs for the lax S3 server.

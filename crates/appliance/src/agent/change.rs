@@ -158,6 +158,7 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience, lead:
         }
         (Verb::Adopt(action), _) => super::adopt::change(agent, verified, action, audience).await,
         (Verb::Firewall(_), _) => firewall(agent, verified).await,
+        (Verb::AlertsTest, _) => Ok(super::alerts::test(agent).await),
         (verb, Some(app)) => {
             let app = app_id(app, change.destination.as_ref());
             let holder = Holder {

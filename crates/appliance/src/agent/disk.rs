@@ -71,6 +71,12 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// Seconds until the disk is full, as the trend foretells.
+    pub fn full_in(&self) -> Option<u64> {
+        let trend = self.trend.lock().unwrap_or_else(PoisonError::into_inner);
+        trend.full_in()
+    }
+
     /// What is wrong, one sentence each, with the next command.
     pub fn problems(&self, free: u64, total: u64, reserve: f64) -> Vec<String> {
         let mut problems = Vec::new();

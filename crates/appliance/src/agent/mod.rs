@@ -9,11 +9,12 @@
 //! ```
 //!
 //! Long-lived tasks: the server (one per connection), one drive per app at most, the keeper, the firewall, the disk guard,
-//! the renewal of certificates.
+//! the renewal of certificates, the alerts.
 //! The agent may be killed at any instant: what it was doing is on disk, and `recover` goes on with it.
 
 pub mod accessories;
 mod adopt;
+mod alerts;
 mod api;
 mod apps;
 mod assets;
@@ -22,6 +23,7 @@ mod certificates;
 mod change;
 mod container;
 mod disk;
+mod doctor;
 mod door;
 mod drive;
 mod edge;
@@ -75,7 +77,7 @@ use self::lease::Leases;
 /// Where the agent listens, and nowhere else.
 pub const SOCKET: &str = "/run/appliance/agent.sock";
 /// Where the proxy takes the agent's orders.
-const PROXY_SOCKET: &str = "/run/appliance-proxy/control.sock";
+pub const PROXY_SOCKET: &str = "/run/appliance-proxy/control.sock";
 /// Where the proxy keeps its local CA.
 const PROXY_CA: &str = "/var/lib/appliance-proxy/local-ca/ca.pem";
 
@@ -116,6 +118,7 @@ pub struct Agent {
     proxy: appliance_proxy::Client,
     certificates: Certificates,
     backups: backups::Backups,
+    alerts: alerts::Alerts,
     state: PathBuf,
     started: Timestamp,
 }
@@ -151,6 +154,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
     let schedules = tokio::spawn(schedule::keep(Arc::clone(&agent), stop.clone()));
     let firewall = tokio::spawn(firewall::keep(Arc::clone(&agent), stop.clone()));
     let disk = tokio::spawn(disk::keep(Arc::clone(&agent), stop.clone()));
+    let alerts = tokio::spawn(alerts::keep(Arc::clone(&agent), stop.clone()));
     let server = tokio::spawn(server::serve(listener, Arc::clone(&agent), stop.clone()));
     notify_ready();
     let watchdog = tokio::spawn(watchdog(stop.clone()));
@@ -167,6 +171,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
         schedules,
         firewall,
         disk,
+        alerts,
         watchdog
     );
     Ok(())
@@ -187,6 +192,7 @@ impl Agent {
             gate,
             accessories: Accessories::new(store.clone(), &args.state, &args.config),
             backups: backups::Backups::open(&store, &args.state)?,
+            alerts: alerts::Alerts::open(&store, &args.config),
             apps: Apps::new(store),
             leases: Leases::default(),
             drives: Drives::default(),

@@ -18,7 +18,7 @@ impl Agent {
                 .ok()
                 .and_then(|name| name.into_string().ok())
                 .unwrap_or_else(|| "unknown".to_owned()),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: crate::version().to_owned(),
             platform: Platform {
                 os: "linux".to_owned(),
                 architecture: info.as_ref().map_or_else(

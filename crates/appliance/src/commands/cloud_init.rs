@@ -1,27 +1,52 @@
 //! `appliance cloud-init`.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
-use appliance_bootstrap::cloud_init::{Download, Keys, one_liner, user_data};
+use appliance_bootstrap::cloud_init::{Download, DownloadError, FirstBoot, one_liner, user_data};
 
 use super::bootstrap::keys;
 use crate::failure::{Kind, failure};
-use crate::ui;
+use crate::release_key::{self, RELEASES};
+use crate::{host_file, ui};
 
 /// Print the first-boot instructions for a new server
+///
+/// The server fetches this program, checks its checksum and its signature, and bootstraps itself.
+/// A failure is cloud-init's: `cloud-init status` says `error`, /var/log/cloud-init-output.log says why,
+/// and the next boot tries again.
 #[derive(Debug, clap::Args)]
 pub struct CloudInitArgs {
+    /// SSH public key of somebody who administers the server and may deploy to it; may be repeated
+    #[arg(long, value_name = "PUBLIC KEY", required_unless_present_any = ["admin_key", "deploy_key"])]
+    key: Vec<String>,
     /// SSH public key of an administrator; may be repeated
-    #[arg(long, value_name = "PUBLIC KEY", required_unless_present = "deploy_key")]
+    #[arg(long, value_name = "PUBLIC KEY")]
     admin_key: Vec<String>,
     /// SSH public key that may deploy every app; may be repeated
     #[arg(long, value_name = "PUBLIC KEY")]
     deploy_key: Vec<String>,
+    /// What the server should be; becomes its /etc/appliance/host.yml
+    #[arg(long, value_name = "FILE")]
+    host_yml: Option<PathBuf>,
     /// Where the server fetches this program from (default: the release of this version)
     #[arg(long)]
     url: Option<String>,
     /// SHA-256 of what the URL answers, in hexadecimal (default: of this very program)
     #[arg(long, value_name = "HEX")]
     sha256: Option<String>,
+    /// Where the program's signature is (default: the URL with `.sig` at its end)
+    #[arg(long, value_name = "URL")]
+    signature: Option<String>,
+    /// Public key that the program has to be signed by (default: the one compiled into a release)
+    #[arg(long, value_name = "FILE")]
+    release_key: Option<PathBuf>,
+    /// Check the checksum alone, for a program you built yourself
+    #[arg(long, conflicts_with_all = ["signature", "release_key"])]
+    unsigned: bool,
+    /// Accept a container as the server (for sandboxes)
+    #[arg(long)]
+    allow_container: bool,
     /// What to print
     #[arg(long, value_enum, default_value_t = Format::UserData)]
     format: Format,
@@ -36,21 +61,33 @@ pub enum Format {
     OneLiner,
 }
 
-/// Where releases are published; set `APPLIANCE_RELEASES` when building.
-const RELEASES: &str = match option_env!("APPLIANCE_RELEASES") {
-    Some(url) => url,
-    None => "https://get.appliance.example",
-};
-
 /// Prints the instructions.
 ///
 /// # Errors
-/// When a key, the URL or the checksum is not one.
+/// When a key, the URL, the checksum or `host.yml` is not one, or there is no key to check the signature by.
 pub fn run(args: &CloudInitArgs) -> anyhow::Result<()> {
-    let keys = Keys {
-        admin: keys("--admin-key", &args.admin_key)?,
-        deploy: keys("--deploy-key", &args.deploy_key)?,
+    let both = keys("--key", &args.key)?;
+    let mut boot = FirstBoot {
+        admin: both.clone(),
+        deploy: both,
+        host_yml: None,
+        allow_container: args.allow_container,
     };
+    boot.admin.extend(keys("--admin-key", &args.admin_key)?);
+    boot.deploy.extend(keys("--deploy-key", &args.deploy_key)?);
+    if let Some(path) = &args.host_yml {
+        boot.host_yml = Some(host_file::read(path)?.0);
+    }
+    let download = download(args)?;
+    match args.format {
+        Format::UserData => ui::raw(user_data(&download, &boot).as_bytes()),
+        Format::OneLiner => ui::line(&one_liner(&download, &boot)),
+    }
+    Ok(())
+}
+
+fn download(args: &CloudInitArgs) -> anyhow::Result<Download> {
+    let wrong = |error: DownloadError| failure(Kind::Config, error.to_string());
     let url = args.url.clone().unwrap_or_else(|| {
         format!(
             "{RELEASES}/v{}/appliance-{}",
@@ -62,12 +99,21 @@ pub fn run(args: &CloudInitArgs) -> anyhow::Result<()> {
         Some(sha256) => sha256.clone(),
         None => own_sha256()?,
     };
-    let download = Download::new(&url, &sha256).map_err(|error| failure(Kind::Config, error.to_string()))?;
-    match args.format {
-        Format::UserData => ui::raw(user_data(&download, &keys).as_bytes()),
-        Format::OneLiner => ui::line(&one_liner(&download, &keys)),
+    let download = Download::new(&url, &sha256).map_err(wrong)?;
+    if args.unsigned {
+        return Ok(download);
     }
-    Ok(())
+    let Some(key) = release_key::find(args.release_key.as_deref())? else {
+        return Err(failure(
+            Kind::Config,
+            "this build knows no key that releases are signed by, so the server could not check where its program comes from",
+        )
+        .hint("--release-key FILE.pub, and the signature beside the program: ssh-keygen -Y sign -n appliance-release -f KEY appliance")
+        .hint("--unsigned, if the checksum is enough for you")
+        .into());
+    };
+    let signature = args.signature.clone().unwrap_or_else(|| format!("{url}.sig"));
+    Ok(download.signed(&signature, key).map_err(wrong)?)
 }
 
 fn own_sha256() -> anyhow::Result<String> {

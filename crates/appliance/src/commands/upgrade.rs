@@ -18,7 +18,6 @@ pub fn run(_: &UpgradeArgs) {
     ui::line(
         "Kamal's upgrade moves hosts from Traefik (Kamal 1) to kamal-proxy (Kamal 2). Nothing has to be moved here:\n\
          - configurations of Kamal 1: `appliance config` names every key that is spelled differently now;\n\
-         - a newer appliance: put the new binary on each host and run `appliance bootstrap` there. The proxy hands its\n\
-         \x20 sockets over, and no request is dropped.",
+         - a newer appliance: run `appliance update` on each host. The proxy hands its sockets over, and no request is dropped.",
     );
 }

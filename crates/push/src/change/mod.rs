@@ -212,6 +212,8 @@ pub enum Verb {
     },
     /// Open, close, ban, confirm.
     Firewall(FirewallChange),
+    /// Send a test message to everybody who is told of alerts.
+    AlertsTest,
 }
 
 /// How much power a verb needs.
@@ -271,6 +273,7 @@ impl Verb {
             Verb::Adopt(AdoptAction::Take { .. }) => "adopt",
             Verb::Adopt(AdoptAction::Undo) => "adopt-undo",
             Verb::Firewall(change) => change.name(),
+            Verb::AlertsTest => "alerts-test",
         }
     }
 
@@ -299,6 +302,7 @@ impl Verb {
             | Verb::CertificateRenew { .. }
             | Verb::CertificateRevoke { .. }
             | Verb::Adopt(_)
+            | Verb::AlertsTest
             | Verb::Firewall(_) => Power::Admin,
         }
     }
@@ -313,6 +317,7 @@ impl Verb {
                 | Verb::CertificateRenew { .. }
                 | Verb::CertificateRevoke { .. }
                 | Verb::Adopt(_)
+                | Verb::AlertsTest
                 | Verb::Firewall(_)
         )
     }

@@ -30,6 +30,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use self::jobs::{Job, SECTION, Spec};
+pub use self::ping::ping;
 use super::drive::Audience;
 use super::schedule::Rhythm;
 use super::{Agent, chain, random};
@@ -119,7 +120,8 @@ impl Backups {
         })
     }
 
-    fn record(&self, key: &str) -> Record {
+    /// What is remembered of a job.
+    pub fn record(&self, key: &str) -> Record {
         self.ledger
             .read()
             .ok()

@@ -1,0 +1,211 @@
+//! What the rules judge, gathered; what cannot be seen is left out, not guessed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use appliance_alerts::rules::{Backup, Certificate, Disk, HOST};
+use appliance_alerts::{Answered, Facts};
+use appliance_bootstrap::Local;
+use appliance_bootstrap::host::{Command, Host as _};
+use appliance_config::host::Host;
+use jiff::{SignedDuration, Timestamp};
+
+use super::shown;
+use crate::agent::schedule::Rhythm;
+use crate::agent::{Agent, status};
+
+/// Where the program lies that looks at the whole host.
+const PROGRAM: &str = "/usr/local/bin/appliance";
+/// Intervals between two looks at the whole host, which takes a second of a processor.
+const DRIFT_EVERY: i32 = 20;
+
+/// Everything that can be seen now.
+pub(super) async fn gather(agent: &Arc<Agent>, host: &Host) -> Facts {
+    let now = Timestamp::now();
+    let seconds = |seconds: u64| SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
+    let window = seconds(host.alerts.window.0.0);
+    let docker = agent.docker.ping().await.is_ok();
+    let services = agent.proxy.list().await.ok();
+    let (free, total) = status::disk(&agent.state);
+    let kills = kills();
+    let answered = answered(agent, services.as_deref(), now, window).await;
+    let (killed, restarts) = {
+        let mut seen = agent.alerts.seen();
+        if let (Some(before), Some(kills)) = (seen.kills, kills) {
+            for _ in before..kills {
+                seen.killed.happened(HOST, now);
+            }
+        }
+        seen.kills = kills;
+        let mut killed = seen.killed.counts(now, window);
+        // The kernel's count holds those of containers too.
+        if killed.len() > 1 {
+            killed.remove(HOST);
+        }
+        (killed, seen.ended.counts(now, window))
+    };
+    let certificates = match &services {
+        Some(services) => Some(certificates(services).await),
+        None => None,
+    };
+    Facts {
+        certificates,
+        disk: (total > 0).then(|| Disk {
+            free,
+            total,
+            full_in: agent.disk.full_in(),
+        }),
+        memory: memory(),
+        killed: Some(killed),
+        // While Docker does not answer, its events do not come either.
+        restarts: docker.then_some(restarts),
+        answered,
+        backups: Some(backups(agent, now)),
+        reboot: Some(reboot()),
+        drift: drift(agent, now, seconds(host.alerts.interval.0.0) * DRIFT_EVERY).await,
+    }
+}
+
+async fn certificates(services: &[appliance_proxy::control::ServiceStatus]) -> Vec<Certificate> {
+    let mut found = Vec::new();
+    for status in services.iter().filter(|status| status.service.tls.is_some()) {
+        for host in &status.service.hosts {
+            // Any name below a wildcard is shown its certificate.
+            let name = host.to_string().replacen("*.", "appliance.", 1);
+            // What is not shown at all is told by the proxy, as a problem of the service.
+            if let Ok(certificate) = shown::certificate(&name).await {
+                found.push(Certificate {
+                    name: host.to_string(),
+                    ..certificate
+                });
+            }
+        }
+    }
+    found
+}
+
+async fn answered(
+    agent: &Agent,
+    services: Option<&[appliance_proxy::control::ServiceStatus]>,
+    now: Timestamp,
+    window: SignedDuration,
+) -> Option<BTreeMap<String, Answered>> {
+    let mut counts = Vec::new();
+    for status in services? {
+        let name = &status.service.name;
+        let stats = agent.proxy.stats(name).await.ok()?;
+        let counters = Answered {
+            requests: stats.total.requests,
+            errors: stats.total.by_class[4],
+        };
+        counts.push((name.to_string(), counters));
+    }
+    let mut seen = agent.alerts.seen();
+    let known: Vec<String> = counts.iter().map(|(name, _)| name.clone()).collect();
+    seen.rates.retain(|name, _| known.contains(name));
+    Some(
+        counts
+            .into_iter()
+            .map(|(name, counters)| {
+                let grown = seen
+                    .rates
+                    .entry(name.clone())
+                    .or_default()
+                    .see(now, counters, window);
+                (name, grown)
+            })
+            .collect(),
+    )
+}
+
+fn backups(agent: &Agent, now: Timestamp) -> Vec<Backup> {
+    let jobs = agent.backup_jobs();
+    jobs.iter()
+        .map(|job| {
+            let settings = &job.spec.settings;
+            let record = agent.backups.record(&job.key());
+            let interval = Rhythm::parse(settings.schedule.fields(), settings.timezone.as_deref())
+                .ok()
+                .and_then(|rhythm| rhythm.interval(now));
+            let since = record.good.map(|(at, _)| at).or(record.since);
+            let overdue = since.filter(|since| {
+                interval.is_some_and(|interval| now.duration_since(*since) > interval.saturating_mul(2))
+            });
+            Backup {
+                name: job.key(),
+                accessory: job.spec.accessory.clone(),
+                failed: record.failed,
+                overdue,
+                drill_failed: record.drill_failed,
+            }
+        })
+        .collect()
+}
+
+/// Available memory and all of it, bytes.
+fn memory() -> Option<(u64, u64)> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    Some((system.available_memory(), system.total_memory()))
+}
+
+/// Processes that the kernel killed for want of memory since its start.
+fn kills() -> Option<u64> {
+    let text = fs_err::read_to_string("/proc/vmstat").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
+    line.trim().parse().ok()
+}
+
+/// Why a reboot is needed, as Debian's packages note it.
+fn reboot() -> Vec<String> {
+    if !Path::new("/run/reboot-required").exists() {
+        return Vec::new();
+    }
+    let packages = fs_err::read_to_string("/run/reboot-required.pkgs").unwrap_or_default();
+    let mut packages: Vec<String> = packages.lines().map(str::to_owned).collect();
+    packages.dedup();
+    if packages.is_empty() {
+        packages.push("an update says so".to_owned());
+    }
+    packages
+}
+
+/// Items that differ; asked anew after `every`, else what was seen last.
+async fn drift(agent: &Agent, now: Timestamp, every: SignedDuration) -> Option<Vec<String>> {
+    if let Some((at, items)) = &agent.alerts.seen().drift
+        && now.duration_since(*at) < every
+    {
+        return Some(items.clone());
+    }
+    let items = tokio::task::spawn_blocking(audit).await.ok().flatten()?;
+    agent.alerts.seen().drift = Some((now, items.clone()));
+    Some(items)
+}
+
+/// The whole host, looked at from outside of the agent's sandbox, as an administrator would.
+fn audit() -> Option<Vec<String>> {
+    let argv = [
+        "systemd-run",
+        "--quiet",
+        "--wait",
+        "--pipe",
+        "--collect",
+        "--nice=10",
+        PROGRAM,
+        "host",
+        "audit",
+        "--json",
+        // Whether this is a host for us was decided when it became one.
+        "--allow-container",
+    ];
+    let output = Local.run(&Command::new(argv)).ok()?;
+    let report: serde_json::Value = serde_json::from_str(&output.stdout).ok()?;
+    let items = report.get("items")?.as_array()?;
+    let differs = items.iter().filter(|item| item["ok"] == false);
+    Some(
+        differs
+            .filter_map(|item| Some(item["id"].as_str()?.to_owned()))
+            .collect(),
+    )
+}

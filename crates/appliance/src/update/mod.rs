@@ -1,0 +1,318 @@
+//! A newer binary in the place of this one, and back.
+//!
+//! ```text
+//!  FILE or release ─► signature ─► staged ─► says its version ─► newer?
+//!        │ no: refused, nothing changed          │ yes
+//!                                                ▼
+//!  former kept, guard armed, renamed ─► agent restarted ─► answers as the new version
+//!                                                │ yes               │ no
+//!                                                ▼                   ▼
+//!                             proxy's successor ─► serves as before   back: former renamed, agent, proxy
+//!                                                │ yes               ▲
+//!                                                ▼                   │ no, or nobody said yes in time
+//!                                             settled ◄───── guard ──┘ (a timer, also after a reboot)
+//! ```
+//!
+//! Visitors notice none of it: the agent is not in their way, and the proxy's successor takes its listeners over while
+//! the process before it finishes what is under way.
+//! The agent goes first: a version whose agent does not come up never reaches the proxy.
+
+mod guard;
+mod health;
+mod source;
+mod version;
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use appliance_bootstrap::host::{Command, Host as _};
+use appliance_bootstrap::{Local, PublicKey};
+use appliance_push::sign::{PublicKey as SigningKey, Signature};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use self::health::runs_program;
+pub use self::source::{Source, latest};
+pub use self::version::Version;
+use crate::failure::{Kind, failure};
+use crate::ui;
+
+/// The program as its units start it.
+const PROGRAM: &str = "/usr/local/bin/appliance";
+/// The one before, for the way back.
+const FORMER: &str = "/usr/local/bin/.appliance.former";
+/// What runs until now, for the guard: it becomes the former one once the new one has settled.
+const GUARDED: &str = "/usr/local/bin/.appliance.guarded";
+/// What was done last.
+const RECORD: &str = "/var/lib/appliance/update.json";
+/// A newer program that lies beside its place.
+const STAGED: &str = ".appliance.staged";
+
+/// What is remembered of the last update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The version before.
+    pub from: String,
+    /// The version that came.
+    pub to: String,
+    /// How far it is.
+    pub stage: Stage,
+    /// Why it went back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// When this was written.
+    pub at: Timestamp,
+}
+
+/// How far an update is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// In place, and not yet found healthy.
+    Switched,
+    /// Found healthy.
+    Settled,
+    /// Taken back.
+    Reverted,
+}
+
+/// A program that was proved and lies beside its place.
+struct Staged {
+    path: PathBuf,
+    version: Version,
+}
+
+/// Proves a program's signature, and puts it beside `program`, from where it can be renamed.
+fn stage(source: &Source, key: &PublicKey, program: &Path) -> anyhow::Result<Staged> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let refused = |why: String| {
+        failure(
+            Kind::Refused,
+            format!("{} is not taken, nothing was changed: {why}", source.name),
+        )
+    };
+    let signature = Signature::parse(&source.signature).map_err(|error| {
+        refused(format!("its signature cannot be read: {error}")).hint(format!(
+            "the signature is expected beside the program, as {}.sig",
+            source.name
+        ))
+    })?;
+    let key = SigningKey::parse(&key.line())?;
+    signature
+        .verify_as(appliance_bootstrap::cloud_init::NAMESPACE, &key, &source.program)
+        .map_err(|error| {
+            refused(format!(
+                "it is not signed by the key of the releases ({}): {}",
+                key.fingerprint(),
+                crate::agent::chain(&error)
+            ))
+            .hint("fetch it again; --release-key FILE.pub, if it is a build of your own")
+        })?;
+    let directory = program.parent().context("the program lies in a directory")?;
+    let mut file = tempfile::Builder::new()
+        .prefix(STAGED)
+        .permissions(std::fs::Permissions::from_mode(0o755))
+        .tempfile_in(directory)
+        .with_context(|| format!("cannot write to {}", directory.display()))?;
+    std::io::Write::write_all(&mut file, &source.program)
+        .with_context(|| format!("cannot write to {}", directory.display()))?;
+    file.as_file().sync_all()?;
+    let path = file.into_temp_path().keep()?;
+    // Only what is signed is run; it says its version itself, so nobody can put another one's name on it.
+    let said = Local.run(&Command::new([path.display().to_string().as_str(), "version"]));
+    let version = match said {
+        Ok(output) if output.ok() => output.stdout.trim().parse(),
+        Ok(output) => Err(anyhow::anyhow!(
+            "it does not run on this host: {}",
+            output.stderr.trim()
+        )),
+        Err(error) => Err(error.into()),
+    };
+    match version {
+        Ok(version) => Ok(Staged { path, version }),
+        Err(error) => {
+            fs_err::remove_file(&path)?;
+            Err(refused(format!("{error:#}")).into())
+        }
+    }
+}
+
+/// Whether this machine is an appliance, so that agent and proxy have to follow.
+fn on_a_host() -> bool {
+    Path::new("/etc/appliance/host.key").exists()
+}
+
+/// Brings the program of `source`; says what came of it.
+///
+/// # Errors
+/// When it is not signed, not newer, or was not healthy and the former one is back (exit code 5).
+pub async fn install(source: &Source, key: &PublicKey) -> anyhow::Result<()> {
+    let program = if on_a_host() {
+        PathBuf::from(PROGRAM)
+    } else {
+        std::env::current_exe().context("cannot tell where this program lies")?
+    };
+    let own: Version = crate::version().parse()?;
+    let staged = stage(source, key, &program)?;
+    if staged.version <= own {
+        fs_err::remove_file(&staged.path)?;
+        if staged.version == own {
+            ui::note(&format!("{own} is what runs already"));
+            return Ok(());
+        }
+        return Err(failure(
+            Kind::Refused,
+            format!(
+                "{} is older than {own}, which runs: nothing was changed. What was mended since would be broken again",
+                staged.version
+            ),
+        )
+        .hint("appliance update --rollback, for the way back to the one before")
+        .into());
+    }
+    if !on_a_host() {
+        fs_err::rename(&staged.path, &program)?;
+        ui::note(&format!("{own} → {}", staged.version));
+        return Ok(());
+    }
+    swap(&staged.path, &own.to_string(), &staged.version.to_string()).await
+}
+
+/// Goes back to the program before the last update.
+///
+/// # Errors
+/// When there is none, or it is not healthy either.
+pub async fn roll_back() -> anyhow::Result<()> {
+    let former = Path::new(FORMER);
+    if !former.exists() {
+        return Err(
+            failure(Kind::Refused, "there is no program from before an update here")
+                .hint("appliance update FILE, with a release of your choice that is newer")
+                .into(),
+        );
+    }
+    let said = Local.run(&Command::new([FORMER, "version"]))?;
+    let to = said.stdout.trim().to_owned();
+    // Another name, because the former stays the former if it is not healthy either.
+    let staged = Path::new(PROGRAM).with_file_name(STAGED);
+    replace_by_link(former, &staged)?;
+    swap(&staged, crate::version(), &to).await
+}
+
+/// The rename, agent and proxy after it, and back if they are not healthy.
+async fn swap(staged: &Path, from: &str, to: &str) -> anyhow::Result<()> {
+    let _lock = appliance_bootstrap::Lock::take(Path::new("/run/appliance-bootstrap.lock"))?;
+    let before = health::picture().await;
+    write(Stage::Switched, from, to, None)?;
+    replace_by_link(Path::new(PROGRAM), Path::new(GUARDED))?;
+    guard::arm()?;
+    fs_err::rename(staged, PROGRAM)?;
+    appliance_state::atomic::sync_directory(Path::new("/usr/local/bin"))?;
+    ui::note(&format!("{from} → {to}: in place; agent and proxy follow"));
+    match follow(&before, to).await {
+        Ok(()) => {
+            write(Stage::Settled, from, to, None)?;
+            fs_err::rename(GUARDED, FORMER)?;
+            guard::disarm()?;
+            ui::note(&format!("{to} runs; the way back: appliance update --rollback"));
+            Ok(())
+        }
+        Err(error) => {
+            let why = format!("{error:#}");
+            revert(&why).await?;
+            Err(failure(
+                Kind::Reverted,
+                format!("{to} was not healthy, {from} is back: {why}"),
+            )
+            .hint("journalctl -u appliance-agent -u appliance-proxy --since -5min")
+            .into())
+        }
+    }
+}
+
+async fn follow(before: &health::Picture, version: &str) -> anyhow::Result<()> {
+    health::restart_agent()?;
+    health::agent(version).await?;
+    health::succeed_proxy().await?;
+    health::proxy(before).await?;
+    health::stays(version).await
+}
+
+/// Puts the former program back, and whoever runs the other one; nothing to do if that was settled meanwhile.
+///
+/// # Errors
+/// When it cannot be put back.
+pub async fn revert(why: &str) -> anyhow::Result<()> {
+    let Some(record) = record()? else { return Ok(()) };
+    if record.stage != Stage::Switched {
+        guard::disarm()?;
+        return Ok(());
+    }
+    // Cut off before the rename, or after a revert was: both are one file then, and this changes nothing.
+    let staged = Path::new(PROGRAM).with_file_name(STAGED);
+    replace_by_link(Path::new(GUARDED), &staged)?;
+    fs_err::rename(&staged, PROGRAM)?;
+    if staged.exists() {
+        fs_err::remove_file(&staged)?;
+    }
+    if !health::runs_program("appliance-agent.service") {
+        health::restart_agent()?;
+    }
+    if !health::runs_program("appliance-proxy.service") {
+        health::succeed_proxy().await?;
+    }
+    write(Stage::Reverted, &record.from, &record.to, Some(why))?;
+    ui::warn(&format!("{} is back in the place of {}", record.from, record.to));
+    guard::disarm()?;
+    Ok(fs_err::remove_file(GUARDED)?)
+}
+
+/// Another name for a file, in the place of what had that name.
+fn replace_by_link(file: &Path, name: &Path) -> anyhow::Result<()> {
+    let fresh = name.with_extension("link");
+    match fs_err::remove_file(&fresh) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    fs_err::hard_link(file, &fresh)?;
+    // Renaming one name of a file to another name of it does nothing, and leaves both.
+    fs_err::rename(&fresh, name)?;
+    if fresh.exists() {
+        fs_err::remove_file(&fresh)?;
+    }
+    Ok(())
+}
+
+fn write(stage: Stage, from: &str, to: &str, why: Option<&str>) -> anyhow::Result<()> {
+    let record = Record {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        stage,
+        why: why.map(str::to_owned),
+        at: Timestamp::now(),
+    };
+    appliance_state::atomic::write(Path::new(RECORD), &serde_json::to_vec_pretty(&record)?, 0o600)
+        .context("cannot write down how far the update is")
+}
+
+/// The last update.
+///
+/// # Errors
+/// When what is written cannot be read.
+pub fn record() -> anyhow::Result<Option<Record>> {
+    match fs_err::read(RECORD) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a path is the very file that `PROGRAM` is.
+fn is_program(path: &Path) -> bool {
+    match (fs_err::metadata(path), fs_err::metadata(PROGRAM)) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
+    }
+}

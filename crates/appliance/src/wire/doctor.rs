@@ -1,0 +1,74 @@
+//! A host's own examination, as `GET /v1/doctor` answers it.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that was looked at on the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examination {
+    /// What was looked at, in the order of a person looking.
+    pub areas: Vec<Area>,
+    /// Addresses of the host's own interfaces, without those of containers.
+    pub addresses: Vec<std::net::IpAddr>,
+    /// Host names that its proxy answers to.
+    pub names: Vec<String>,
+    /// What the kernel and the firewall say of every port.
+    pub ports: Option<appliance_bootstrap::firewall::exposure::Report>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Area {
+    /// Its name: `docker`, `certificates`.
+    pub name: String,
+    /// What is wrong with it.
+    pub findings: Vec<Complaint>,
+    /// Why it could not be looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
+}
+
+/// Something wrong, and the command that mends it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Complaint {
+    /// One sentence.
+    pub message: String,
+    /// What to run.
+    pub next: String,
+}
+
+impl Complaint {
+    /// A sentence of the status, which ends in `; next: COMMAND`.
+    pub fn of_problem(problem: &str) -> Self {
+        let (message, next) = problem
+            .split_once("; next: ")
+            .or_else(|| problem.split_once("; next, over a new connection: "))
+            .unwrap_or((
+                problem,
+                "on the host: journalctl -u appliance-agent -u appliance-proxy",
+            ));
+        Self {
+            message: message.to_owned(),
+            next: next.to_owned(),
+        }
+    }
+}
+
+impl Area {
+    /// One that was looked at.
+    pub fn of(name: &str, findings: Vec<Complaint>) -> Self {
+        Self {
+            name: name.to_owned(),
+            findings,
+            skipped: None,
+        }
+    }
+
+    /// One that could not be.
+    pub fn skipped(name: &str, why: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            findings: Vec::new(),
+            skipped: Some(why.to_owned()),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Each alert: provoked on a real host, told once to everybody who wants to hear of it, and taken back when it is over.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use appliance_sandbox::Distro;
+use appliance_tests::World;
+use appliance_tests::http::Target;
+use appliance_tests::receiver::{Receiver, gateway};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// A real SMTP server on this machine that insists on STARTTLS, and the mailbox it fills.
+struct Mail {
+    port: u16,
+    mailbox: PathBuf,
+    ca: String,
+    server: tokio::process::Child,
+    _directory: tempfile::TempDir,
+}
+
+impl Mail {
+    async fn start(address: &str) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let mut ca = CertificateParams::new(Vec::new())?;
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_key = KeyPair::generate()?;
+        let authority = ca.self_signed(&ca_key)?;
+        let mut leaf = CertificateParams::new(Vec::new())?;
+        leaf.subject_alt_names = vec![SanType::IpAddress(address.parse()?)];
+        let key = KeyPair::generate()?;
+        let leaf = leaf.signed_by(&key, &Issuer::from_params(&ca, &ca_key))?;
+        let (certificate, key_file) = (
+            directory.path().join("cert.pem"),
+            directory.path().join("key.pem"),
+        );
+        fs_err::write(&certificate, leaf.pem())?;
+        fs_err::write(&key_file, key.serialize_pem())?;
+        // A port that is free now; the server wants to be told.
+        let port = std::net::TcpListener::bind("0.0.0.0:0")?.local_addr()?.port();
+        let mailbox = directory.path().join("mail");
+        let server = tokio::process::Command::new("/usr/bin/aiosmtpd")
+            .args(["--nosetuid", "--class", "aiosmtpd.handlers.Mailbox", "--listen"])
+            .arg(format!("0.0.0.0:{port}"))
+            .arg("--tlscert")
+            .arg(&certificate)
+            .arg("--tlskey")
+            .arg(&key_file)
+            .arg(&mailbox)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start aiosmtpd; run: cargo xtask test")?;
+        Ok(Self {
+            port,
+            mailbox,
+            ca: authority.pem(),
+            server,
+            _directory: directory,
+        })
+    }
+
+    /// How many messages there are of each subject.
+    fn subjects(&self) -> anyhow::Result<BTreeMap<String, usize>> {
+        let mut subjects = BTreeMap::new();
+        for entry in fs_err::read_dir(self.mailbox.join("new"))? {
+            let text = fs_err::read_to_string(entry?.path())?;
+            let subject = text
+                .lines()
+                .find_map(|line| line.strip_prefix("Subject: "))
+                .context("a message has a subject")?;
+            let (_, title) = subject.split_once("] ").context("the subject names the host")?;
+            *subjects.entry(title.to_owned()).or_default() += 1;
+        }
+        Ok(subjects)
+    }
+}
+
+/// Writes `host.yml`, as an administrator's editor would.
+pub(crate) async fn settings(world: &World, text: &str) -> anyhow::Result<()> {
+    let path = "/etc/appliance/host.yml";
+    Ok(world.host.copy_in(path, text.as_bytes().to_vec(), 0o644).await?)
+}
+
+/// Waits for a notice of this kind and subject at `/hook`.
+async fn told(receiver: &Receiver, status: &str, kind: &str, subject: &str) -> anyhow::Result<Value> {
+    let found = receiver
+        .wait("/hook", LIMIT, |request| {
+            serde_json::from_slice::<Value>(&request.body).is_ok_and(|notice| {
+                notice["status"] == status && notice["kind"] == kind && notice["subject"] == subject
+            })
+        })
+        .await
+        .with_context(|| format!("{status}: {kind} {subject}"))?;
+    Ok(serde_json::from_slice(&found.body)?)
+}
+
+/// A certificate for the app whose end is `days` away.
+fn certificate(days: i64) -> anyhow::Result<(String, String)> {
+    let mut params = CertificateParams::new(vec!["demo.test".to_owned()])?;
+    let now = std::time::SystemTime::now();
+    let day = Duration::from_secs(86_400);
+    params.not_before = (now - day * 60).into();
+    params.not_after = (now + day * u32::try_from(days)?).into();
+    let key = KeyPair::generate()?;
+    Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
+}
+
+/// The app with a certificate of its own.
+async fn push(world: &World, version: &str, days: i64) -> anyhow::Result<()> {
+    world.developer.demo_app(version, world, "").await?;
+    let (certificate, key) = certificate(days)?;
+    world.developer.write("certificate.pem", &certificate)?;
+    world.developer.write("key.pem", &key)?;
+    world.developer.write(
+        ".kamal/secrets",
+        "CERTIFICATE=$(cat certificate.pem)\nKEY=$(cat key.pem)\n",
+    )?;
+    let path = world.developer.app().join("config/deploy.yml");
+    let text = fs_err::read_to_string(&path)?;
+    let own = "  ssl:\n    certificate_pem: CERTIFICATE\n    private_key_pem: KEY\n";
+    world
+        .developer
+        .write("config/deploy.yml", &text.replace("  ssl: true\n", own))?;
+    let ran = world
+        .developer
+        .appliance(["push", "--version", version])
+        .run()
+        .await?;
+    ran.expect_code(0).map(drop)
+}
+
+#[tokio::test]
+async fn each_alert_is_told_once_to_everybody_and_taken_back_once() -> anyhow::Result<()> {
+    let world = World::bootstrapped("alerts", Distro::Debian12).await?;
+    push(&world, "v1", 3).await?;
+    let receiver = Receiver::start().await?;
+    let (url, address) = (receiver.url(&world).await?, gateway(&world).await?);
+    let mut mail = Mail::start(&address).await?;
+    let trusted = "/usr/local/share/ca-certificates/mail.crt";
+    world
+        .host
+        .copy_in(trusted, mail.ca.clone().into_bytes(), 0o644)
+        .await?;
+    world.run(&["update-ca-certificates"]).await?;
+    let secrets = b"BOT=123:abc\n".to_vec();
+    world
+        .host
+        .copy_in("/etc/appliance/secrets", secrets, 0o600)
+        .await?;
+    let alerts = format!(
+        "alerts:\n  webhooks: ['{url}/hook']\n  ntfy: {url}/topic\n  telegram: {{chat: '42', token: BOT, server: '{url}'}}\n\
+         \x20 email: {{to: [ops@example.test], from: host@example.test, server: '{address}:{}'}}\n\
+         \x20 ping: {url}/ping\n  interval: 1s\n  window: 20s\n",
+        mail.port
+    );
+    let full = format!("{alerts}limits: {{disk_free: 99.9%}}\n");
+
+    // Somebody wants to see that messages arrive, before one has to.
+    settings(&world, &alerts).await?;
+    let test = world
+        .developer
+        .appliance(["alerts", "test"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    ensure!(
+        test.stderr.contains("ntfy ") && test.stderr.contains("telegram 42"),
+        "{}",
+        test.stderr
+    );
+    ensure!(receiver.received("/topic").len() == 1);
+    let telegram = receiver.received("/bot123:abc/sendMessage");
+    ensure!(
+        telegram.len() == 1 && telegram[0].text().contains("\"chat_id\":\"42\""),
+        "{telegram:?}"
+    );
+    ensure!(mail.subjects()?.get("test") == Some(&1), "{:?}", mail.subjects()?);
+
+    // Everything goes wrong.
+    settings(&world, &full).await?;
+    world.run(&["touch", "/run/reboot-required"]).await?;
+    let image = world.run(&["docker", "ps", "--format={{.Image}}"]).await?;
+    let image = image.lines().next().context("the app runs")?.to_owned();
+    let run = ["docker", "run", "--detach", "--name"];
+    world
+        .run(&[&run[..], &["looper", "--restart=always", &image, "false"]].concat())
+        .await?;
+    let hungry = "x = bytearray(300 << 20)";
+    world
+        .run(
+            &[
+                &run[..],
+                &["eater", "--memory=24m", &image, "python3", "-c", hungry],
+            ]
+            .concat(),
+        )
+        .await?;
+    let own = fs_err::read(world.developer.app().join("certificate.pem"))?;
+    let address = std::net::SocketAddr::new(world.ip().await?, 443);
+    let broken = Target::https(address, "demo.test", "/slow?ms=broken", &own)?;
+    let mut failed = 0;
+    for _ in 0..40 {
+        if broken.get().await.is_ok_and(|answer| answer.status >= 500) {
+            failed += 1;
+        }
+    }
+    ensure!(failed >= 20, "only {failed} requests failed");
+    let all = [
+        ("certificate", "demo.test"),
+        ("disk", "host"),
+        ("memory", "eater"),
+        ("restart-loop", "looper"),
+        ("errors", "demo-web"),
+        ("reboot", "host"),
+    ];
+    for (kind, subject) in all {
+        let notice = told(&receiver, "firing", kind, subject).await?;
+        ensure!(
+            notice["next"].as_str().is_some_and(|next| !next.is_empty()),
+            "{notice}"
+        );
+    }
+    let listed = world
+        .developer
+        .appliance(["alerts", "list"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    for (kind, subject) in all {
+        ensure!(
+            listed.stdout.contains(&format!("{kind} {subject}")),
+            "{}",
+            listed.stdout
+        );
+    }
+    ensure!(
+        !listed.stdout.contains("123:abc"),
+        "a secret is shown: {}",
+        listed.stdout
+    );
+
+    // And everything is put right.
+    world.run(&["docker", "rm", "--force", "looper", "eater"]).await?;
+    world.run(&["rm", "/run/reboot-required"]).await?;
+    settings(&world, &alerts).await?;
+    push(&world, "v2", 300).await?;
+    for (kind, subject) in all {
+        let notice = told(&receiver, "resolved", kind, subject).await?;
+        ensure!(
+            notice["message"]
+                .as_str()
+                .is_some_and(|text| text.starts_with("over, it was: ")),
+            "{notice}"
+        );
+    }
+    receiver
+        .wait("/topic", LIMIT, |request| {
+            request.headers["title"].ends_with("resolved: certificate demo.test")
+        })
+        .await?;
+    receiver.wait("/ping", LIMIT, |_| true).await?;
+
+    // Each of them once, everywhere.
+    let hook = receiver.received("/hook");
+    let mailed = mail.subjects()?;
+    for (kind, subject) in all {
+        for status in ["firing", "resolved"] {
+            let title = format!("{status}: {kind} {subject}");
+            let count = hook
+                .iter()
+                .filter(|request| request.text().contains(&format!(": {title}\\n")))
+                .count();
+            ensure!(count == 1, "the webhook was told {count} times: {title}");
+            ensure!(
+                mailed.get(&title) == Some(&1),
+                "{title} is not once in {mailed:?}"
+            );
+        }
+    }
+    mail.server.kill().await?;
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! The binary replaced under load: by a newer one, by one that is not well, and back.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use appliance_sandbox::{Command, Distro, Output};
+use appliance_tests::load::{Load, Shape};
+use appliance_tests::{World, bench};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::Command as Process;
+
+/// How long an update may take on a machine that does much else.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// A key pair that signs releases, or pretends to.
+pub(crate) struct ReleaseKey(tempfile::TempDir);
+
+impl ReleaseKey {
+    pub(crate) async fn new() -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let made = Process::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", "releases", "-f"])
+            .arg(directory.path().join("key"))
+            .status()
+            .await?;
+        ensure!(made.success(), "ssh-keygen made no key");
+        Ok(Self(directory))
+    }
+
+    /// The file with the public half.
+    pub(crate) fn public(&self) -> String {
+        self.0.path().join("key.pub").display().to_string()
+    }
+
+    /// What `ssh-keygen` signs a file with.
+    pub(crate) async fn sign(&self, file: &Path) -> anyhow::Result<Vec<u8>> {
+        let signed = Process::new("ssh-keygen")
+            .args(["-q", "-Y", "sign", "-n", "appliance-release", "-f"])
+            .arg(self.0.path().join("key"))
+            .stdin(fs_err::File::open(file)?.into_parts().0)
+            .output()
+            .await?;
+        ensure!(
+            signed.status.success(),
+            "{}",
+            String::from_utf8_lossy(&signed.stderr)
+        );
+        Ok(signed.stdout)
+    }
+}
+
+/// A WebSocket through the proxy that sends back what it gets.
+struct Socket(TcpStream);
+
+impl Socket {
+    async fn open(world: &World) -> anyhow::Result<Self> {
+        let mut stream = TcpStream::connect((world.ip().await?, 80)).await?;
+        let request = "GET /ws HTTP/1.1\r\nhost: plain.test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                       sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        stream.write_all(request.as_bytes()).await?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        let head = String::from_utf8_lossy(&head).to_lowercase();
+        ensure!(
+            head.starts_with("http/1.1 101 ") && head.contains("s3pplmbitxaq9kygzzhzrbk+xoo="),
+            "{head}"
+        );
+        Ok(Self(stream))
+    }
+
+    /// Whether it is still the same connection.
+    async fn echoes(&mut self, text: &str) -> anyhow::Result<()> {
+        self.0.write_all(text.as_bytes()).await?;
+        let mut back = vec![0; text.len()];
+        tokio::time::timeout(Duration::from_secs(10), self.0.read_exact(&mut back))
+            .await
+            .context("the WebSocket is silent")?
+            .context("the WebSocket was cut")?;
+        ensure!(back == text.as_bytes(), "another text came back");
+        Ok(())
+    }
+}
+
+/// The binary under test with other bytes of the same length.
+fn patched(program: &[u8], changes: &[(&str, &str)]) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = program.to_vec();
+    for (from, to) in changes {
+        ensure!(from.len() == to.len(), "{to} has another length");
+        let places: Vec<usize> = memchr::memmem::find_iter(&bytes, from.as_bytes()).collect();
+        ensure!(!places.is_empty(), "{from} is not in the binary");
+        for place in places {
+            bytes[place..place + to.len()].copy_from_slice(to.as_bytes());
+        }
+    }
+    Ok(bytes)
+}
+
+/// Puts a program and its signature on the host.
+async fn bring(world: &World, name: &str, program: &[u8], key: &ReleaseKey) -> anyhow::Result<String> {
+    let file = tempfile::NamedTempFile::new()?;
+    fs_err::write(file.path(), program)?;
+    let path = format!("/root/{name}");
+    world.host.copy_file_in(file.path(), &path, 0o644).await?;
+    let signature = key.sign(file.path()).await?;
+    world
+        .host
+        .copy_in(&format!("{path}.sig"), signature, 0o644)
+        .await?;
+    Ok(path)
+}
+
+async fn update(world: &World, argv: &[&str]) -> anyhow::Result<Output> {
+    let command = Command::new([&["appliance", "update"], argv].concat()).timeout(LIMIT);
+    Ok(world.host.exec(&command).await?)
+}
+
+fn ended(output: &Output, status: i64, text: &str) -> anyhow::Result<()> {
+    let said = output.error_text();
+    ensure!(
+        output.status == status && said.contains(text),
+        "status {}: {said}",
+        output.status
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_newer_binary_takes_over_a_sick_one_goes_back_and_nobody_notices() -> anyhow::Result<()> {
+    let world = World::bootstrapped("updates", Distro::Debian12).await?;
+    world.developer.demo_app("v1", &world, "").await?;
+    let path = world.developer.app().join("config/deploy.yml");
+    let text = fs_err::read_to_string(&path)?;
+    let plain = text.replace(
+        "host: demo.test\n  ssl: true",
+        "hosts: [demo.test, plain.test]\n  ssl: false",
+    );
+    world.developer.write("config/deploy.yml", &plain)?;
+    world
+        .developer
+        .appliance(["push", "--version", "v1"])
+        .run()
+        .await?
+        .expect_code(0)?;
+
+    let (key, stranger) = (ReleaseKey::new().await?, ReleaseKey::new().await?);
+    let public = fs_err::read(key.public())?;
+    world
+        .host
+        .copy_in("/etc/appliance/release.pub", public, 0o644)
+        .await?;
+    let program = fs_err::read(bench::binary()?)?;
+    let own = world.run(&["appliance", "version"]).await?;
+    let (major, patch) = own.rsplit_once('.').context("a version")?;
+    let number: u32 = patch.parse()?;
+    let stamp = |version: &str| format!("appliance release {version}");
+    let (newer, sick) = (
+        format!("{major}.{}", number + 1),
+        format!("{major}.{}", number + 2),
+    );
+    let v2 = patched(&program, &[(&stamp(&own), &stamp(&newer))])?;
+    // Its agent comes up, and nobody finds it.
+    let v3 = patched(
+        &program,
+        &[
+            (&stamp(&own), &stamp(&sick)),
+            ("/run/appliance/agent.sock", "/run/appliance/agent.lost"),
+        ],
+    )?;
+
+    let mut load = Load::start(&world.http("demo.test", "/").await?, Shape::default());
+    let mut socket = Socket::open(&world).await?;
+    socket.echoes("before").await?;
+    load.more(200).await;
+    let digest = world.run(&["sha256sum", "/usr/local/bin/appliance"]).await?;
+
+    // Somebody else's signature, and none at all.
+    let forged = bring(&world, "forged", &v2, &stranger).await?;
+    ended(
+        &update(&world, &[&forged]).await?,
+        3,
+        "is not signed by the key of the releases",
+    )?;
+    let broken = bring(&world, "broken", &v2, &key).await?;
+    world
+        .host
+        .copy_in(&broken, v2[..v2.len() - 1].to_vec(), 0o644)
+        .await?;
+    ended(
+        &update(&world, &[&broken]).await?,
+        3,
+        "is not signed by the key of the releases",
+    )?;
+    ensure!(world.run(&["sha256sum", "/usr/local/bin/appliance"]).await? == digest);
+
+    let file = bring(&world, "newer", &v2, &key).await?;
+    ended(&update(&world, &[&file]).await?, 0, &format!("{newer} runs"))?;
+    ensure!(world.run(&["appliance", "version"]).await? == newer);
+    let status = world
+        .developer
+        .appliance(["status"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    ensure!(
+        status.stdout.contains(&format!("appliance {newer}")),
+        "{}",
+        status.stdout
+    );
+    socket.echoes("after the update").await?;
+    load.more(200).await;
+
+    let file = bring(&world, "older", &program, &key).await?;
+    ended(&update(&world, &[&file]).await?, 3, "is older than")?;
+
+    let file = bring(&world, "sick", &v3, &key).await?;
+    ended(&update(&world, &[&file]).await?, 5, &format!("{newer} is back"))?;
+    world.ready().await?;
+    ensure!(world.run(&["appliance", "version"]).await? == newer);
+    let doctor = world.host.exec(&Command::new(["appliance", "doctor"])).await?;
+    ensure!(doctor.text().contains("was taken back"), "{}", doctor.text());
+    socket.echoes("after the sick one").await?;
+
+    // The updater dies in the middle: the guard goes back. Its timer is not waited for here.
+    let script = "appliance update \"$1\" & pid=$!\n\
+                  until systemctl is-active --quiet appliance-update-revert.timer; do :; done\n\
+                  until appliance version | grep -q \"$2\"; do :; done\n\
+                  kill -KILL $pid; wait $pid || true; systemctl start appliance-update-revert.service";
+    let cut_off = Command::new(["bash", "-euc", script, "bash", &file, &sick]).timeout(LIMIT);
+    let cut_off = world.host.exec(&cut_off).await?;
+    ensure!(cut_off.success(), "{}", cut_off.error_text());
+    world.ready().await?;
+    ensure!(world.run(&["appliance", "version"]).await? == newer);
+    let timers = world
+        .run(&[
+            "systemctl",
+            "list-unit-files",
+            "appliance-update-revert.*",
+            "--no-legend",
+        ])
+        .await;
+    ensure!(
+        timers.is_err() || timers.is_ok_and(|text| text.is_empty()),
+        "the guard is still there"
+    );
+
+    // And back to what was there first.
+    ended(&update(&world, &["--rollback"]).await?, 0, &format!("{own} runs"))?;
+    ensure!(world.run(&["appliance", "version"]).await? == own);
+    socket.echoes("to the end").await?;
+    load.more(200).await;
+    let report = load.stop().await;
+    ensure!(
+        report.failures == 0,
+        "{} of {} requests failed: {:?}",
+        report.failures,
+        report.requests,
+        report.examples
+    );
+    Ok(())
+}
