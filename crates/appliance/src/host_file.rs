@@ -174,7 +174,8 @@ mod tests {
         let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f ann";
         let text = format!(
             "admins: [{{name: ann, keys: [{key}], from: [10.0.0.0/8]}}]\nssh: {{root_login: never, port: 2222, from: ['2001:db8::/32']}}\n\
-             firewall:\n  mode: ufw\n  open: [{{port: 5432, from: [10.0.5.0/24], comment: db}}]\n  interfaces: {{wg0: trusted, br0: wan}}\n  block_metadata: false\n\
+             firewall:\n  mode: ufw\n  open: [{{port: 5432, from: [10.0.5.0/24], comment: db}}]\n  interfaces: {{wg0: trusted, br0: wan}}\n  block_metadata: false\n  routed: [{{network: 'fd00:77::/64', port: 80}}]\n\
+             logs: {{ship_to: 'https://logs.example.com:19532'}}\n\
              limits: {{log_size: 20m}}\nhardening: {{profile: strict, items: {{S16: false}}}}\nswap: false\nupdates: {{reboot_at: '03:30'}}\ndocker: {{deploy_user_in_group: true}}\n"
         );
         let host = host::read("host.yml", &text).expect("valid");
@@ -197,6 +198,15 @@ mod tests {
             (Some(2222), true, Swap::Off)
         );
         assert_eq!(options.log_size, 20 << 20);
+        assert_eq!(
+            options.ship_logs_to.as_deref(),
+            Some("https://logs.example.com:19532")
+        );
+        let routed = &options.firewall.routed[0];
+        assert_eq!(
+            (routed.network.to_string().as_str(), routed.ports),
+            ("fd00:77::/64", Ports::tcp(80))
+        );
         assert!(!options.items["S16"]);
     }
 }

@@ -145,7 +145,7 @@ fn notes(options: &Options, facts: &Facts) -> Vec<String> {
             "kamal-proxy has the ports 80 and 443: the proxy is not started until `appliance adopt` takes them over".to_owned(),
         );
     }
-    if !facts.apparmor && facts.container.is_none() && facts.os.id != "" {
+    if !facts.apparmor && facts.container.is_none() {
         notes.push("AppArmor is off in this kernel, so containers run without Docker's profile; to switch it on, boot with: apparmor=1 security=apparmor".to_owned());
     }
     if facts.cgroup != 2 {
