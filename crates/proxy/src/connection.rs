@@ -83,7 +83,7 @@ pub(crate) fn start(worker: &Rc<Worker>, accepted: Accepted) {
 async fn special(
     worker: &Rc<Worker>,
     mut stream: TcpStream,
-    (mut peer, scheme, mut local_port, slot): (SocketAddr, Scheme, u16, Slot),
+    (mut peer, scheme, mut local_port, mut slot): (SocketAddr, Scheme, u16, Slot),
     expects_header: bool,
 ) {
     if expects_header {
@@ -91,6 +91,11 @@ async fn special(
             Some(header) => {
                 if let Some((from, to)) = header.addresses {
                     (peer, local_port) = (from, to.port());
+                    // As for those who come by themselves: closed without a word.
+                    let Ok(counted) = worker.shared.admit(from.ip()) else {
+                        return;
+                    };
+                    slot.counted = counted;
                 }
             }
             None => return,

@@ -25,6 +25,7 @@ use crate::headers::{self, ClientView};
 use crate::held::{self, Held};
 use crate::http2::{self, Interim, Upload};
 use crate::link::Link;
+use crate::names::ServiceName;
 use crate::pages;
 use crate::policy::{self, Verdict};
 use crate::snapshot::{Buffering, UpstreamProtocol};
@@ -215,10 +216,13 @@ pub(crate) async fn handle(
         let (route, response) = match decide(&table, &ask) {
             Decision::Wait { route, most, late } => {
                 let until = *until.get_or_insert(tokio::time::Instant::from_std(begun) + most);
-                tokio::select! {
+                let status = tokio::select! {
                     () = changed => continue,
-                    () = tokio::time::sleep_until(until) => (Some(route), own(too_late(route, late))),
-                }
+                    () = tokio::time::sleep_until(until) => late,
+                    // Whoever opens the route again tells our successor, not us.
+                    () = worker.shared.stopping.cancelled() => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                (Some(route), own(too_late(route, status)))
             }
             Decision::Redirect {
                 route,
@@ -267,7 +271,15 @@ pub(crate) async fn handle(
                 let refused = match buffering {
                     Some(buffering) if buffering.requests && !request.body().is_over() => {
                         let stall = table.settings.idle_timeout;
-                        Box::pin(hold(worker, buffering, &mut request, stall, interim)).await
+                        Box::pin(hold(
+                            worker,
+                            &route.service.name,
+                            buffering,
+                            &mut request,
+                            stall,
+                            interim,
+                        ))
+                        .await
                     }
                     _ => Ok(()),
                 };
@@ -286,7 +298,7 @@ pub(crate) async fn handle(
                 };
                 let response = match buffering {
                     Some(buffering) if buffering.responses => {
-                        Box::pin(held::response(worker, buffering, response)).await
+                        Box::pin(held::response(worker, &route.service.name, buffering, response)).await
                     }
                     _ => response,
                 };
@@ -506,6 +518,7 @@ fn host_of(request: &Request<Upload>) -> Option<String> {
 /// Holds the request back until it is complete, and announces its length to the upstream.
 async fn hold(
     worker: &Worker,
+    service: &ServiceName,
     buffering: &Buffering,
     request: &mut Request<Upload>,
     stall: Duration,
@@ -517,7 +530,7 @@ async fn hold(
         *go_on.status_mut() = StatusCode::CONTINUE;
         interim(go_on);
     }
-    held::request(worker, buffering, request.body_mut(), stall).await?;
+    held::request(worker, service, buffering, request.body_mut(), stall).await?;
     let length = request.body().announced().unwrap_or_default();
     request
         .headers_mut()

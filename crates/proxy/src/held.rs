@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::forward::{RelayError, Reply};
 use crate::http2::{Upload, UploadError, Working as _};
+use crate::names::ServiceName;
 use crate::snapshot::Buffering;
 use crate::spool::{Spool, SpoolError};
 use crate::upstream::Upstream;
@@ -26,9 +27,14 @@ use crate::worker::Worker;
 pub(crate) const PART: usize = 64 << 10;
 
 /// An empty spool as the service and the settings say.
-pub(crate) fn spool(worker: &Worker, buffering: &Buffering) -> Spool {
+pub(crate) fn spool(worker: &Worker, service: &ServiceName, buffering: &Buffering) -> Spool {
     let most = worker.shared.table.load().settings.spool_max_bytes;
-    Spool::new(&worker.shared.spools, buffering.memory_bytes, most)
+    Spool::new(
+        &worker.shared.spools,
+        service.as_str(),
+        buffering.memory_bytes,
+        most,
+    )
 }
 
 /// Whether a response with these fields streams by its nature.
@@ -52,7 +58,7 @@ pub(crate) fn refusal(error: &SpoolError) -> StatusCode {
         "a request body cannot be held back"
     );
     match error {
-        SpoolError::Bound(_) => StatusCode::SERVICE_UNAVAILABLE,
+        SpoolError::Bound(_) | SpoolError::Share(_) => StatusCode::SERVICE_UNAVAILABLE,
         SpoolError::Disk(_) => StatusCode::INSUFFICIENT_STORAGE,
     }
 }
@@ -71,11 +77,12 @@ pub(crate) fn gives_on(error: &SpoolError) {
 /// What the client is to get instead: 413, 400, 408 when nothing came for `stall`, or [`refusal`].
 pub(crate) async fn request(
     worker: &Worker,
+    service: &ServiceName,
     buffering: &Buffering,
     upload: &mut Upload,
     stall: Duration,
 ) -> Result<(), StatusCode> {
-    let mut spool = spool(worker, buffering);
+    let mut spool = spool(worker, service, buffering);
     let mut part = Bytes::new();
     let mut trailers = None;
     let mut timeout = std::pin::pin!(tokio::time::sleep(stall));
@@ -119,6 +126,7 @@ enum Outcome {
 /// Holds a relayed response back until it is complete, unless it streams by its nature; the upstream is free then.
 pub(crate) async fn response(
     worker: &Worker,
+    service: &ServiceName,
     buffering: &Buffering,
     response: Response<Reply>,
 ) -> Response<Reply> {
@@ -132,7 +140,7 @@ pub(crate) async fn response(
     let upstream = Arc::clone(relay.upstream());
     let most = buffering.max_response_body.unwrap_or(u64::MAX);
     let (mut head, mut body) = response.into_parts();
-    let mut spool = spool(worker, buffering);
+    let mut spool = spool(worker, service, buffering);
     let (mut part, mut trailers) = (Bytes::new(), None);
     let outcome = if body.size_hint().lower() > most {
         Outcome::TooLarge

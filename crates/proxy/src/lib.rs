@@ -20,7 +20,7 @@
 //! | `http2`, `forward` | HTTP/2: clients, and upstreams that speak h2c |
 //! | `manager`, `store`, [`control`] | changes: checked, written down, made live |
 //! | `tls`, [`local_ca`], `challenges`, `on_demand` | certificates by host, answers to certificate authorities |
-//! | `run`, `worker` | threads and listeners |
+//! | `run`, `worker`, `heir` | threads and listeners, the process that takes over |
 //!
 //! # When things go wrong
 //!
@@ -34,10 +34,12 @@
 //! | 100 switches under load, 200 WebSockets of another service open | no answer but 2xx, no reset, every WebSocket lives | `switching` |
 //! | the proxy itself is killed | the kernel's queue holds new connections; the last good snapshot is served, a torn one falls back to the one before | `lifecycle`, `store` |
 //! | the machine reboots | requests wait until the agent has confirmed the route and the app has passed its health check, at most 30 s, then 503 with `Retry-After` | `switching`, `hold` |
+//! | the binary is replaced while requests wait at a paused service | 503 with `Retry-After`: whoever opens it again tells the new process | `lifecycle` |
+//! | a successor neither accepts nor ends | killed after 30 s, the old process goes on | `heir` |
 //! | the agent is gone | nothing: it is needed for changes only | all of them: they have none |
 //! | a certificate file is replaced by one that cannot be used | the one before is shown on, and `status` says so | `tls` |
 //! | the disk is full: snapshot | the change is refused with `storage`, what was live stays live | `switching` |
-//! | the disk is full: a request that is to be held back | 507; 503 while all of `settings.spool_max_bytes` is held | `buffering` |
+//! | the disk is full: a request that is to be held back | 507; 503 while all of `settings.spool_max_bytes`, or the service's quarter of it, is held | `buffering` |
 //! | the disk is full: a response that is held back | the client gets it as it comes, from there on | `buffering` |
 //! | the disk is full: access log | lines are lost, requests are not | `observing` |
 //! | a snapshot file is wrong | the live one stays; at the start, service by service, a wrong one costs itself only | `basics`, `store` |
@@ -80,6 +82,7 @@ pub mod fuzzing;
 mod h1;
 mod headers;
 mod health;
+mod heir;
 mod held;
 mod hold;
 mod http2;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access_log::AccessLog;
 use crate::control;
-use crate::limits::Counted;
+use crate::heir::Heir;
 use crate::manager::Manager;
 use crate::options::{Handover, ListenerSocket, Notice, Options, Scheme, Successor};
 use crate::shared::Shared;
@@ -464,16 +464,20 @@ async fn accept(
         let accepted = accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
         match accepted {
             Ok((stream, peer)) => {
-                let Ok(counted) = admit(&shared, peer.ip()) else {
-                    // Closed without a word: an answer would cost more than the connection.
-                    shared.turned_away.fetch_add(1, Ordering::Relaxed);
-                    continue;
+                let ports = &shared.table.load().settings.proxy_protocol_ports;
+                let expects_header = header || ports.contains(&local_port);
+                // Behind a balancer its header tells who the visitor is: counted once it was read.
+                let counted = if expects_header {
+                    Ok(None)
+                } else {
+                    shared.admit(peer.ip())
                 };
+                // Closed without a word: an answer would cost more than the connection.
+                let Ok(counted) = counted else { continue };
                 let worker = workers
                     .iter()
                     .min_by_key(|worker| worker.load())
                     .expect("there is at least one worker");
-                let ports = &shared.table.load().settings.proxy_protocol_ports;
                 let mut slot = worker.slot(&shared);
                 slot.counted = counted;
                 let accepted = Accepted {
@@ -481,7 +485,7 @@ async fn accept(
                     peer,
                     scheme,
                     local_port,
-                    expects_header: header || ports.contains(&local_port),
+                    expects_header,
                     slot,
                 };
                 worker.give(accepted).await;
@@ -497,19 +501,6 @@ async fn accept(
             }
         }
     }
-}
-
-/// Counts the connection where visitors may have only so many; `Err` when this visitor has them already.
-fn admit(shared: &Arc<Shared>, address: std::net::IpAddr) -> Result<Option<Counted>, ()> {
-    let table = shared.table.load();
-    let Some(most) = table.settings.connections_per_ip else {
-        return Ok(None);
-    };
-    // A proxy in front carries everybody's connections.
-    if table.trusted.contain(address.to_canonical()) {
-        return Ok(None);
-    }
-    shared.visitors.enter(address, most).map(Some).ok_or(())
 }
 
 /// Errors that concern the connection that was to be accepted, not the listener (accept(2)).
@@ -607,7 +598,7 @@ pub fn run(mut options: Options) -> Result<(), RunError> {
         relieve(predecessor);
     }
     runtime.block_on(async {
-        let mut child: Option<(u32, tokio::task::JoinHandle<std::io::Result<std::process::ExitStatus>>)> = None;
+        let mut heir: Option<Heir> = None;
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
@@ -615,30 +606,27 @@ pub fn run(mut options: Options) -> Result<(), RunError> {
                 _ = hangup.recv() => proxy.reload(),
                 _ = replace.recv() => {
                     let Some(successor) = &successor else { continue };
-                    if child.is_some() {
+                    if heir.is_some() {
                         continue;
                     }
                     match proxy.hand_over(successor) {
-                        Ok(mut started) => {
-                            let pid = started.id();
-                            child = Some((pid, tokio::task::spawn_blocking(move || started.wait())));
-                        }
+                        Ok(started) => heir = Some(Heir::new(started, crate::heir::PATIENCE)),
                         Err(error) => tracing::error!(
                             error = &error as &dyn std::error::Error,
                             "cannot start a successor, this process goes on"
                         ),
                     }
                 }
-                ended = async { (&mut child.as_mut().expect("checked by the condition").1).await }, if child.is_some() => {
-                    tracing::error!(?ended, "the successor ended at its start, this process goes on");
-                    child = None;
+                why = async { heir.as_mut().expect("checked by the condition").ended().await }, if heir.is_some() => {
+                    tracing::error!("the successor is no more, this process goes on: {why}");
+                    heir = None;
                     proxy.shared.frozen.send_replace(false);
                 }
             }
         }
-        if let Some((pid, _)) = child {
+        if let Some(heir) = heir {
             proxy.quiet.store(true, Ordering::SeqCst);
-            notify(Notice::HandedOver { successor: pid });
+            notify(Notice::HandedOver { successor: heir.pid() });
         }
     });
     let hurry = Arc::clone(&proxy.hurry);

@@ -1,7 +1,7 @@
 //! What all threads see.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access_log::AccessLog;
 use crate::auth::Gatekeeper;
 use crate::challenges::Challenges;
-use crate::limits::{Connections, Rates};
+use crate::limits::{Connections, Counted, Rates};
 use crate::on_demand::Demand;
 use crate::spool::Spools;
 use crate::table::Table;
@@ -68,6 +68,23 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Counts a connection where visitors may have only so many; `Err` when this visitor has them already.
+    pub(crate) fn admit(&self, address: std::net::IpAddr) -> Result<Option<Counted>, ()> {
+        let table = self.table.load();
+        let Some(most) = table.settings.connections_per_ip else {
+            return Ok(None);
+        };
+        // A proxy in front carries everybody's connections.
+        if table.trusted.contain(address.to_canonical()) {
+            return Ok(None);
+        }
+        let Some(counted) = self.visitors.enter(address, most) else {
+            self.turned_away.fetch_add(1, Ordering::Relaxed);
+            return Err(());
+        };
+        Ok(Some(counted))
+    }
+
     pub(crate) fn new(
         workers: usize,
         https_port: Option<u16>,

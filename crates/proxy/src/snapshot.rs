@@ -112,7 +112,7 @@ pub struct Settings {
     /// Whether visitors of hosts without a certificate wait for one, which the agent may have made. False.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub on_demand: bool,
-    /// Most bytes on disk of all bodies that are held back together. 4 GiB.
+    /// Most bytes on disk of all bodies that are held back together; one service has at most a quarter. 4 GiB.
     pub spool_max_bytes: u64,
 }
 

@@ -7,13 +7,14 @@
 //! The file is unlinked from the start, so nothing of a body outlives its request or the process.
 //! When the disk takes no more, what was appended can still be read.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -24,12 +25,23 @@ const BLOCK: usize = 128 << 10;
 /// Most bytes in the memory of all spools together; what comes beyond goes to disk at once.
 const MEMORY: u64 = 64 << 20;
 
+/// Most bytes of all spools together that are on their way to a file or from it.
+const MOVING: u64 = 64 << 20;
+/// What is written or read at once when that much is on its way.
+const SMALL: usize = 4 << 10;
+
+/// One service has at most one part in so many of what may be in files.
+const SHARES: u64 = 4;
+
 /// Where bodies are held back, and how much is.
 #[derive(Debug)]
 pub(crate) struct Spools {
     directory: PathBuf,
     memory: AtomicU64,
+    moving: AtomicU64,
     files: AtomicU64,
+    /// Bytes in files by service, as long as one of its bodies is held back.
+    services: Mutex<HashMap<String, Arc<AtomicU64>>>,
 }
 
 impl Spools {
@@ -38,14 +50,26 @@ impl Spools {
         Self {
             directory,
             memory: AtomicU64::new(0),
+            moving: AtomicU64::new(0),
             files: AtomicU64::new(0),
+            services: Mutex::default(),
         }
+    }
+
+    /// What counts the bytes in files of one service.
+    fn service(&self, name: &str) -> Arc<AtomicU64> {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = services.get(name) {
+            return Arc::clone(known);
+        }
+        services.retain(|_, count| Arc::strong_count(count) > 1);
+        Arc::clone(services.entry(name.to_owned()).or_default())
     }
 
     /// Bytes in memory and in files.
     pub(crate) fn used(&self) -> (u64, u64) {
         (
-            self.memory.load(Ordering::Relaxed),
+            self.memory.load(Ordering::Relaxed) + self.moving.load(Ordering::Relaxed),
             self.files.load(Ordering::Relaxed),
         )
     }
@@ -63,6 +87,11 @@ pub(crate) enum SpoolError {
     /// All spools together hold as much as they may.
     #[error("bodies of {0} bytes are held back already, which is all that settings.spool_max_bytes allows")]
     Bound(u64),
+    /// Those of one service hold its share.
+    #[error(
+        "bodies of {0} bytes of this service are held back already, its share of settings.spool_max_bytes"
+    )]
+    Share(u64),
     /// The disk is full, or something else is wrong with it.
     #[error("cannot write to the directory for bodies that are held back")]
     Disk(#[source] io::Error),
@@ -84,6 +113,8 @@ pub(crate) struct Spool {
     most_memory: usize,
     /// Most bytes in the files of all spools.
     most_files: u64,
+    /// Bytes in the files of the service's spools.
+    service: Arc<AtomicU64>,
     memory: Vec<u8>,
     file: Option<Arc<File>>,
     /// Bytes in the file.
@@ -92,6 +123,8 @@ pub(crate) struct Spool {
     reserved: u64,
     /// What comes after the file's bytes.
     tail: Vec<u8>,
+    /// Bytes counted as moving: the tail, the block that is being written, the block that was read.
+    moving: u64,
     /// What comes after the memory is no longer put there.
     spilled: bool,
     job: Option<Job>,
@@ -110,22 +143,27 @@ impl Drop for Spool {
         self.spools
             .memory
             .fetch_sub(self.memory.len() as u64, Ordering::Relaxed);
+        self.spools.moving.fetch_sub(self.moving, Ordering::Relaxed);
         self.spools.files.fetch_sub(self.reserved, Ordering::Relaxed);
+        self.service.fetch_sub(self.reserved, Ordering::Relaxed);
     }
 }
 
 impl Spool {
-    /// An empty one: `most_memory` bytes stay in memory, and the files of all may hold `most_files`.
-    pub(crate) fn new(spools: &Arc<Spools>, most_memory: u64, most_files: u64) -> Self {
+    /// An empty one of `service`: `most_memory` bytes stay in memory, and the files of all may hold `most_files`,
+    /// those of one service a quarter of that, so that nobody's uploads keep another's out.
+    pub(crate) fn new(spools: &Arc<Spools>, service: &str, most_memory: u64, most_files: u64) -> Self {
         Self {
             spools: Arc::clone(spools),
             most_memory: usize::try_from(most_memory).unwrap_or(usize::MAX),
             most_files,
+            service: spools.service(service),
             memory: Vec::new(),
             file: None,
             written: 0,
             reserved: 0,
             tail: Vec::new(),
+            moving: 0,
             spilled: false,
             job: None,
             failure: None,
@@ -166,7 +204,20 @@ impl Spool {
             }
             self.spilled = true;
         }
-        while self.tail.len() >= BLOCK {
+        loop {
+            let room = BLOCK.saturating_sub(self.tail.len()).min(bytes.len());
+            // Little is taken even when much is on its way, so that each body gets on.
+            let small = SMALL.saturating_sub(self.tail.len()).min(room);
+            let count = if room > 0 && self.move_more(room) {
+                room
+            } else {
+                small
+            };
+            if count > 0 {
+                self.tail.extend_from_slice(&bytes[..count]);
+                self.len += count as u64;
+                return Poll::Ready(Ok(count));
+            }
             ready!(self.poll_settle(cx));
             if let Some(failure) = self.failure.take() {
                 return Poll::Ready(Err(failure));
@@ -175,20 +226,37 @@ impl Spool {
                 return Poll::Ready(Err(failure));
             }
         }
-        let count = bytes.len().min(BLOCK - self.tail.len());
-        self.tail.extend_from_slice(&bytes[..count]);
-        self.len += count as u64;
-        Poll::Ready(Ok(count))
+    }
+
+    /// Counts `bytes` as moving, unless too many are.
+    fn move_more(&mut self, bytes: usize) -> bool {
+        let fits = reserve(&self.spools.moving, bytes as u64, MOVING);
+        if fits {
+            self.moving += bytes as u64;
+        }
+        fits
+    }
+
+    /// `bytes` have moved, as far as they were counted.
+    fn moved(&mut self, bytes: usize) {
+        let counted = self.moving.min(bytes as u64);
+        self.moving -= counted;
+        self.spools.moving.fetch_sub(counted, Ordering::Relaxed);
     }
 
     /// Starts to write the tail; there is no job.
     fn write(&mut self) -> Result<(), SpoolError> {
         let count = self.tail.len() as u64;
+        let share = self.most_files / SHARES;
+        if !reserve(&self.service, count, share) {
+            return Err(SpoolError::Share(share));
+        }
         if !reserve(&self.spools.files, count, self.most_files) {
+            self.service.fetch_sub(count, Ordering::Relaxed);
             return Err(SpoolError::Bound(self.most_files));
         }
         self.reserved += count;
-        let block = std::mem::replace(&mut self.tail, Vec::with_capacity(BLOCK));
+        let block = std::mem::take(&mut self.tail);
         let (file, offset) = (self.file.clone(), self.written);
         let spools = Arc::clone(&self.spools);
         self.job = Some(Job::Write(tokio::task::spawn_blocking(move || {
@@ -211,6 +279,7 @@ impl Spool {
                 };
                 match written {
                     Ok(file) => {
+                        self.moved(block.len());
                         self.file = Some(file);
                         self.written += block.len() as u64;
                     }
@@ -273,8 +342,12 @@ impl Spool {
             let Some(file) = self.file.clone() else {
                 return Poll::Ready(Ok(&[]));
             };
-            let count = usize::try_from(left).unwrap_or(usize::MAX).min(BLOCK);
             let mut block = std::mem::take(&mut self.block);
+            self.moved(block.len());
+            let mut count = usize::try_from(left).unwrap_or(usize::MAX).min(BLOCK);
+            if !self.move_more(count) {
+                (count, block) = (count.min(SMALL), Vec::new());
+            }
             self.block_at = at;
             self.job = Some(Job::Read(tokio::task::spawn_blocking(move || {
                 block.resize(count, 0);
@@ -363,7 +436,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let spools = Arc::new(Spools::new(home.path().join("spool")));
         for count in [0, 1, 999, 1000, 1001, BLOCK + 1000, BLOCK + 1001, 5 * BLOCK + 7] {
-            let mut spool = Spool::new(&spools, 1000, u64::MAX);
+            let mut spool = Spool::new(&spools, "web", 1000, u64::MAX);
             let sent = bytes(count);
             for part in sent.chunks(70_001) {
                 append(&mut spool, part).await.unwrap();
@@ -378,17 +451,53 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn many_small_bodies_are_counted_and_still_get_on() {
+        let home = tempfile::tempdir().unwrap();
+        let spools = Arc::new(Spools::new(home.path().to_owned()));
+        let sent = bytes(BLOCK - 1);
+        let mut held = Vec::new();
+        for _ in 0..600 {
+            let mut spool = Spool::new(&spools, "web", 0, u64::MAX);
+            append(&mut spool, &sent).await.unwrap();
+            held.push(spool);
+        }
+        let inside: usize = held.iter().map(|spool| spool.tail.len()).sum();
+        let (counted, files) = spools.used();
+        assert!(counted <= MOVING && files > 0, "{counted} {files}");
+        let most = usize::try_from(MOVING).unwrap() + 600 * SMALL;
+        assert!(inside <= most, "{inside} bytes are in memory");
+        for spool in &mut held {
+            assert!(read(spool).await == sent);
+        }
+        drop(held);
+        assert_eq!(spools.used(), (0, 0));
+    }
+
+    #[tokio::test]
     async fn beyond_the_bound_what_was_taken_is_still_there() {
         let home = tempfile::tempdir().unwrap();
         let spools = Arc::new(Spools::new(home.path().to_owned()));
-        let most = 2 * BLOCK as u64;
-        let mut spool = Spool::new(&spools, 0, most);
+        let most = 8 * BLOCK as u64;
+        let mut spool = Spool::new(&spools, "web", 0, most);
         let sent = bytes(8 * BLOCK);
         let error = append(&mut spool, &sent).await.unwrap_err();
+        assert!(
+            matches!(error, SpoolError::Share(bytes) if bytes == most / 4),
+            "{error}"
+        );
+        // Another service's bodies find room, until all of it is taken.
+        let mut others: Vec<Spool> = ["a", "b", "c", "d"]
+            .map(|service| Spool::new(&spools, service, 0, most))
+            .into();
+        for other in &mut others[..3] {
+            append(other, &sent[..2 * BLOCK + 1]).await.unwrap();
+        }
+        let error = append(&mut others[3], &sent).await.unwrap_err();
         assert!(
             matches!(error, SpoolError::Bound(bytes) if bytes == most),
             "{error}"
         );
+        drop(others);
         let kept = usize::try_from(spool.len()).unwrap();
         assert!(kept >= 2 * BLOCK && read(&mut spool).await == sent[..kept]);
         drop(spool);
@@ -400,7 +509,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("a file");
         fs_err::write(&file, "").unwrap();
-        let mut spool = Spool::new(&Arc::new(Spools::new(file)), 10, u64::MAX);
+        let mut spool = Spool::new(&Arc::new(Spools::new(file)), "web", 10, u64::MAX);
         let sent = bytes(8 * BLOCK);
         let error = append(&mut spool, &sent).await.unwrap_err();
         assert!(matches!(error, SpoolError::Disk(_)), "{error}");

@@ -642,7 +642,7 @@ impl<'a> Exchange<'a> {
             (_, down) => (given, down, None),
         };
         if let (Some(buffering), false) = (&self.order.route.service.buffering, matches!(down, Down::Given)) {
-            self.held = held::wanted(conn, buffering, &head)?;
+            self.held = held::wanted(conn, &self.order.route.service.name, buffering, &head)?;
         }
         if self.order.log.is_some() {
             let wanted = &self.order.route.service.log.response_headers;

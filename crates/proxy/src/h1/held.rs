@@ -22,6 +22,7 @@ use super::order::{Failure, Order};
 use super::parse::{Framing, ResponseHead};
 use super::{exchange, rewrite};
 use crate::held;
+use crate::names::ServiceName;
 use crate::snapshot::Buffering;
 use crate::spool::Spool;
 use crate::table::Route;
@@ -48,6 +49,7 @@ pub(super) struct Held {
 /// When its announced length is too large.
 pub(super) fn wanted<S>(
     conn: &Conn<S>,
+    service: &ServiceName,
     buffering: &Buffering,
     head: &ResponseHead<'_, '_>,
 ) -> Result<Option<Box<Held>>, Failure> {
@@ -66,7 +68,7 @@ pub(super) fn wanted<S>(
         return Err(Failure::Status(StatusCode::INTERNAL_SERVER_ERROR));
     }
     Ok(Some(Box::new(Held {
-        spool: held::spool(&conn.worker, buffering),
+        spool: held::spool(&conn.worker, service, buffering),
         most,
         given_on: false,
     })))
@@ -86,7 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
     pub(super) async fn hold(&mut self, order: &mut Order) -> Result<Box<Spool>, Failure> {
         let route = &order.route.service;
         let buffering = route.buffering.as_ref().expect("the caller has looked");
-        let mut spool = Box::new(held::spool(&self.worker, buffering));
+        let mut spool = Box::new(held::spool(&self.worker, &route.name, buffering));
         let mut allowance = route.limits.max_request_body.unwrap_or(u64::MAX);
         let mut body = match order.framing {
             Framing::Length(length) => Reading::Length(length),

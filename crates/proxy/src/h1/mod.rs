@@ -282,17 +282,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                 }
                 Plan::Wait(route, most, late) => {
                     let until = *until.get_or_insert(begun + most);
-                    tokio::select! {
-                        () = changed => {}
-                        () = tokio::time::sleep_until(until) => {
-                            route.counters[worker.index].answered(late.as_u16(), begun.elapsed());
-                            let page = too_late(&route, late);
-                            self.log_own(end, begun, &route, &page);
-                            let head_only = self.input.bytes().starts_with(b"HEAD ");
-                            self.input.consume(end);
-                            return self.give(&page, Some(&route), false, 1, head_only).await;
-                        }
-                    }
+                    let status = tokio::select! {
+                        () = changed => continue,
+                        () = tokio::time::sleep_until(until) => late,
+                        // Whoever opens the route again tells our successor, not us.
+                        () = worker.shared.stopping.cancelled() => StatusCode::SERVICE_UNAVAILABLE,
+                    };
+                    route.counters[worker.index].answered(status.as_u16(), begun.elapsed());
+                    let page = too_late(&route, status);
+                    self.log_own(end, begun, &route, &page);
+                    let head_only = self.input.bytes().starts_with(b"HEAD ");
+                    self.input.consume(end);
+                    return self.give(&page, Some(&route), false, 1, head_only).await;
                 }
             }
         }

@@ -413,6 +413,35 @@ async fn visitors_are_held_to_their_rate_and_their_connections() {
 }
 
 #[tokio::test]
+async fn connections_by_way_of_a_balancer_are_counted_by_visitor() {
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    rig.put(&service("web", "site.test", &[&app])).await;
+    let settings = Settings {
+        connections_per_ip: Some(1),
+        proxy_protocol_ports: vec![rig.http.port()],
+        ..Settings::default()
+    };
+    rig.client.put_settings(&settings).await.unwrap();
+    let visit = async |address: &str| {
+        let mut stream = BufReader::new(TcpStream::connect(rig.http).await.unwrap());
+        let head =
+            format!("PROXY TCP4 {address} 127.0.0.1 4444 80\r\nGET / HTTP/1.1\r\nHost: site.test\r\n\r\n");
+        let sent = stream.write_all(head.as_bytes()).await;
+        let mut first = [0; 1];
+        let alive = sent.is_ok() && matches!(stream.read(&mut first).await, Ok(1));
+        (alive, stream)
+    };
+    // One balancer, three visitors: each has one, none has two.
+    let (one, two, three) = (
+        visit("203.0.113.1").await,
+        visit("203.0.113.2").await,
+        visit("203.0.113.3").await,
+    );
+    assert_eq!((one.0, two.0, three.0), (true, true, true));
+    assert!(!visit("203.0.113.2").await.0);
+}
+
+#[tokio::test]
 async fn upstreams_learn_the_visitor_behind_trusted_proxies() {
     let (rig, app) = (Rig::start(), App::start("one").await);
     rig.put(&service("web", "site.test", &[&app])).await;

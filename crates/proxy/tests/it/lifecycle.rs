@@ -61,6 +61,15 @@ impl Process {
         }
     }
 
+    /// The id of the process that answers once the one we started has ended.
+    async fn answering_anew(&self) -> u32 {
+        loop {
+            if let Ok(status) = self.client.status().await {
+                return status.pid;
+            }
+        }
+    }
+
     /// Waits for the process we started; whether it ended well. The apps run on this thread, so it must not block.
     async fn ended(&mut self) -> bool {
         loop {
@@ -185,6 +194,36 @@ async fn a_successor_accepts_while_the_old_process_finishes() {
     drop((tunnel, slow));
     assert!(process.ended().await, "the old process ends by itself");
     assert!(process.client.stats(&name("web")).await.unwrap().total.requests > 0);
+}
+
+#[tokio::test]
+async fn who_waits_at_a_paused_service_is_sent_to_the_successor() {
+    let app = App::start("one").await;
+    let mut process = Process::start().await;
+    process
+        .client
+        .put_service(&service("web", "h", &[&app]))
+        .await
+        .unwrap();
+    let long = Duration::from_secs(3600);
+    process.client.pause(&name("web"), long).await.unwrap();
+    let mut waiting = send(process.http, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    // The connection is counted before its request waits, and what waits stays open.
+    while process.client.status().await.unwrap().connections == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    process.signal(Signal::SIGUSR2);
+    let (status, headers) = read_head(&mut waiting).await;
+    assert_eq!(status, 503);
+    assert!(headers.contains_key("retry-after"), "{headers:?}");
+    assert_eq!(headers["connection"], "close");
+    assert!(process.ended().await, "nothing holds the old process up");
+    process.pid = process.answering_anew().await;
+
+    // The successor kept the pause, and its end concerns those who came again.
+    let mut again = send(process.http, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    process.client.resume(&name("web")).await.unwrap();
+    assert_eq!(Answer::read(&mut again).await.status, 200);
 }
 
 #[tokio::test]
