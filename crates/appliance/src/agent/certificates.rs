@@ -8,6 +8,7 @@
 //!
 //! `host.yml` is read anew for each pass, so that a correction needs no restart.
 
+mod section;
 #[cfg(test)]
 mod tests;
 
@@ -18,14 +19,14 @@ pub fn example(hosts: &[&str]) -> ProxySpec {
 }
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use appliance_acme::schedule::Validity;
 use appliance_acme::settings::{Challenge, DnsCommand, ExternalAccount};
 use appliance_acme::store::Store;
 use appliance_acme::{AcmeError, Answer, Front, FrontError, Name, Settings};
 use appliance_config::edge::{Acme, AcmeChallenge, OnDemand};
-use appliance_config::host;
 use appliance_proxy::control::CertificatePem;
 use appliance_proxy::names::{CertificateName, HostPattern};
 use appliance_push::change::{ProxySpec, Tls, Verb};
@@ -36,6 +37,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use self::section::Section;
 use super::on_demand::Desk;
 use super::{Agent, chain, random};
 use crate::wire;
@@ -68,7 +70,9 @@ pub enum CertificatesError {
 /// The host's certificates.
 pub struct Certificates {
     inner: appliance_acme::Certificates,
-    host_yml: PathBuf,
+    section: Section,
+    /// What stands in the way of every name, as of the last pass.
+    troubles: Mutex<Vec<String>>,
     /// Hosts that nobody named beforehand.
     desk: Desk,
     /// Told when something changed that a pass should look at.
@@ -81,7 +85,8 @@ impl Certificates {
         let store = Store::new(state.join("certificates"));
         Self {
             inner: appliance_acme::Certificates::new(store, Arc::new(Proxy(proxy))),
-            host_yml: config.join("host.yml"),
+            section: Section::new(config.join("host.yml"), state.join("acme.json")),
+            troubles: Mutex::default(),
             desk: Desk::open(state),
             wake: Notify::new(),
         }
@@ -89,30 +94,12 @@ impl Certificates {
 
     /// Where the host's settings stand.
     pub fn host_yml(&self) -> &Path {
-        &self.host_yml
+        self.section.host_yml()
     }
 
     /// Makes the next pass begin now.
     pub fn look_again(&self) {
         self.wake.notify_one();
-    }
-
-    /// The `acme:` section as it stands in the file now.
-    ///
-    /// # Errors
-    /// When the file is there and wrong.
-    fn section(&self) -> Result<Acme, CertificatesError> {
-        let failed = |why: String| CertificatesError::Host {
-            path: self.host_yml.display().to_string(),
-            why,
-        };
-        match fs_err::read_to_string(&self.host_yml) {
-            Ok(text) => host::read(&self.host_yml.display().to_string(), &text)
-                .map(|host| host.acme)
-                .map_err(|problems| failed(problems.to_string())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Acme::default()),
-            Err(error) => Err(failed(error.to_string())),
-        }
     }
 
     /// The hosts that are served on demand, and what was asked about them.
@@ -122,7 +109,7 @@ impl Certificates {
 
     /// Who is asked about hosts that nobody named; `None` when there are to be none, or the file is wrong.
     pub fn on_demand(&self) -> Option<OnDemand> {
-        self.section().ok().filter(|acme| acme.enabled)?.on_demand
+        self.section.now().ok().filter(|acme| acme.enabled)?.on_demand
     }
 
     /// Has a certificate made for one name, unless there is one, and shows it.
@@ -130,7 +117,7 @@ impl Certificates {
     /// # Errors
     /// Why there is none.
     pub async fn issue(&self, name: &Name) -> Result<(), CertificatesError> {
-        let settings = settings(&self.section()?)?;
+        let settings = settings(&self.section.now()?)?;
         let names = std::slice::from_ref(name);
         match self.inner.ensure(&settings, names, Timestamp::now(), luck).await {
             Ok(()) => Ok(()),
@@ -146,7 +133,7 @@ impl Certificates {
     /// # Errors
     /// The hosts that cannot be served, with the authority's words and the next command.
     pub async fn ensure(&self, specs: &[&ProxySpec]) -> Result<(), CertificatesError> {
-        let section = self.section()?;
+        let section = self.section.now()?;
         let names = managed(&section, specs)?;
         if names.is_empty() {
             return Ok(());
@@ -175,8 +162,9 @@ impl Certificates {
     /// Which hosts of a service may show the local CA's certificate.
     pub fn local_hosts(&self, spec: &ProxySpec) -> Vec<HostPattern> {
         // A host.yml that is broken now stops new certificates, never a route.
-        let section = self.section().unwrap_or_default();
-        let managed = managed(&section, &[spec]).unwrap_or_default();
+        // Where it never was right since we look, any host may: what has a certificate shows that first.
+        let managed = self.section.last_good();
+        let managed = managed.map_or_else(Vec::new, |section| managed_among(&section, &[spec]).0);
         let hosts = spec
             .hosts
             .iter()
@@ -185,12 +173,39 @@ impl Certificates {
     }
 
     /// One pass over every name: renewals, advice, what the proxy lost. Tells when to come again.
+    ///
+    /// A wrong `host.yml` stops no renewal that the last good one allows, nor a bad host those beside it;
+    /// both are told by [`Certificates::problems`].
     async fn pass(
         &self,
-        names: &[&ProxySpec],
+        specs: &[&ProxySpec],
     ) -> Result<appliance_acme::certificates::Tended, CertificatesError> {
-        let section = self.section()?;
-        let mut names = managed(&section, names)?;
+        let mut troubles = Vec::new();
+        let outcome = self.pass_noting(specs, &mut troubles).await;
+        if let Err(error) = &outcome {
+            troubles.push(chain(error));
+        }
+        *self.troubles.lock().unwrap_or_else(PoisonError::into_inner) = troubles;
+        outcome
+    }
+
+    async fn pass_noting(
+        &self,
+        specs: &[&ProxySpec],
+        troubles: &mut Vec<String>,
+    ) -> Result<appliance_acme::certificates::Tended, CertificatesError> {
+        let section = match self.section.now() {
+            Ok(section) => section,
+            Err(error) => {
+                let section = self.section.last_good();
+                let Some(section) = section else { return Err(error) };
+                tracing::error!("{}; renewals go on as it said before", chain(&error));
+                troubles.push(chain(&error));
+                section
+            }
+        };
+        let (mut names, bad) = managed_among(&section, specs);
+        troubles.extend(bad.iter().map(|error| chain(error)));
         if section.enabled && section.on_demand.is_some() {
             let further = self.desk.names().into_iter();
             let further: Vec<_> = further.filter(|name| !names.contains(name)).collect();
@@ -233,21 +248,42 @@ impl Certificates {
             .collect()
     }
 
-    /// What `appliance status` should warn of: renewals that fail while the end comes near.
-    pub fn problems(&self, now: Timestamp) -> Vec<String> {
+    /// What `appliance status` should warn of: renewals that fail or do not happen while the end comes near,
+    /// what stands in the way of all of them, and what the disk does not keep.
+    pub fn problems(&self, specs: &[&ProxySpec], now: Timestamp) -> Vec<String> {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let troubles = troubles
+            .iter()
+            .map(|why| format!("certificates: {why}; next: see acme in /etc/appliance/host.yml on the host"));
+        let mut problems: Vec<String> = troubles.collect();
+        let unkept = self.inner.unkept().into_iter();
+        problems.extend(unkept.map(|(name, why)| {
+            format!(
+                "what is known of the certificate of {name} would not outlive a restart: {why}; next: df -h"
+            )
+        }));
+        let section = self.section.last_good().unwrap_or_default();
+        let mut used = managed_among(&section, specs).0;
+        used.extend(self.desk.names());
         let records = self.inner.list().into_iter();
-        records
-            .filter(|record| record.failures.count > 0)
-            .filter_map(|record| {
-                let end = record.held.as_ref()?.validity.not_after;
-                (end < now + SOON).then(|| {
-                    format!(
-                        "the certificate of {} ends at {end} and cannot be renewed: {}; next: appliance certificates renew {}",
-                        record.name, record.failures.why, record.name
-                    )
-                })
-            })
-            .collect()
+        problems.extend(records.filter_map(|record| {
+            let held = record.held.as_ref()?;
+            let end = held.validity.not_after;
+            let failing = record.failures.count > 0;
+            if !(end < now + notice(held.validity, failing) && (failing || used.contains(&record.name))) {
+                return None;
+            }
+            let why = if failing {
+                format!("cannot be renewed: {}", record.failures.why)
+            } else {
+                "was not renewed in time".to_owned()
+            };
+            Some(format!(
+                "the certificate of {} ends at {end} and {why}; next: appliance certificates renew {}",
+                record.name, record.name
+            ))
+        }));
+        problems
     }
 
     /// Renews now.
@@ -256,7 +292,7 @@ impl Certificates {
     /// Why not; the former certificate is shown on.
     pub async fn renew(&self, name: &str) -> Result<(), CertificatesError> {
         let name = parse(name)?;
-        let settings = settings(&self.section()?)?;
+        let settings = settings(&self.section.now()?)?;
         Ok(self.inner.renew(&settings, &name, luck()).await?)
     }
 
@@ -289,7 +325,7 @@ impl Certificates {
         specs: &[&ProxySpec],
     ) -> Result<(), CertificatesError> {
         let name = parse(name)?;
-        let section = self.section()?;
+        let section = self.section.now()?;
         let served = managed(&section, specs)?.contains(&name);
         let settings = settings(&section)?;
         Ok(self
@@ -304,17 +340,32 @@ fn parse(name: &str) -> Result<Name, CertificatesError> {
 }
 
 /// The names of these services that the authority is asked for.
+///
+/// # Errors
+/// The first that is none.
 fn managed(section: &Acme, specs: &[&ProxySpec]) -> Result<Vec<Name>, CertificatesError> {
-    let mut names = Vec::new();
+    let (names, bad) = managed_among(section, specs);
+    bad.into_iter().next().map_or(Ok(names), Err)
+}
+
+/// The names of these services that the authority is asked for, and what is wrong with those that are none.
+fn managed_among(section: &Acme, specs: &[&ProxySpec]) -> (Vec<Name>, Vec<CertificatesError>) {
+    let (mut names, mut bad) = (Vec::new(), Vec::new());
     if !section.enabled {
-        return Ok(names);
+        return (names, bad);
     }
     for host in specs
         .iter()
         .filter(|spec| spec.tls == Tls::Auto)
         .flat_map(|spec| &spec.hosts)
     {
-        let name = parse(host)?;
+        let name = match parse(host) {
+            Ok(name) => name,
+            Err(error) => {
+                bad.push(error);
+                continue;
+            }
+        };
         let local = match &section.directory {
             // An authority that was named may well issue for `.internal`, but none does for the host itself.
             Some(_) => {
@@ -326,7 +377,16 @@ fn managed(section: &Acme, specs: &[&ProxySpec]) -> Result<Vec<Name>, Certificat
             names.push(name);
         }
     }
-    Ok(names)
+    (names, bad)
+}
+
+/// How long before its end a certificate is a matter for people.
+///
+/// One that is just not renewed yet counts later than one whose renewal fails: a renewal is due when a third of the
+/// life is left, which for a life of six days is less than [`SOON`].
+fn notice(validity: Validity, failing: bool) -> jiff::SignedDuration {
+    let life = validity.not_after.duration_since(validity.not_before);
+    if failing { SOON } else { SOON.min(life / 5) }
 }
 
 /// The section in the words of the ACME client.

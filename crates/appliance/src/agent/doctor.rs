@@ -21,7 +21,9 @@ pub async fn examine(agent: &Arc<Agent>) -> Examination {
     let mut areas = vec![docker(agent).await, proxy(agent).await];
     areas.push(blocking("firewall", || problems("firewall", &firewall::problems())).await);
     let mut certificates = watched(Kind::Certificate);
-    let own = agent.certificates.problems(Timestamp::now());
+    let served = agent.served(&|_| true);
+    let served: Vec<_> = served.iter().collect();
+    let own = agent.certificates.problems(&served, Timestamp::now());
     certificates
         .findings
         .extend(own.iter().map(|problem| Complaint::of_problem(problem)));

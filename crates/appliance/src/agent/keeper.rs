@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use appliance_containers::engine::{ContainerEvent, Event, Happening, State};
+use appliance_push::change::ProxySpec;
 use appliance_rollout::effect::Observed;
 use appliance_rollout::{Instance, Phase, RolloutNumber, Seen};
 use appliance_state::Outcome;
@@ -145,26 +146,41 @@ async fn reconcile(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
             continue;
         };
         let upstream = super::route::upstream(spec, address);
-        let routed = services.iter().any(|status| {
+        let live = services.iter().find(|status| {
             status.service.name.as_str() == spec.service_name
                 // After a reboot the proxy waits for us to say again what it knows already.
                 && !status.held
                 && status.service.upstreams == [upstream.clone()]
         });
         // Between the look and the change a rollout may have begun; it sets the route itself.
-        if routed || agent.drives.busy(app) {
+        if agent.drives.busy(app) {
+            continue;
+        }
+        if let Some(live) = live {
+            // What host.yml says of certificates may have changed since the release came; all else stays as it is.
+            let wanted = agent.service(&accepted, spec, address)?.tls;
+            if live.service.tls != wanted {
+                let mut service = live.service.clone();
+                service.tls = wanted;
+                if agent.proxy.put_service(&service).await?.changed {
+                    record_route(agent, app, spec, "why", "host.yml changed")?;
+                }
+            }
             continue;
         }
         let secrets = agent.open_secrets(&accepted)?;
         agent.put_route(&accepted, role, address, &secrets).await?;
-        agent.gate.record(
-            "route",
-            app,
-            Outcome::Done,
-            serde_json::json!({ "service": spec.service_name, "upstream": upstream.to_string() }),
-            Timestamp::now(),
-        )?;
+        record_route(agent, app, spec, "upstream", &upstream.to_string())?;
     }
+    Ok(())
+}
+
+/// A route that nobody's signed change asked for is a record too.
+fn record_route(agent: &Agent, app: &str, spec: &ProxySpec, key: &str, what: &str) -> anyhow::Result<()> {
+    let detail = serde_json::json!({ "service": spec.service_name, key: what });
+    agent
+        .gate
+        .record("route", app, Outcome::Done, detail, Timestamp::now())?;
     Ok(())
 }
 

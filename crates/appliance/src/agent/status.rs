@@ -60,7 +60,9 @@ impl Agent {
                 None
             }
         };
-        problems.extend(self.certificates.problems(Timestamp::now()));
+        let served = self.served(&|_| true);
+        let served: Vec<_> = served.iter().collect();
+        problems.extend(self.certificates.problems(&served, Timestamp::now()));
         problems.extend(
             tokio::task::spawn_blocking(super::firewall::problems)
                 .await

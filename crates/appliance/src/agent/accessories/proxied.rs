@@ -29,7 +29,8 @@ impl Agent {
         let service = route::service(spec, &[address.into()], self.certificates.local_hosts(spec))?;
         let known = self.proxy.list().await?;
         if known.iter().any(|status| {
-            status.service.name == service.name && status.service.upstreams == service.upstreams
+            let live = &status.service;
+            live.name == service.name && live.upstreams == service.upstreams && live.tls == service.tls
         }) {
             return Ok(());
         }

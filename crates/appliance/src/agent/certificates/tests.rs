@@ -30,6 +30,7 @@ struct Host {
 impl Host {
     fn start() -> Self {
         let home = tempfile::tempdir().unwrap();
+        fs_err::create_dir(home.path().join("state")).unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = |scheme| Listener {
             scheme,
@@ -434,6 +435,139 @@ async fn names_of_no_public_authority_show_the_hosts_own_ca() {
         "{error}"
     );
     host.route(&certificates, &spec).await;
+    certificates.pass(&[&spec]).await.unwrap();
+    let problems = certificates.problems(&[&spec], Timestamp::now());
+    assert!(
+        problems.len() == 1 && problems[0].contains("directry"),
+        "status tells before anything ends: {problems:?}"
+    );
+
+    // Where nobody is asked at all, a mistake in the file and a reboot change nothing of that.
+    let public = self::spec(&hosts(&["shop.io"]));
+    let yml = host.home.path().join("etc/host.yml");
+    fs_err::write(&yml, "acme:\n  enabled: false\n").unwrap();
+    assert_eq!(host.certificates().local_hosts(&public).len(), 1);
+    fs_err::write(&yml, "acme:\n  enabld: false\n").unwrap();
+    let rebooted = host.certificates();
+    assert_eq!(rebooted.local_hosts(&public).len(), 1);
+    host.route(&rebooted, &public).await;
+    host.shown("shop.io", &root).await.unwrap();
+}
+
+/// The proxy, behind a disk that fails once the authority looks.
+struct Breaking {
+    proxy: Proxy,
+    certificates: PathBuf,
+    away: PathBuf,
+}
+
+impl Front for Breaking {
+    fn present<'a>(&'a self, answer: &'a Answer) -> BoxFuture<'a, Result<(), FrontError>> {
+        // What is a link to nowhere finds nothing when it is read, and takes nothing.
+        fs_err::rename(&self.certificates, &self.away).unwrap();
+        fs_err::os::unix::fs::symlink(self.away.join("nowhere"), &self.certificates).unwrap();
+        self.proxy.present(answer)
+    }
+
+    fn withdraw<'a>(&'a self, answer: &'a Answer) -> BoxFuture<'a, Result<(), FrontError>> {
+        self.proxy.withdraw(answer)
+    }
+
+    fn install<'a>(
+        &'a self,
+        name: &'a Name,
+        chain: &'a str,
+        key: &'a str,
+    ) -> BoxFuture<'a, Result<(), FrontError>> {
+        self.proxy.install(name, chain, key)
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_the_disk_does_not_take_is_shown_and_not_ordered_again() {
+    let host = Host::start();
+    let pebble = Pebble::start(host.wanted()).await;
+    host.write_settings(&pebble, "");
+    let (certificates, away) = (
+        host.home.path().join("state/certificates"),
+        host.home.path().join("away"),
+    );
+    let mut agent = host.certificates();
+    let front = Breaking {
+        proxy: Proxy(host.client.clone()),
+        certificates: certificates.clone(),
+        away: away.clone(),
+    };
+    agent.inner =
+        appliance_acme::Certificates::new(appliance_acme::store::Store::new(&certificates), Arc::new(front));
+    let spec = spec(&hosts(&["shop.io"]));
+    agent.ensure(&[&spec]).await.unwrap();
+    host.route(&agent, &spec).await;
+    let root = pebble.root().await;
+    let shown = host.shown("shop.io", &root).await.unwrap();
+    let problems = agent.problems(&[&spec], Timestamp::now());
+    assert!(
+        problems.len() == 1 && problems[0].contains("shop.io") && problems[0].contains("restart"),
+        "{problems:?}"
+    );
+
+    // The next pass asks nobody, and the one after the disk is back keeps it.
+    let tended = agent.pass(&[&spec]).await.unwrap();
+    assert!(
+        tended.renewed.is_empty() && tended.failed.is_empty(),
+        "{tended:?}"
+    );
+    fs_err::remove_file(&certificates).unwrap();
+    fs_err::rename(&away, &certificates).unwrap();
+    agent.pass(&[&spec]).await.unwrap();
+    assert_eq!(agent.problems(&[&spec], Timestamp::now()), Vec::<String>::new());
+    let rebooted = host.certificates();
+    let tended = rebooted.pass(&[&spec]).await.unwrap();
+    assert!(
+        tended.renewed.is_empty() && tended.failed.is_empty(),
+        "{tended:?}"
+    );
+    assert_eq!(host.shown("shop.io", &root).await.unwrap(), shown);
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_renews_is_told_of_and_a_bad_host_costs_no_other() {
+    let host = Host::start();
+    let pebble = Pebble::start(host.wanted()).await;
+    host.write_settings(&pebble, "");
+    let certificates = host.certificates();
+    let good = spec(&hosts(&["shop.io"]));
+    let bad = spec(&hosts(&["not a host"]));
+    let tended = certificates.pass(&[&bad, &good]).await.unwrap();
+    assert_eq!(tended.renewed.len(), 1, "{tended:?}");
+    let problems = certificates.problems(&[&bad, &good], Timestamp::now());
+    assert!(
+        problems.len() == 1 && problems[0].contains("not a host"),
+        "{problems:?}"
+    );
+
+    // The key of the account is missing: no order is tried, so nothing fails, and still it is told.
+    host.write_settings(
+        &pebble,
+        "  external_account:\n    key_id: a\n    key_file: /nowhere/key\n",
+    );
+    certificates.pass(&[&good]).await.unwrap_err();
+    let end = certificates.list(&[&good])[0].not_after.unwrap();
+    let problems = certificates.problems(&[&good], end - jiff::SignedDuration::from_hours(24));
+    assert!(
+        problems.iter().any(|problem| problem.contains("/nowhere/key"))
+            && problems
+                .iter()
+                .any(|problem| problem.contains("not renewed in time")),
+        "{problems:?}"
+    );
+    assert!(
+        certificates
+            .problems(&[], end - jiff::SignedDuration::from_hours(24))
+            .iter()
+            .all(|problem| !problem.contains("in time")),
+        "a name that nobody serves any more may end"
+    );
 }
 
 #[tokio::test]
