@@ -89,6 +89,7 @@ mod http2;
 mod limits;
 mod link;
 pub mod local_ca;
+mod logged;
 mod manager;
 mod metrics;
 pub mod names;

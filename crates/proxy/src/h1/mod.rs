@@ -18,6 +18,7 @@ mod exchange;
 mod fetch;
 pub(crate) mod fuzzing;
 mod held;
+mod log;
 mod order;
 mod parse;
 mod rewrite;
@@ -41,11 +42,11 @@ use tokio::time::Instant;
 use self::exchange::Exchange;
 pub(crate) use self::fetch::{Relay, Taken, fetch};
 use self::held::wants_requests;
-use self::order::{Failure, LogHead, Order, Outcome};
+use self::log::{announced, log_head};
+use self::order::{Failure, Order, Outcome};
 use self::parse::Framing;
 pub(crate) use self::parse::is_host;
 use self::tunnel::Tunnel;
-use crate::access_log::{self, Entry};
 use crate::assign::{self, Assignment, Shown as _};
 use crate::auth::Check;
 use crate::buffer::Buffer;
@@ -58,7 +59,6 @@ use crate::http2;
 use crate::link::Link;
 use crate::pages;
 use crate::policy::{self, Verdict};
-use crate::request_id;
 use crate::rewound::Rewound;
 use crate::snapshot::UpstreamProtocol;
 use crate::table::{Route, Table};
@@ -593,87 +593,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             .ok_or_else(|| io::Error::other("the request cannot be said in HTTP/2"))
     }
 
-    /// Writes the line of a request that is answered here, if its service wants one.
-    fn log_own(&self, end: usize, begun: Instant, route: &Route, response: &Response<Bytes>) {
-        if !(route.service.log.requests && self.worker.shared.access_log.is_on()) {
-            return;
-        }
-        let table = self.worker.shared.table.load();
-        let mut room = parse::fields();
-        let most = table.settings.max_header_count;
-        let Ok(head) = parse::request(&self.input.bytes()[..end], &mut room, most) else {
-            return;
-        };
-        let words = log_head(&head, &route.service.log.request_headers);
-        let id = match head.request_id.filter(|id| request_id::acceptable(id)) {
-            Some(id) => id.to_vec(),
-            None => self.worker.ids.next().to_vec(),
-        };
-        let logged = access_log::fields("resp", &route.service.log.response_headers, |name| {
-            response.headers().get(name).map(|value| value.as_bytes().into())
-        });
-        let entry = Entry {
-            time: Clock::millis(),
-            host: words.host.as_bytes(),
-            target: words.target.as_bytes(),
-            with_query: route.service.log.query,
-            method: words.method.as_bytes(),
-            request_id: &id,
-            status: response.status().as_u16(),
-            service: route.service.name.as_str(),
-            target_address: "",
-            took: begun.elapsed(),
-            request_length: announced(head.framing),
-            response_bytes: if head.method == "HEAD" {
-                0
-            } else {
-                response.body().len() as u64
-            },
-            client: (self.peer.address, self.peer.port),
-            port: self.peer.local_port,
-            visitor: self.visitor(&table, &head),
-            fields: [&words.fields, &logged],
-            scheme: self.peer.scheme.as_str(),
-            protocol: protocol(head.minor),
-            user_agent: &words.user_agent,
-        };
-        self.worker.lines.push(&self.worker.shared.access_log, &entry);
-    }
-
-    /// Writes a request's line, if its service wants one.
-    fn log(
-        &self,
-        order: &Order,
-        status: u16,
-        target_address: &str,
-        response_bytes: u64,
-        response: &[access_log::Field],
-    ) {
-        let Some(log) = &order.log else { return };
-        let entry = Entry {
-            time: Clock::millis(),
-            host: log.host.as_bytes(),
-            target: log.target.as_bytes(),
-            with_query: order.route.service.log.query,
-            method: log.method.as_bytes(),
-            request_id: &order.head[order.id.clone()],
-            status,
-            service: order.route.service.name.as_str(),
-            target_address,
-            took: order.begun.elapsed(),
-            request_length: announced(order.framing),
-            response_bytes,
-            client: (self.peer.address, self.peer.port),
-            port: self.peer.local_port,
-            visitor: order.visitor,
-            fields: [&log.fields, response],
-            scheme: self.peer.scheme.as_str(),
-            protocol: protocol(order.minor),
-            user_agent: &log.user_agent,
-        };
-        self.worker.lines.push(&self.worker.shared.access_log, &entry);
-    }
-
     /// Gives an answer of our own.
     async fn give(
         &mut self,
@@ -779,18 +698,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
     }
 }
 
-/// The body's length, as far as it is announced.
-fn announced(framing: Framing) -> u64 {
-    match framing {
-        Framing::Length(length) => length,
-        Framing::Chunked | Framing::UntilClose => 0,
-    }
-}
-
-fn protocol(minor: u8) -> &'static str {
-    if minor == 0 { "HTTP/1.0" } else { "HTTP/1.1" }
-}
-
 /// Whether this exchange's end is also the request's: the client has an answer, or is gone.
 fn outcome_is_final(outcome: &Result<Outcome, Failure>, answered: bool) -> bool {
     match outcome {
@@ -798,19 +705,4 @@ fn outcome_is_final(outcome: &Result<Outcome, Failure>, answered: bool) -> bool 
         Err(Failure::Stale) => false,
         Err(Failure::Status(_) | Failure::Cut) => answered,
     }
-}
-
-/// Keeps the words that the access log wants, before the head is given up.
-fn log_head(head: &parse::RequestHead<'_, '_>, wanted: &[String]) -> Box<LogHead> {
-    let agent = head
-        .fields
-        .iter()
-        .find(|field| field.name.eq_ignore_ascii_case("user-agent"));
-    Box::new(LogHead {
-        host: head.host.into(),
-        target: head.target.into(),
-        method: head.method.into(),
-        user_agent: agent.map_or(&[][..], |field| field.value).into(),
-        fields: access_log::fields("req", wanted, |name| head.field(name).map(Into::into)),
-    })
 }
