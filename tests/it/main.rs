@@ -8,6 +8,7 @@ mod alerts;
 mod backups;
 mod behaviours;
 mod bootstrap;
+mod certificates;
 mod cloud_init;
 mod conformance;
 mod deploy;

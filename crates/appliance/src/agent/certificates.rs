@@ -142,7 +142,10 @@ impl Certificates {
         let outcome = self.inner.ensure(&settings, &names, Timestamp::now(), luck).await;
         self.wake.notify_one();
         let Err(failures) = outcome else { return Ok(()) };
-        let reasons: Vec<String> = failures.iter().map(|(_, error)| chain(error)).collect();
+        let reasons: Vec<String> = failures
+            .iter()
+            .map(|(name, error)| format!("{name}: {}", chain(error)))
+            .collect();
         let next = match &failures[0].1 {
             AcmeError::Unproved { .. } => {
                 "see that the name's DNS entry points here and that ports 80 and 443 are reachable, then push again"
