@@ -24,6 +24,32 @@ async fn requests_are_spread_over_all_upstreams() {
 }
 
 #[tokio::test]
+async fn who_has_the_fewest_requests_gets_the_next() {
+    let (rig, busy, idle) = (Rig::start(), App::start("busy").await, App::start("idle").await);
+    rig.put(&service("web", "h", &[&busy])).await;
+    let slow = [(); 2].map(|()| rig.get("h", "/slow"));
+    let [one, two] = slow;
+    let (mut one, mut two) = (std::pin::pin!(one), std::pin::pin!(two));
+    let both_there = async {
+        while busy.state.requests.load(std::sync::atomic::Ordering::SeqCst) < 2 {
+            busy.state.arrived.notified().await;
+        }
+    };
+    tokio::select! {
+        () = both_there => {}
+        _ = &mut one => panic!("answered before its release"),
+        _ = &mut two => panic!("answered before its release"),
+    }
+    rig.put(&service("web", "h", &[&busy, &idle])).await;
+    for _ in 0..10 {
+        assert!(rig.get("h", "/").await.body.starts_with("idle"));
+    }
+    busy.state.release.notify_waiters();
+    assert_eq!(one.await.body, "busy slow");
+    assert_eq!(two.await.body, "busy slow");
+}
+
+#[tokio::test]
 async fn a_canary_gets_its_clients_and_keeps_them() {
     let (rig, main, canary) = (Rig::start(), App::start("main").await, App::start("canary").await);
     let mut web = service("web", "h", &[&main]);

@@ -337,3 +337,32 @@ async fn what_has_no_body_gets_no_length_from_an_h2c_upstream() {
         );
     }
 }
+
+#[tokio::test]
+async fn beyond_the_most_connections_new_ones_wait_until_one_ends() {
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    rig.put(&service("web", "h", &[&app])).await;
+    let settings = Settings {
+        max_connections: 16,
+        ..Settings::default()
+    };
+    rig.client.put_settings(&settings).await.unwrap();
+    let ask = async || {
+        let mut stream = BufReader::new(TcpStream::connect(rig.http).await.unwrap());
+        let asked = stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        asked.unwrap();
+        stream
+    };
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        let mut stream = ask().await;
+        assert_eq!(Answer::read(&mut stream).await.status, 200);
+        held.push(stream);
+    }
+    let mut late = ask().await;
+    let requests = || app.state.requests.load(std::sync::atomic::Ordering::SeqCst);
+    let waits = tokio::time::timeout(Duration::from_millis(300), late.fill_buf()).await;
+    assert!(waits.is_err() && requests() == 16, "the seventeenth waits");
+    held.pop();
+    assert_eq!(Answer::read(&mut late).await.status, 200);
+}

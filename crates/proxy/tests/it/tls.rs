@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
@@ -44,20 +44,25 @@ pub(crate) async fn over(
     host: &str,
     alpn: &[&[u8]],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut config = trusting(ca_pem);
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from(host.to_owned()).unwrap(), stream)
+        .await
+}
+
+/// A client that trusts this authority alone.
+fn trusting(ca_pem: &str) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap())
         .unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    tokio_rustls::TlsConnector::from(Arc::new(config))
-        .connect(ServerName::try_from(host.to_owned()).unwrap(), stream)
-        .await
+        .with_no_client_auth()
 }
 
 fn local_ca(rig: &Rig) -> String {
@@ -278,4 +283,40 @@ async fn plain_http_is_redirected_in_one_hop() {
     );
     let post = "POST /a HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(rig.send(post).await.status, 308);
+}
+
+#[tokio::test]
+async fn a_client_without_a_server_name_sees_a_certificate_and_one_that_comes_again_resumes() {
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    rig.put(&with_tls(
+        service("web", "shop.test", &[&app]),
+        Certificate::LocalCa,
+    ))
+    .await;
+    let visit = async |config: rustls::ClientConfig, times: usize| {
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let mut kinds = Vec::new();
+        for _ in 0..times {
+            let stream = TcpStream::connect(rig.https).await.unwrap();
+            let name = ServerName::try_from("shop.test").unwrap();
+            let mut stream = connector.connect(name, stream).await.unwrap();
+            stream
+                .write_all(b"GET / HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n")
+                .await
+                .unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+            kinds.push(stream.get_ref().1.handshake_kind().unwrap());
+        }
+        kinds
+    };
+    let ca = local_ca(&rig);
+    let mut nameless = trusting(&ca);
+    nameless.enable_sni = false;
+    assert_eq!(visit(nameless, 1).await, [rustls::HandshakeKind::Full]);
+    // Whichever worker it comes to.
+    let kinds = visit(trusting(&ca), 4).await;
+    assert_eq!(kinds[0], rustls::HandshakeKind::Full);
+    assert_eq!(kinds[1..], [rustls::HandshakeKind::Resumed; 3]);
 }
