@@ -101,6 +101,7 @@ async fn ports_are_opened_by_signed_changes_that_have_to_be_confirmed() -> anyho
                 &unit,
                 "systemd-socket-activate",
                 "--accept",
+                "--inetd",
                 &on,
                 "cat",
             ])
@@ -145,7 +146,12 @@ async fn ports_are_opened_by_signed_changes_that_have_to_be_confirmed() -> anyho
         .await?
         .expect_error("something else waits")?;
     world
-        .run(&["systemctl", "start", "appliance-firewall-revert.service"])
+        .run(&[
+            "systemctl",
+            "start",
+            "--wait",
+            "appliance-firewall-revert.service",
+        ])
         .await?;
     ensure!(port("7001").await? == [PortState::Silent; 2], "it stayed");
 
@@ -210,8 +216,7 @@ async fn ports_are_opened_by_signed_changes_that_have_to_be_confirmed() -> anyho
             .exec(&Command::new(["python3", "-c", TALK, &host]).timeout(Duration::from_secs(60)))
             .await
     });
-    let script =
-        "until ss -Htn state established 'sport = :7000' | grep --quiet .; do read -rt 0.1 <> <(:); done";
+    let script = "until ss -Htn state established 'sport = :7000' | grep --quiet .; do read -rt 0.1 <> <(:); done; true";
     let connected = Command::new(["bash", "-c", script]).timeout(Duration::from_secs(20));
     ensure!(world.host.exec(&connected).await?.success(), "nobody connected");
     appliance(&["firewall", "deny", "7000", "--kill"])

@@ -172,7 +172,7 @@ async fn bans(world: &World, outside: &Outside, address: &str) -> anyhow::Result
         ensure!(!knock.status.success(), "a stranger logged in");
     }
     let script =
-        "until nft list set inet appliance ban4 | grep --quiet elements; do read -rt 0.2 <> <(:); done";
+        "until nft list set inet appliance ban4 | grep --quiet elements; do read -rt 0.2 <> <(:); done; true";
     let banned = Command::new(["bash", "-c", script]).timeout(Duration::from_secs(20));
     ensure!(
         world.host.exec(&banned).await?.success(),
@@ -483,11 +483,18 @@ async fn whose_rules(world: &World) -> anyhow::Result<()> {
     // What UFW's user says holds for containers, as soon as UFW has written it down.
     let rules = async |expect: bool| -> anyhow::Result<()> {
         let script = format!(
-            "until {} appliance firewall list | grep --quiet 'UFW allows 8080/tcp'; do read -rt 0.2 <> <(:); done",
+            "until {} appliance firewall list | grep --quiet 'UFW allows 8080/tcp'; do read -rt 0.2 <> <(:); done; true",
             if expect { "" } else { "!" }
         );
         let wait = Command::new(["bash", "-c", &script]).timeout(Duration::from_secs(30));
-        ensure!(world.host.exec(&wait).await?.success(), "UFW was not followed");
+        let waited = world.host.exec(&wait).await?;
+        ensure!(
+            waited.success(),
+            "UFW was not followed ({expect}, {}): {}\n{}",
+            waited.status,
+            waited.error_text(),
+            world.run(&["appliance", "firewall", "list"]).await?
+        );
         Ok(())
     };
     world.run(&["ufw", "allow", "8080/tcp"]).await?;
@@ -504,16 +511,16 @@ async fn whose_rules(world: &World) -> anyhow::Result<()> {
     );
 
     // Off is said, and what it means.
-    let said = apply(world, "firewall: {mode: off}\n").await?;
+    let said = apply(world, "firewall: {mode: 'off'}\n").await?;
     ensure!(said.contains("the firewall is off"), "{said}");
     world
         .run(&["systemctl", "disable", "--now", "appliance-firewall"])
         .await?;
-    world.run(&["systemctl", "stop", "appliance-agent"]).await?;
+    // As it says, with the agent running.
+    world.run(&["rm", "/var/lib/appliance/fw/confirmed.nft"]).await?;
     world
         .run(&["nft", "delete", "table", "inet", "appliance"])
         .await?;
-    world.run(&["systemctl", "start", "appliance-agent"]).await?;
     ensure!(published().await? == PortState::Open, "somebody still closes it");
     apply(world, "firewall: {mode: own}\n").await?;
     ensure!(

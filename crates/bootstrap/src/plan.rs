@@ -109,7 +109,7 @@ fn notes(options: &Options, facts: &Facts) -> Vec<String> {
     let mut notes = facts.account_notes.clone();
     if options.firewall.off {
         notes.push(
-            "the firewall is off: every port Docker publishes is open to everyone; a table of ours that is still there goes with: systemctl disable --now appliance-firewall; nft delete table inet appliance".to_owned(),
+            "the firewall is off: every port Docker publishes is open to everyone; a table of ours that is still there goes, and is not put back by the agent, with: systemctl disable --now appliance-firewall; rm /var/lib/appliance/fw/confirmed.nft; nft delete table inet appliance".to_owned(),
         );
     } else if facts.ufw_enabled {
         notes.extend(facts.ufw_warnings.iter().cloned());

@@ -469,6 +469,8 @@ async fn follow(argv: &[&str], stop: CancellationToken, mut tell: impl FnMut(Str
             .spawn();
         match child {
             Ok(mut child) => {
+                // Who was deaf for a moment, as when a burst was too long, has to look for itself.
+                tell(String::new());
                 if let Some(stdout) = child.stdout.take() {
                     let mut lines = BufReader::new(stdout).lines();
                     loop {
