@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use age::x25519;
 use bytes::Bytes;
@@ -84,14 +85,17 @@ pub(crate) async fn store(
             job.stdout = Some(pipe.inside.clone());
             let (verdict, judged) = oneshot::channel();
             let mut ours = ends.ours;
+            let over = Arc::new(AtomicBool::new(false));
+            let closed = place::Over(Arc::clone(&over));
             let sealing = tokio::task::spawn_blocking(move || {
+                let _closed = closed;
                 seal::seal(&mut ours, tap, &recipients, &pieces, || {
                     judged.blocking_recv().unwrap_or(false)
                 })
             });
             let guard = ends.guard;
             let running = async {
-                let ended = place.run(&job).await;
+                let ended = place::run_on(&*place, &job, &pipe, false, &over).await;
                 let good = ended.as_ref().is_ok_and(|ended| ended.code == 0);
                 let _sealing_gave_up = verdict.send(good);
                 drop(guard);
@@ -144,8 +148,10 @@ pub(crate) async fn replay(
     let ends = place::open_to_write(&pipe).map_err(StreamError::Pipe)?;
     job.stdin = Some(pipe.inside.clone());
     let guard = ends.guard;
+    let over = Arc::new(AtomicBool::new(false));
+    let closed = place::Over(Arc::clone(&over));
     let running = async {
-        let ended = place.run(&job).await;
+        let ended = place::run_on(&**place, &job, &pipe, true, &over).await;
         drop(guard);
         ended
     };
@@ -153,6 +159,7 @@ pub(crate) async fn replay(
     let sink = Sink {
         ours: Some(ours),
         partial,
+        _closed: closed,
     };
     let (opened, ran) = tokio::join!(read(repository, manifest, tap, Box::new(sink)), running);
     match (opened, ran) {
@@ -171,6 +178,8 @@ struct Sink {
     ours: Option<std::fs::File>,
     /// The program may stop reading when it has what it wants; the rest is still read and checked.
     partial: bool,
+    /// Dropped after `ours`.
+    _closed: place::Over,
 }
 
 impl Write for Sink {

@@ -12,7 +12,7 @@ use crate::problem::{Problem, Problems};
 use crate::source::Sources;
 use crate::units::{Bytes, Location, Network, Ports, PublicKey, Seconds, Share};
 use crate::yaml;
-use crate::yaml::tree::Node;
+use crate::yaml::tree::{Node, Value};
 
 /// Where it stands on a host.
 pub const PATH: &str = "/etc/appliance/host.yml";
@@ -557,6 +557,26 @@ pub enum SwapWord {
     Auto,
 }
 
+/// `firewall: {mode: off}` without quotes, which YAML 1.1 takes for false.
+fn plain_off(mut root: Node) -> Node {
+    if let Value::Map(all) = &mut root.value
+        && let (Some(key), Some(mut firewall)) =
+            (all.key_node("firewall").cloned(), all.get("firewall").cloned())
+        && let Value::Map(of) = &mut firewall.value
+        && let (Some(name), Some(mode)) = (of.key_node("mode").cloned(), of.get("mode").cloned())
+        && mode.value == Value::Bool(false)
+    {
+        let word = Node {
+            value: Value::Str("off".to_owned()),
+            raw: None,
+            ..mode
+        };
+        of.insert(name, word);
+        all.insert(key, firewall);
+    }
+    root
+}
+
 /// Reads the text of a `host.yml`; an empty one means the defaults.
 ///
 /// # Errors
@@ -572,6 +592,7 @@ pub fn read(file: &str, text: &str) -> Result<Host, Problems> {
     let Some(root) = document.root else {
         return Ok(Host::default());
     };
+    let root = plain_off(root);
     let host: Host = checked::read(&root, "", &sources).map_err(Problems)?;
     let problems = check(&host, &root, &sources);
     if problems.is_empty() {
@@ -670,6 +691,14 @@ mod tests {
         assert_eq!(host.swap, Swap::Size(Bytes(2 << 30)));
         assert_eq!(host.alerts.repeat.0, Seconds(43_200));
         assert_eq!(host.limits.disk_free, Share(0.2));
+    }
+
+    #[test]
+    fn off_needs_no_quotes() {
+        for text in ["off", "'off'", "Off"] {
+            let host = read("host.yml", &format!("firewall: {{mode: {text}}}\n")).unwrap();
+            assert_eq!(host.firewall.mode, Some(FirewallMode::Off), "{text}");
+        }
     }
 
     #[test]

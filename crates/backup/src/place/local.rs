@@ -21,6 +21,15 @@ pub struct LocalPlace {
     pub env: Vec<(String, String)>,
 }
 
+/// Opens a FIFO for a program, which waits until the other end is there: on a thread of its own, as the other end may
+/// be gone for good, and [`Place::release_pipes`] must get its turn then.
+async fn open(pipe: &str, write: bool) -> io::Result<Stdio> {
+    let pipe = PathBuf::from(pipe);
+    let opened =
+        tokio::task::spawn_blocking(move || std::fs::OpenOptions::new().read(!write).write(write).open(pipe));
+    Ok(opened.await.map_err(io::Error::other)??.into())
+}
+
 impl Place for LocalPlace {
     fn name(&self) -> &str {
         "this machine"
@@ -43,26 +52,22 @@ impl Place for LocalPlace {
             if !path.is_file() {
                 path = PathBuf::from(&program);
             }
+            let stdin = match &job.stdin {
+                Some(pipe) => open(pipe, false).await.map_err(fail)?,
+                None => Stdio::null(),
+            };
+            let stdout = match &job.stdout {
+                Some(pipe) => open(pipe, true).await.map_err(fail)?,
+                None => Stdio::piped(),
+            };
             let mut command = Command::new(path);
             command
                 .args(arguments)
                 .env_clear()
                 .env("PATH", "/usr/local/bin:/usr/bin:/bin")
                 .envs(self.env.iter().chain(&job.env).map(|(name, value)| (name, value)))
-                .stdin(match &job.stdin {
-                    Some(pipe) => fs_err::File::open(pipe).map_err(fail)?.into_parts().0.into(),
-                    None => Stdio::null(),
-                })
-                .stdout(match &job.stdout {
-                    Some(pipe) => fs_err::OpenOptions::new()
-                        .write(true)
-                        .open(pipe)
-                        .map_err(fail)?
-                        .into_parts()
-                        .0
-                        .into(),
-                    None => Stdio::piped(),
-                })
+                .stdin(stdin)
+                .stdout(stdout)
                 .stderr(Stdio::piped());
             let output = command.spawn().map_err(fail)?;
             // Our copies of the FIFO's ends must not outlive the program's own.

@@ -11,6 +11,9 @@ mod local;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -191,6 +194,41 @@ pub(crate) fn open_to_write(pipe: &Pipe) -> io::Result<Ends> {
     let guard = end(pipe, false)?;
     let ours = end(pipe, true)?;
     Ok(Ends { ours, guard })
+}
+
+/// How often a program is looked after that may wait for an end which is gone.
+const NUDGE: Duration = Duration::from_millis(100);
+
+/// Runs a program whose FIFO has our end at the other side until `over`; a program that comes to open it only after
+/// that would wait for ever, so it is shown an end for a moment, and finds the FIFO closed.
+pub(crate) async fn run_on(
+    place: &dyn Place,
+    job: &Job,
+    pipe: &Pipe,
+    we_write: bool,
+    over: &AtomicBool,
+) -> Result<Ended, PlaceError> {
+    let mut running = place.run(job);
+    loop {
+        tokio::select! {
+            ended = &mut running => return ended,
+            () = tokio::time::sleep(NUDGE) => {
+                if over.load(Ordering::Acquire) {
+                    // The FIFO may be gone already.
+                    let _shown = end(pipe, we_write);
+                }
+            }
+        }
+    }
+}
+
+/// Says that our end is closed, however that came.
+pub(crate) struct Over(pub(crate) Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// Opens without waiting for the other side, then makes reads and writes wait.

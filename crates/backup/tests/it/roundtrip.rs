@@ -358,7 +358,9 @@ async fn content_without_a_server_has_the_same_protocol() {
     let seen = s3.seen();
     let parts: Vec<_> = seen.iter().filter(|seen| seen.part()).collect();
     assert!(parts.len() >= 4);
-    assert!(parts[..parts.len() - 1].iter().all(|part| part.body == PART));
+    // They go up beside one another, so the smaller last one is not always the last to come.
+    let smaller = parts.iter().filter(|part| part.body != PART).count();
+    assert!(smaller <= 1, "{parts:?}");
     for part in parts {
         assert!(
             !part.headers.contains_key("x-amz-trailer") && !part.headers.contains_key("content-encoding")
