@@ -634,6 +634,11 @@ fn table(
             mib(after)
         )?;
     }
+    text.push_str(
+        "\nkamal-proxy is in no distribution and not measured here. \
+         Beside nginx on another machine it took 4.8, 4.0 and 4.9 times nginx's CPU for the first three rows, \
+         and answered 0.22, 0.33 and 0.28 times as many requests.\n",
+    );
     Ok(text)
 }
 
