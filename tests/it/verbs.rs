@@ -123,7 +123,7 @@ async fn reads(world: &World) -> anyhow::Result<()> {
             (&["docs", "proxy"], 0, &["+app_port"]),
             (&["docs", "nonsense"], 2, &["!there is no section nonsense"]),
             (&["version"], 0, &["+."]),
-            (&["upgrade", "-y"], 0, &["+appliance bootstrap"]),
+            (&["upgrade", "-y"], 0, &["+appliance update"]),
             (
                 &["app", "remove_container", "v1"],
                 0,
@@ -133,7 +133,7 @@ async fn reads(world: &World) -> anyhow::Result<()> {
             (
                 &["proxy", "upgrade"],
                 0,
-                &["+nothing was done", "+appliance bootstrap"],
+                &["+nothing was done", "+appliance update"],
             ),
             (&["app", "version"], 0, &["+App Host: ", "+\nv2\n"]),
             (&["app", "details"], 0, &["+demo-web-v2", "-demo-web-v1"]),

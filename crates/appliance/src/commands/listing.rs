@@ -107,14 +107,23 @@ pub async fn stale(args: &ListArgs, globals: &Globals) -> anyhow::Result<()> {
 /// When a host cannot be asked.
 pub async fn images(args: &ListArgs, globals: &Globals) -> anyhow::Result<()> {
     each::<ImageRow>(args, globals, "images", "App", |_, rows| {
-        let cells = rows.iter().map(|row| {
-            vec![
-                row.names.first().cloned().unwrap_or_else(|| "-".to_owned()),
-                row.id.clone(),
-                row.created.clone().unwrap_or_else(|| "-".to_owned()),
-                ui::bytes(row.size),
-                if row.current { "current" } else { "" }.to_owned(),
-            ]
+        // A line for each name, as Docker has it: the newest is `latest` too.
+        let nameless = ["-".to_owned()];
+        let cells = rows.iter().flat_map(|row| {
+            let names = if row.names.is_empty() {
+                &nameless[..]
+            } else {
+                &row.names
+            };
+            names.iter().map(move |name| {
+                vec![
+                    name.clone(),
+                    row.id.clone(),
+                    row.created.clone().unwrap_or_else(|| "-".to_owned()),
+                    ui::bytes(row.size),
+                    if row.current { "current" } else { "" }.to_owned(),
+                ]
+            })
         });
         ui::table(&["IMAGE", "ID", "CREATED", "SIZE", ""], cells);
     })

@@ -32,6 +32,6 @@ pub fn of_accessory() {
 pub fn of_proxy() {
     ui::line(
         "nothing was done: the proxy is part of the appliance, without a container or an image; \
-         a newer one comes with a newer appliance: `appliance bootstrap` on the host",
+         a newer one comes with a newer appliance: `appliance update` on the host",
     );
 }
