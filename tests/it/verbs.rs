@@ -175,11 +175,6 @@ async fn reads(world: &World) -> anyhow::Result<()> {
 /// Kamal's global flags.
 async fn filters(world: &World) -> anyhow::Result<()> {
     let ip = world.ip().await?.to_string();
-    world
-        .developer
-        .write(".kamal/hooks/pre-connect", "#!/bin/sh\nexit 3\n")?;
-    let hook = world.developer.app().join(".kamal/hooks/pre-connect");
-    fs_err::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let yaml = fs_err::read_to_string(world.developer.app().join("config/deploy.yml"))?;
     world.developer.write(
         "config/other.yml",
@@ -219,7 +214,20 @@ async fn filters(world: &World) -> anyhow::Result<()> {
                 1,
                 &["!v9"],
             ),
+        ],
+    )
+    .await?;
+    world
+        .developer
+        .write(".kamal/hooks/pre-connect", "#!/bin/sh\nexit 3\n")?;
+    let hook = world.developer.app().join(".kamal/hooks/pre-connect");
+    fs_err::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    table(
+        world,
+        &[
             (&["deploy", "--version", "v2"], 1, &["!pre-connect"]),
+            // Whatever connects asks it first.
+            (&["app", "version"], 1, &["!pre-connect"]),
         ],
     )
     .await?;
