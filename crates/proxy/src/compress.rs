@@ -102,7 +102,7 @@ pub(crate) fn suits(compression: &Compression, response: &Candidate<'_>) -> bool
         && compression.types.iter().any(listed)
 }
 
-/// Encoders at the same time, for all services: each holds about half a mebibyte for as long as its visitor reads.
+/// Encoders at the same time, for all services: each holds its window and tables for as long as its visitor reads.
 const MOST: usize = 256;
 
 /// How many there are.
@@ -202,7 +202,7 @@ impl Encoder {
     }
 }
 
-/// With a window and tables that fit web pages: the library's own for this level take four times as much.
+/// With a window and tables that fit web pages; the library's own for this level are many times larger.
 fn zstd_encoder(out: Vec<u8>) -> std::io::Result<zstd::stream::write::Encoder<'static, Vec<u8>>> {
     use zstd::zstd_safe::CParameter;
     let mut encoder = zstd::stream::write::Encoder::new(out, 3)?;

@@ -181,7 +181,7 @@ pub(crate) async fn fetch(
         reused,
         in_flight,
     } = taken;
-    let repeatable = request.body().is_over() && crate::forward::is_idempotent(request.method());
+    let repeatable = request.body().is_over() && crate::forward::is_idempotent(request.method().as_str());
     let is_head = request.method() == http::Method::HEAD;
     let mut out = worker.buffers.vec();
     // Nothing after an upgrade request reaches the upstream before its consent.

@@ -393,10 +393,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             id,
             framing: head.framing,
             is_head: head.method == "HEAD",
-            idempotent: matches!(
-                head.method,
-                "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"
-            ),
+            idempotent: forward::is_idempotent(head.method),
             upgrade,
             trailers: head.trailers,
             expects: head.expect_continue,
