@@ -26,6 +26,7 @@ mod refusals;
 mod relay;
 mod rollouts;
 mod sandbox;
+mod stores;
 mod trust;
 mod updates;
 mod uploads;

@@ -157,6 +157,9 @@ pub struct BackupJob {
     pub backups: Vec<BackupRow>,
     /// Why the retention removes nothing for now.
     pub frozen: Vec<String>,
+    /// How it is configured, as the release that is current there says.
+    #[serde(default)]
+    pub settings: appliance_config::extension::Backup,
 }
 
 /// A backup in a list.

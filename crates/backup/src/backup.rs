@@ -62,6 +62,8 @@ pub enum Source<'a> {
     Postgres(&'a Postgres),
     /// Anything that is a stream of bytes.
     Stream(Feed),
+    /// Content whose form the tap for the subject's kind looks into.
+    Known(Feed),
 }
 
 /// Why there is no backup.
@@ -153,6 +155,7 @@ async fn make(
             (Some(facts), feed, Some(Tap::default()))
         }
         Source::Stream(feed) => (None, feed, None),
+        Source::Known(feed) => (None, feed, Some(Tap::of(order.subject.kind))),
     };
     let pace = Pace::new(order.bandwidth);
     let (volumes, summary) = stream::store(repository, &prefix, feed, tap, id.tail(), pace, note).await?;
@@ -181,6 +184,7 @@ async fn make(
             .uncounted
             .map(|why| format!("rows are counted only when it is restored: {why}"))
             .into_iter()
+            .chain(summary.said)
             .collect(),
     };
     if let Some(previous) = &order.previous {

@@ -158,7 +158,9 @@ impl Manifest {
     /// What looks wrong beside the backup before: much less than it, tables gone, or many times as much.
     pub fn compare(&self, before: &Manifest) -> Vec<String> {
         let mut why = Vec::new();
-        if let (Some(now), Some(then)) = (&self.counts, &before.counts) {
+        if let (Some(now), Some(then)) = (&self.counts, &before.counts)
+            && *then != Counts::default()
+        {
             let fell = |what: &str, now: u64, then: u64, why: &mut Vec<String>| {
                 if then >= 10 && now < then - then * 3 / 10 {
                     why.push(format!("{what} fell from {then} to {now}"));

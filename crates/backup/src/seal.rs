@@ -85,6 +85,8 @@ pub struct Summary {
     pub counts: Option<Counts>,
     /// Why it did not, where it should have.
     pub uncounted: Option<String>,
+    /// What the program that wrote it complained about although it did its work.
+    pub said: Option<String>,
 }
 
 /// The tap and the digest at the clear end of the pipeline.
@@ -135,6 +137,7 @@ impl Meter {
             sha256: hex::encode(self.digest.finish()),
             counts,
             uncounted,
+            said: None,
         })
     }
 }
@@ -188,6 +191,25 @@ pub fn seal(
     let cutter = encrypted.finish().map_err(gone)?;
     cutter.finish().map_err(gone)?;
     Ok(summary)
+}
+
+/// Reads `source` to its end, and only looks at it.
+///
+/// # Errors
+/// When the source fails or is not whole.
+pub fn look(source: &mut dyn Read, tap: Tap) -> Result<Summary, SealError> {
+    let mut meter = Meter::new(Some(tap));
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match source.read(&mut buffer) {
+            Ok(0) => return meter.finish().map_err(SealError::Content),
+            Ok(read) => meter
+                .feed(buffer.get(..read).unwrap_or_default())
+                .map_err(SealError::Content)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(SealError::Source(error)),
+        }
+    }
 }
 
 /// Cuts what is written into equal parts.

@@ -96,7 +96,8 @@ pub(crate) async fn store(
             let guard = ends.guard;
             let running = async {
                 let ended = place::run_on(&*place, &job, &pipe, false, &over).await;
-                let good = ended.as_ref().is_ok_and(|ended| ended.code == 0);
+
+                let good = ended.as_ref().is_ok_and(|ended| job.good(ended));
                 let _sealing_gave_up = verdict.send(good);
                 drop(guard);
                 ended
@@ -107,7 +108,14 @@ pub(crate) async fn store(
     };
     let sealed = sealed.map_err(StreamError::Thread)?;
     match (sealed, uploaded) {
-        (Ok(summary), Ok(objects)) => Ok((objects, summary)),
+        (Ok(mut summary), Ok(objects)) => {
+            if let Ok(Some((ended, ..))) = &ran
+                && ended.code != 0
+            {
+                summary.said = Some(ended.complaint());
+            }
+            Ok((objects, summary))
+        }
         (Err(SealError::Verdict), _) => {
             if let Some((ended, place, job)) = ran? {
                 return Err(place::failed(&*place, &job, &ended).into());
@@ -135,7 +143,7 @@ fn killed_by_us(ended: &Ended) -> bool {
 ///
 /// # Errors
 /// When any stage fails, or the content is not what the manifest says.
-pub(crate) async fn replay(
+pub async fn replay(
     repository: &Repository,
     manifest: &Manifest,
     place: &Arc<dyn Place>,
@@ -171,6 +179,35 @@ pub(crate) async fn replay(
         (_, Err(error)) => Err(error.into()),
         (Err(error), _) => Err(error),
     }
+}
+
+/// Looks at what a program writes, and keeps nothing of it.
+///
+/// # Errors
+/// When the program fails, or what it writes is not whole.
+pub async fn look(
+    place: &Arc<dyn Place>,
+    mut job: Job,
+    tap: Tap,
+    pipe_name: &str,
+) -> Result<Summary, StreamError> {
+    let pipe = place.pipe(pipe_name)?;
+    let ends = place::open_to_read(&pipe).map_err(StreamError::Pipe)?;
+    job.stdout = Some(pipe.inside.clone());
+    let mut ours = ends.ours;
+    let looking = tokio::task::spawn_blocking(move || seal::look(&mut ours, tap));
+    let guard = ends.guard;
+    let running = async {
+        let ended = place.run(&job).await;
+        drop(guard);
+        ended
+    };
+    let (looked, ran) = tokio::join!(looking, running);
+    let ended = ran?;
+    if !job.good(&ended) {
+        return Err(place::failed(&**place, &job, &ended).into());
+    }
+    Ok(looked.map_err(StreamError::Thread)??)
 }
 
 /// Our end of a FIFO.

@@ -198,6 +198,10 @@ pub struct Backup {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^https?://[^\s]+$"))]
     pub ping: Option<String>,
+    /// Address that is told of each good drill: one that hangs or never runs is noticed as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^https?://[^\s]+$"))]
+    pub drill_ping: Option<String>,
 }
 
 impl Default for Backup {
@@ -216,6 +220,7 @@ impl Default for Backup {
             recovery: None,
             bandwidth: None,
             ping: None,
+            drill_ping: None,
         }
     }
 }

@@ -37,6 +37,7 @@ pub(crate) const POSTGRES: Definition = definition!("postgres":
     "packages" "essential.sh" "customize.sh" "instructions"
     "files/usr/local/bin/docker-entrypoint.sh"
 );
+pub(crate) const DATA: Definition = definition!("data": "packages" "instructions");
 pub(crate) const OUTSIDE: Definition = definition!("outside": "probe.py" "instructions");
 pub(crate) const KAMAL_PROXY: Definition = definition!("kamal-proxy": "kamal-proxy.py" "instructions");
 
@@ -91,7 +92,7 @@ mod tests {
     #[test]
     fn every_file_of_the_repository_is_compiled_in() {
         let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images");
-        for definition in [HOST, PYTHON, DEMO, OUTSIDE, POSTGRES, KAMAL_PROXY] {
+        for definition in [HOST, PYTHON, DEMO, OUTSIDE, POSTGRES, KAMAL_PROXY, DATA] {
             let root = images.join(definition.name);
             let mut found = Vec::new();
             walk(&root, &root, &mut found);

@@ -5,7 +5,9 @@ use std::fmt;
 use aws_lc_rs::digest;
 
 use crate::apt::Apt;
-use crate::definition::{DEMO, Definition, HOST, KAMAL_PROXY, OUTSIDE, POSTGRES, PYTHON, ROOTFS_SH};
+use crate::definition::{
+    DATA, DEMO, Definition, HOST, KAMAL_PROXY, OUTSIDE, POSTGRES, PYTHON, ROOTFS_SH,
+};
 
 /// A Debian release that hosts and databases come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -79,6 +81,8 @@ pub enum Image {
     KamalProxy,
     /// PostgreSQL, behaving like the official image.
     Postgres(Distro),
+    /// Redis, MariaDB and SQLite, each started by its own command.
+    Data,
 }
 
 /// A built image, by the name Docker knows it by.
@@ -123,6 +127,7 @@ impl Image {
             Self::Outside => "appliance-outside".to_owned(),
             Self::KamalProxy => "appliance-kamal-proxy".to_owned(),
             Self::Postgres(distro) => format!("appliance-postgres-{distro}"),
+            Self::Data => "appliance-data".to_owned(),
         }
     }
 
@@ -139,6 +144,10 @@ impl Image {
             Self::Postgres(distro) => Recipe::Rootfs {
                 definition: POSTGRES,
                 distro: *distro,
+            },
+            Self::Data => Recipe::Rootfs {
+                definition: DATA,
+                distro: Distro::Debian12,
             },
             Self::Demo { version } => {
                 let app = DEMO.text("app.py").replacen(
@@ -223,6 +232,7 @@ impl fmt::Display for Image {
             Self::Outside => f.write_str("outside"),
             Self::KamalProxy => f.write_str("kamal-proxy"),
             Self::Postgres(distro) => write!(f, "postgres {distro}"),
+            Self::Data => f.write_str("data"),
         }
     }
 }

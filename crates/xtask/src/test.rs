@@ -69,7 +69,7 @@ async fn integration(filter: Option<&str>) -> anyhow::Result<()> {
         .into_iter()
         .flat_map(|distro| [Image::Host(distro), Image::Postgres(distro)])
         .collect();
-    wanted.push(Image::Outside);
+    wanted.extend([Image::Outside, Image::Data]);
     for image in wanted {
         sandbox
             .ensure(&image, &say::detail)

@@ -41,6 +41,15 @@ pub async fn answer(agent: &Arc<Agent>, sight: &Sight, request: Request<Incoming
     let answered = match (request.method(), segments.as_slice()) {
         (&Method::GET, ["v1", "apps", app, "containers"]) => outcome(containers(agent, app).await),
         (&Method::GET, ["v1", "apps", app, "backups"]) => outcome(agent.backup_lists(app).await),
+        (&Method::GET, ["v1", "apps", app, "backups", accessory, id]) => {
+            outcome(agent.backup_manifest(app, accessory, id).await)
+        }
+        (&Method::GET, ["v1", "apps", app, "backups", accessory, id, "content"]) => {
+            match agent.backup_content(app, accessory, id).await {
+                Ok(answer) => answer,
+                Err(error) => problem(StatusCode::NOT_FOUND, "backup", &format!("{error:#}")),
+            }
+        }
         (&Method::GET, ["v1", "apps", app, "images"]) => outcome(images(agent, app).await),
         (&Method::GET, ["v1", "apps", app, "logs"]) => match Wanted::parse(query.as_deref()) {
             Ok(wanted) => logs::of_app(Arc::clone(agent), app, wanted).await,

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::Context as _;
-use appliance_push::change::{AccessoryName, AppName, BackupAction, Destination, Expectation, Verb};
+use appliance_push::change::{AccessoryName, BackupAction, Verb};
 use jiff::Timestamp;
 
-use crate::developer::change::{Subject, conclude, submit};
-use crate::developer::project::Project;
-use crate::developer::reach::ReachArgs;
+use super::backup_download::DownloadArgs;
+use crate::developer::targets::{AppArgs, Targets};
 use crate::failure::{Kind, failure};
 use crate::globals::Globals;
 use crate::ui;
@@ -20,7 +19,7 @@ pub enum BackupCommand {
     /// Show every backup, which were restored by a drill, and what is wrong
     List {
         #[command(flatten)]
-        reach: ReachArgs,
+        reach: AppArgs,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -28,14 +27,14 @@ pub enum BackupCommand {
     /// Make one now
     Now {
         #[command(flatten)]
-        reach: ReachArgs,
+        reach: AppArgs,
         /// The accessory
         accessory: String,
     },
     /// Read stored backups whole and compare every byte with what was backed up
     Verify {
         #[command(flatten)]
-        reach: ReachArgs,
+        reach: AppArgs,
         /// The accessory
         accessory: String,
         /// Which one (default: the newest of each database)
@@ -45,17 +44,19 @@ pub enum BackupCommand {
     /// Restore into a throw-away server without network, and compare
     Drill {
         #[command(flatten)]
-        reach: ReachArgs,
+        reach: AppArgs,
         /// The accessory
         accessory: String,
         /// Which one (default: the newest of each database)
         #[arg(long, value_name = "ID")]
         backup: Option<String>,
     },
+    /// Fetch a stored backup into a file, sealed as it is
+    Download(DownloadArgs),
     /// Show which backups the retention keeps and why; with --yes remove the others
     Prune {
         #[command(flatten)]
-        reach: ReachArgs,
+        reach: AppArgs,
         /// The accessory
         accessory: String,
         /// Remove them, also when something looks wrong
@@ -65,7 +66,7 @@ pub enum BackupCommand {
     /// Say what is backed up, when, where to, for how long, and how to get it back without this program
     Explain {
         #[command(flatten)]
-        reach: ReachArgs,
+        reach: AppArgs,
     },
     /// Make a recovery key: its secret half opens backups when the host is lost
     Keygen,
@@ -105,6 +106,7 @@ pub async fn run(command: &BackupCommand, globals: &Globals) -> anyhow::Result<(
             accessory,
             yes: false,
         } => plan(reach, accessory, globals).await,
+        BackupCommand::Download(args) => super::backup_download::run(args, globals).await,
         BackupCommand::Explain { reach } => explain(reach, globals).await,
         BackupCommand::Keygen => {
             keygen();
@@ -117,16 +119,11 @@ pub async fn run(command: &BackupCommand, globals: &Globals) -> anyhow::Result<(
 ///
 /// # Errors
 /// When a host cannot be reached.
-pub async fn jobs(reach: &ReachArgs, globals: &Globals) -> anyhow::Result<Vec<(String, Vec<BackupJob>)>> {
-    let project = Project::open(globals)?;
-    let settings = project.ssh();
+pub async fn jobs(targets: &Targets) -> anyhow::Result<Vec<(String, Vec<BackupJob>)>> {
     let mut found = Vec::new();
-    for host in project.connecting(globals)? {
-        let link = reach.connect(&host, &settings).await?;
-        let jobs: Vec<BackupJob> = link
-            .get(&format!("/v1/apps/{}/backups", project.app_id()))
-            .await?;
-        found.push((host, jobs));
+    for host in &targets.hosts {
+        let path = format!("/v1/apps/{}/backups", targets.app);
+        found.push((host.name.clone(), host.link.get(&path).await?));
     }
     Ok(found)
 }
@@ -136,47 +133,33 @@ pub async fn jobs(reach: &ReachArgs, globals: &Globals) -> anyhow::Result<Vec<(S
 /// # Errors
 /// When there is none, one cannot be reached, refuses, or fails.
 pub async fn act(
-    reach: &ReachArgs,
+    args: &AppArgs,
     accessory: &str,
     action: BackupAction,
     globals: &Globals,
 ) -> anyhow::Result<()> {
     let name = AccessoryName::parse(accessory).map_err(|error| failure(Kind::Config, error.to_string()))?;
     action.consistent().map_err(|why| failure(Kind::Config, why))?;
-    let project = Project::open(globals)?;
-    let settings = project.ssh();
+    let targets = Targets::find(args, globals).await?;
     let mut there = BTreeSet::new();
     let mut acted = false;
-    for host in project.connecting(globals)? {
-        let link = reach.connect(&host, &settings).await?;
-        let app: wire::App = link.get(&format!("/v1/apps/{}", project.app_id())).await?;
+    for host in &targets.hosts {
+        let app: wire::App = host.link.get(&format!("/v1/apps/{}", targets.app)).await?;
         there.extend(app.backups.iter().map(|job| job.accessory.clone()));
         if !app.backups.iter().any(|job| job.accessory == accessory) {
             continue;
         }
         acted = true;
-        let info: wire::Host = link.get("/v1/host").await?;
-        let signer = reach.signer(&link, &settings).await?;
-        let subject = Subject {
-            host: info.id,
-            app: Some(AppName::parse(&project.loaded.config.service).context("service")?),
-            destination: project
-                .destination
-                .as_deref()
-                .map(Destination::parse)
-                .transpose()
-                .context("destination")?,
-            expects: Expectation::Any,
-        };
         let step = ui::step(&format!(
-            "{host}: {} {accessory}",
+            "{}: {} {accessory}",
+            host.name,
             action.name().replace('-', " ")
         ));
         let verb = Verb::Backup {
             accessory: name.clone(),
             action: action.clone(),
         };
-        match conclude(&link, submit(&link, &signer, subject, verb).await?) {
+        match targets.change(host, verb).await {
             Ok(End::Done { message, .. }) => step.done(&message),
             Ok(_) => step.done(""),
             Err(error) => {
@@ -202,8 +185,8 @@ pub async fn act(
     )
 }
 
-async fn list(reach: &ReachArgs, json: bool, globals: &Globals) -> anyhow::Result<()> {
-    let found = jobs(reach, globals).await?;
+async fn list(reach: &AppArgs, json: bool, globals: &Globals) -> anyhow::Result<()> {
+    let found = jobs(&Targets::find(reach, globals).await?).await?;
     if json {
         let hosts: serde_json::Map<String, serde_json::Value> = found
             .iter()
@@ -285,8 +268,8 @@ fn described(row: &BackupRow) -> String {
     text
 }
 
-async fn plan(reach: &ReachArgs, accessory: &str, globals: &Globals) -> anyhow::Result<()> {
-    for (host, jobs) in jobs(reach, globals).await? {
+async fn plan(reach: &AppArgs, accessory: &str, globals: &Globals) -> anyhow::Result<()> {
+    for (host, jobs) in jobs(&Targets::find(reach, globals).await?).await? {
         for job in jobs.iter().filter(|job| job.accessory == accessory) {
             for row in job.backups.iter().filter(|row| row.unusable.is_none()) {
                 let fate = match row.kept_because.as_slice() {
@@ -306,14 +289,12 @@ async fn plan(reach: &ReachArgs, accessory: &str, globals: &Globals) -> anyhow::
     Ok(())
 }
 
-async fn explain(reach: &ReachArgs, globals: &Globals) -> anyhow::Result<()> {
-    let project = Project::open(globals)?;
-    let found = jobs(reach, globals).await?;
+async fn explain(reach: &AppArgs, globals: &Globals) -> anyhow::Result<()> {
+    let found = jobs(&Targets::find(reach, globals).await?).await?;
     for (host, jobs) in &found {
         for job in jobs {
-            let Some(settings) = project.loaded.extension.backups.get(&job.accessory) else {
-                continue;
-            };
+            // As the host has it, which is what was pushed last.
+            let settings = &job.settings;
             let keep = settings.keep;
             let zone = settings.timezone.as_deref().unwrap_or("the host's time zone");
             ui::line(&format!("{host}: {}", job.accessory));
@@ -326,6 +307,16 @@ async fn explain(reach: &ReachArgs, globals: &Globals) -> anyhow::Result<()> {
                 "  keep     the last {}, {} hourly, {} daily, {} weekly, {} monthly; always the newest verified and the two newest",
                 keep.last, keep.hourly, keep.daily, keep.weekly, keep.monthly
             ));
+            if job.to.starts_with("s3://") {
+                ui::line(
+                    "  guard    against a stolen host: keep versions in the bucket and lock them (object lock, governance, \
+                     14 days), give this key no right to delete versions, and let a rule of the bucket end unfinished uploads",
+                );
+            } else {
+                ui::line(
+                    "  guard    none against the loss of this host: the backups lie on its own disk; write to: s3://…",
+                );
+            }
             ui::line(&format!(
                 "  opened   by this host{}",
                 match &settings.recovery {

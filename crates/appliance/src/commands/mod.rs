@@ -7,6 +7,7 @@ pub mod alerts;
 pub mod app;
 pub mod audit;
 pub mod backup;
+mod backup_download;
 pub mod boot;
 pub mod bootstrap;
 pub mod build;

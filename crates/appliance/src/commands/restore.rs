@@ -4,7 +4,7 @@ use appliance_push::change::{BackupAction, Restore};
 use jiff::Timestamp;
 
 use super::backup::{act, jobs};
-use crate::developer::reach::ReachArgs;
+use crate::developer::targets::{AppArgs, Targets};
 use crate::failure::{Kind, failure};
 use crate::globals::Globals;
 use crate::ui;
@@ -14,7 +14,7 @@ use crate::wire::BackupRow;
 #[derive(Debug, clap::Args)]
 pub struct RestoreArgs {
     #[command(flatten)]
-    reach: ReachArgs,
+    reach: AppArgs,
     /// The accessory; or `undo`, followed by the accessory
     accessory: String,
     /// `latest` (the default); after `undo`, the accessory
@@ -81,7 +81,7 @@ pub async fn run(args: &RestoreArgs, globals: &Globals) -> anyhow::Result<()> {
 
 async fn dry_run(args: &RestoreArgs, globals: &Globals) -> anyhow::Result<()> {
     let mut any = false;
-    for (host, jobs) in jobs(&args.reach, globals).await? {
+    for (host, jobs) in jobs(&Targets::find(&args.reach, globals).await?).await? {
         for job in jobs.iter().filter(|job| job.accessory == args.accessory) {
             let wanted = args.database.as_deref();
             let rows = job

@@ -33,6 +33,8 @@ pub struct Job {
     pub stdin: Option<String>,
     /// FIFO that becomes its standard output.
     pub stdout: Option<String>,
+    /// It did its work with this code, too, and what it says is worth telling.
+    pub grumbles: Option<i64>,
 }
 
 impl Job {
@@ -42,6 +44,13 @@ impl Job {
             command: command.into_iter().map(Into::into).collect(),
             ..Self::default()
         }
+    }
+}
+
+impl Job {
+    /// Whether a program that ended so did its work.
+    pub fn good(&self, ended: &Ended) -> bool {
+        ended.code == 0 || self.grumbles == Some(ended.code)
     }
 }
 

@@ -14,6 +14,8 @@
 //! 1.15 (16) and 1.16 (17, 18).
 
 mod contents;
+mod file;
+mod tree;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -23,6 +25,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use contents::{Contents, Cursor, Entry};
+use file::{RdbTap, SqliteTap};
+use tree::TreeTap;
+
+pub use tree::Tree;
+
+use crate::names::Kind;
 
 /// Most bytes that header and table of contents may have; a million tables need about 500 MB.
 const CONTENTS_LIMIT: usize = 768 << 20;
@@ -41,6 +49,9 @@ pub struct Counts {
     pub large_object_bytes: u64,
     /// Entries of the table of contents.
     pub entries: u64,
+    /// Files of a volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<Tree>,
 }
 
 /// What one table has.
@@ -61,7 +72,8 @@ impl Counts {
 
     /// Bytes of all tables and large objects.
     pub fn bytes(&self) -> u64 {
-        self.tables.values().map(|table| table.bytes).sum::<u64>() + self.large_object_bytes
+        let tables: u64 = self.tables.values().map(|table| table.bytes).sum();
+        tables + self.large_object_bytes + self.tree.as_ref().map_or(0, |tree| tree.bytes)
     }
 }
 
@@ -123,6 +135,15 @@ pub struct Tap {
     seen: u64,
     /// Size at which parsing the table of contents is tried again; doubled each time, so the work stays linear.
     try_at: usize,
+    other: Option<Other>,
+}
+
+/// Content that is no archive of `pg_dump`.
+#[derive(Debug)]
+enum Other {
+    Tree(Box<TreeTap>),
+    Redis(RdbTap),
+    Sqlite(SqliteTap),
 }
 
 impl Default for Tap {
@@ -134,16 +155,37 @@ impl Default for Tap {
             counts: Counts::default(),
             seen: 0,
             try_at: 4096,
+            other: None,
         }
     }
 }
 
 impl Tap {
+    /// The tap for one kind of content.
+    pub fn of(kind: Kind) -> Self {
+        let other = match kind {
+            Kind::Postgres => None,
+            Kind::Redis => Some(Other::Redis(RdbTap::new())),
+            Kind::Sqlite => Some(Other::Sqlite(SqliteTap::default())),
+            Kind::Volume => Some(Other::Tree(Box::new(TreeTap::new()))),
+        };
+        Self {
+            other,
+            ..Self::default()
+        }
+    }
+
     /// Takes the next bytes of the stream, cut anywhere.
     ///
     /// # Errors
     /// When they cannot belong to an archive.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), TapError> {
+        match &mut self.other {
+            Some(Other::Tree(tap)) => return tap.feed(bytes),
+            Some(Other::Redis(tap)) => return tap.feed(bytes),
+            Some(Other::Sqlite(tap)) => return tap.feed(bytes),
+            None => {}
+        }
         while !bytes.is_empty() {
             let used = self.step(bytes, false)?;
             self.seen += used as u64;
@@ -157,6 +199,17 @@ impl Tap {
     /// # Errors
     /// When anything that the table of contents promises has not come.
     pub fn finish(mut self) -> Result<Counts, TapError> {
+        match self.other {
+            Some(Other::Tree(tap)) => {
+                return Ok(Counts {
+                    tree: Some(tap.finish()?),
+                    ..Counts::default()
+                });
+            }
+            Some(Other::Redis(tap)) => return tap.finish().map(|()| Counts::default()),
+            Some(Other::Sqlite(tap)) => return tap.finish().map(|()| Counts::default()),
+            None => {}
+        }
         if matches!(&self.state, State::Contents(_)) {
             self.step(&[], true)?;
         }

@@ -8,6 +8,8 @@
 //!
 //! One run at a time on the whole host: backups must not take the machine from the apps.
 
+mod download;
+mod helper;
 mod jobs;
 mod ping;
 mod place;
@@ -16,6 +18,8 @@ mod report;
 mod restore;
 mod run;
 mod scratch;
+mod sqlite;
+mod volume;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -66,10 +70,14 @@ pub struct Record {
     pub drill_failed: Option<(Timestamp, String)>,
     /// The image of the last drill: another one is a reason for a drill.
     pub drill_image: Option<String>,
+    /// When and why the address that is told of good drills could not be told.
+    pub drill_ping_failed: Option<(Timestamp, String)>,
     /// When and why the address that is told of good runs could not be told.
     pub ping_failed: Option<(Timestamp, String)>,
     /// The last run that began late: when it was due.
     pub missed: Option<Timestamp>,
+    /// When what was never finished was last looked for.
+    pub swept: Option<Timestamp>,
 }
 
 /// All of it.

@@ -1,78 +1,396 @@
-//! Redis and Valkey: a snapshot in the background, then its file.
+//! Redis and Valkey: a snapshot in the background, then its file; and back through a second server in the same container.
+//!
+//! ```text
+//!  backup    BGSAVE ─► dump.rdb ─► FIFO ─► tap checks its CRC-64
+//!  restore   FIFO ─► second server on the loopback loads it, or does not ─► the live one becomes its replica for as long as
+//!            the data takes ─► the live one is its own master again
+//! ```
+//!
+//! The live server never stops, keeps its connections, and its data is what it was until the whole of the new one is there.
+//! That works with an append-only file, too, which a file put into the directory would not.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use appliance_backup::place::{Job as Program, Place, succeed};
-use appliance_backup::stream::Feed;
+use appliance_backup::manifest::{DrillResult, Manifest};
+use appliance_backup::place::{Ended, Job as Program, Place, succeed};
+use appliance_backup::repository::Repository;
+use appliance_backup::stream::{self, Feed};
+use appliance_backup::tap::Tap;
 use appliance_containers::engine::ContainerInfo;
+use appliance_containers::spec::Tuning;
+use jiff::Timestamp;
 
+use super::OUTSIDE;
+use super::helper::{output, write_to};
 use super::place::ContainerPlace;
 use crate::agent::Agent;
 
-/// How long a snapshot may take.
+/// How long a snapshot or a load may take.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Between two looks: the server has no event for the end of a snapshot.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Where the second server listens, on the loopback of the container.
+const SIDE: &str = "16379";
+/// Its file.
+const RESTORE: &str = "appliance-restore.rdb";
+/// What the live server held before a restore.
+const BEFORE: &str = "appliance-before.rdb";
+
+/// A server that can be asked.
+struct Server {
+    place: Arc<dyn Place>,
+    port: Option<&'static str>,
+    password: Option<String>,
+}
+
+impl Server {
+    /// The accessory's own.
+    async fn live(agent: &Agent, info: &ContainerInfo) -> anyhow::Result<Self> {
+        let set = info
+            .env
+            .iter()
+            .find_map(|entry| entry.strip_prefix("REDIS_PASSWORD="))
+            .map(str::to_owned);
+        let password = match set {
+            Some(password) => Some(password),
+            None => agent
+                .docker
+                .description(&info.id.0)
+                .await?
+                .and_then(|about| required(&about)),
+        };
+        Ok(Self {
+            place: Arc::new(ContainerPlace::new(Arc::clone(&agent.docker), info)),
+            port: None,
+            password,
+        })
+    }
+
+    async fn try_ask(&self, words: &[&str]) -> anyhow::Result<Ended> {
+        let mut job = Program::new(["redis-cli", "--no-auth-warning", "-e"]);
+        if let Some(port) = self.port {
+            job.command.extend(["-p".to_owned(), port.to_owned()]);
+        }
+        job.command.extend(words.iter().map(|word| (*word).to_owned()));
+        if let Some(password) = &self.password {
+            job.env.push(("REDISCLI_AUTH".to_owned(), password.clone()));
+        }
+        Ok(self.place.run(&job).await?)
+    }
+
+    async fn ask(&self, words: &[&str]) -> anyhow::Result<String> {
+        let ended = self.try_ask(words).await?;
+        let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+        // With `-e` an error is also an exit code, but what it was is on standard output.
+        if ended.code != 0 {
+            let why = if said.trim().is_empty() {
+                ended.complaint()
+            } else {
+                said.trim().to_owned()
+            };
+            bail!("{} in {} says: {why}", words.join(" "), self.place.name());
+        }
+        Ok(said)
+    }
+
+    async fn setting(&self, name: &str) -> anyhow::Result<String> {
+        let text = self.ask(&["CONFIG", "GET", name]).await?;
+        let value = text.lines().nth(1).unwrap_or_default();
+        Ok(value.to_owned())
+    }
+
+    /// The keys of all its databases.
+    async fn keys(&self) -> anyhow::Result<u64> {
+        let text = self.ask(&["INFO", "keyspace"]).await?;
+        let count = |line: &str| {
+            let rest = line.split_once(":keys=")?.1;
+            rest.split(',').next()?.trim().parse::<u64>().ok()
+        };
+        Ok(text.lines().filter_map(count).sum())
+    }
+
+    async fn within<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        tokio::time::timeout(LIMIT, work)
+            .await
+            .with_context(|| format!("{what} takes longer than {} minutes", LIMIT.as_secs() / 60))?
+    }
+
+    /// Has it write its data set to its file, and waits for that.
+    async fn save(&self) -> anyhow::Result<String> {
+        let wait = async || -> anyhow::Result<bool> {
+            loop {
+                let text = self.ask(&["INFO", "persistence"]).await?;
+                if !text.contains("rdb_bgsave_in_progress:1") {
+                    return Ok(text.contains("rdb_last_bgsave_status:ok"));
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        let snapshot = async {
+            // One that runs already may hold less than what was written by now.
+            wait().await?;
+            self.ask(&["BGSAVE"]).await?;
+            wait().await
+        };
+        if !self.within("the snapshot", snapshot).await? {
+            bail!("the server could not write its snapshot; look at its log: is the disk full?");
+        }
+        Ok(format!(
+            "{}/{}",
+            self.setting("dir").await?,
+            self.setting("dbfilename").await?
+        ))
+    }
+}
+
+/// The password among the words that a container was started with.
+fn required(about: &serde_json::Value) -> Option<String> {
+    let words = about["Config"]["Cmd"].as_array()?;
+    let at = words.iter().position(|word| word == "--requirepass")?;
+    words.get(at + 1)?.as_str().map(str::to_owned)
+}
 
 /// Makes the server write its data set, and returns the file as a source.
 ///
 /// # Errors
 /// When the server refuses or the snapshot fails.
-pub async fn snapshot(agent: &Agent, info: &ContainerInfo) -> anyhow::Result<Feed> {
-    let place: Arc<dyn Place> = Arc::new(ContainerPlace::new(Arc::clone(&agent.docker), info));
-    let password = info
-        .env
-        .iter()
-        .find_map(|entry| entry.strip_prefix("REDIS_PASSWORD="));
-    let cli = |words: &[&str]| {
-        let mut job = Program::new([&["redis-cli", "--no-auth-warning", "-e"], words].concat());
-        if let Some(password) = password {
-            job.env.push(("REDISCLI_AUTH".to_owned(), password.to_owned()));
-        }
-        job
+pub(super) async fn snapshot(agent: &Agent, info: &ContainerInfo) -> anyhow::Result<Feed> {
+    let server = Server::live(agent, info).await?;
+    tidy(&server).await?;
+    let file = server.save().await?;
+    Ok(Feed::Job {
+        place: Arc::clone(&server.place),
+        job: Program::new(["cat".to_owned(), file]),
+    })
+}
+
+/// Ends what a restore left that was killed, and forgets what one replaced more than a day ago.
+async fn tidy(server: &Server) -> anyhow::Result<()> {
+    let text = server.ask(&["INFO", "replication"]).await?;
+    if text.contains("role:slave") && text.contains(&format!("master_port:{SIDE}")) {
+        server.ask(&["REPLICAOF", "NO", "ONE"]).await?;
+    }
+    let directory = server.setting("dir").await?;
+    end_side(server, &directory).await;
+    let words = [
+        "find", &directory, "-name", BEFORE, "-mmin", "+1440", "-exec", "rm", "-f", "{}", "+",
+    ];
+    output(&*server.place, &words).await?;
+    Ok(())
+}
+
+async fn end_side(server: &Server, directory: &str) {
+    let side = Server {
+        place: Arc::clone(&server.place),
+        port: Some(SIDE),
+        password: server.password.clone(),
     };
-    let ask = async |words: &[&str]| -> anyhow::Result<String> {
-        let ended = succeed(&*place, &cli(words)).await?;
-        Ok(String::from_utf8_lossy(&ended.stdout).into_owned())
+    // Mostly there is none.
+    let _none = side.try_ask(&["SHUTDOWN", "NOSAVE"]).await;
+    let _none = output(&*server.place, &["rm", "-f", &format!("{directory}/{RESTORE}")]).await;
+}
+
+/// Starts a second server that loads `directory/RESTORE`.
+async fn side(place: &Arc<dyn Place>, directory: &str, password: Option<&str>) -> anyhow::Result<Server> {
+    let mut words = vec![
+        "redis-server",
+        "--port",
+        SIDE,
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        directory,
+        "--dbfilename",
+        RESTORE,
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--repl-diskless-sync-delay",
+        "0",
+        "--daemonize",
+        "yes",
+        "--logfile",
+        "/dev/null",
+        "--pidfile",
+        "/tmp/appliance-restore.pid",
+    ];
+    if let Some(password) = password {
+        words.extend(["--requirepass", password]);
+    }
+    succeed(&**place, &Program::new(words)).await?;
+    let server = Server {
+        place: Arc::clone(place),
+        port: Some(SIDE),
+        password: password.map(str::to_owned),
     };
-    let progress = async || -> anyhow::Result<(bool, bool)> {
-        let text = ask(&["INFO", "persistence"]).await?;
-        Ok((
-            text.contains("rdb_bgsave_in_progress:1"),
-            text.contains("rdb_last_bgsave_status:ok"),
-        ))
-    };
-    let wait = async || -> anyhow::Result<bool> {
+    let loaded = async {
+        let mut refused = 0;
         loop {
-            let (running, good) = progress().await?;
-            if !running {
-                return Ok(good);
+            let ended = server.try_ask(&["PING"]).await?;
+            let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+            if said.contains("PONG") {
+                return Ok(());
+            }
+            // While it loads it answers so; one that does not load ends.
+            if !said.contains("LOADING") {
+                refused += 1;
+            }
+            if refused > 40 {
+                bail!("a server does not load it: it is damaged, or of a newer version than the image");
             }
             tokio::time::sleep(PAUSE).await;
         }
     };
-    let snapshot = async {
-        // One that runs already may hold less than what was written by now.
-        wait().await?;
-        ask(&["BGSAVE"]).await?;
-        wait().await
-    };
-    let good = tokio::time::timeout(LIMIT, snapshot)
-        .await
-        .context("the snapshot takes too long")??;
-    if !good {
-        bail!("the server could not write its snapshot; look at its log: is the disk full?");
+    server.within("loading", loaded).await?;
+    Ok(server)
+}
+
+/// Loads a backup into a throw-away server.
+///
+/// # Errors
+/// When it does not load.
+pub(super) async fn drill(
+    agent: &Agent,
+    repository: &Repository,
+    manifest: &Manifest,
+    image: &str,
+) -> anyhow::Result<DrillResult> {
+    let helper = agent.helper(image, Vec::new(), Tuning::default()).await?;
+    let loaded = async {
+        let begun = Timestamp::now();
+        bring(repository, manifest, &helper.place, "/tmp").await?;
+        let server = side(&helper.place, "/tmp", None).await?;
+        let millis = Timestamp::now().duration_since(begun).as_millis();
+        Ok::<_, anyhow::Error>((u64::try_from(millis).unwrap_or(0), server.keys().await?))
     }
-    let setting = async |name: &str| -> anyhow::Result<String> {
-        let text = ask(&["CONFIG", "GET", name]).await?;
-        let value = text.lines().nth(1).context("CONFIG GET answers nothing")?;
-        Ok(value.to_owned())
-    };
-    let file = format!("{}/{}", setting("dir").await?, setting("dbfilename").await?);
-    Ok(Feed::Job {
-        place,
-        job: Program::new(["cat".to_owned(), file]),
-    })
+    .await;
+    helper.remove(agent).await;
+    let (millis, keys) = loaded?;
+    super::restore::passed(repository, manifest, millis, keys).await
+}
+
+async fn bring(
+    repository: &Repository,
+    manifest: &Manifest,
+    place: &Arc<dyn Place>,
+    directory: &str,
+) -> anyhow::Result<()> {
+    let tap = manifest.counts.as_ref().map(|_| Tap::of(manifest.subject.kind));
+    let job = write_to(&format!("{directory}/{RESTORE}"));
+    stream::replay(repository, manifest, place, job, tap, &OUTSIDE.word(), false).await?;
+    Ok(())
+}
+
+/// Restores into the live server; what it held is kept beside it for a day.
+///
+/// # Errors
+/// When it does not load; the live server then holds what it held.
+pub(super) async fn restore(
+    agent: &Agent,
+    repository: &Repository,
+    manifest: &Manifest,
+    info: &ContainerInfo,
+    swap: bool,
+) -> anyhow::Result<String> {
+    if !swap {
+        bail!(
+            "a Redis server has no place beside its data: to bring the backup into the live server, add --swap; \
+             to look at it elsewhere: appliance backup download {}",
+            manifest.subject.accessory
+        );
+    }
+    let live = Server::live(agent, info).await?;
+    tidy(&live).await?;
+    let directory = live.setting("dir").await?;
+    bring(repository, manifest, &live.place, &directory).await?;
+    let keys = take_over(&live, &directory).await?;
+    Ok(format!(
+        "{keys} keys; what the server held before is kept for a day and comes back with: appliance restore undo {}",
+        manifest.subject.accessory
+    ))
+}
+
+/// Puts back what the last restore replaced.
+///
+/// # Errors
+/// When nothing is kept, or it does not load.
+pub(super) async fn undo(agent: &Agent, info: &ContainerInfo) -> anyhow::Result<String> {
+    let live = Server::live(agent, info).await?;
+    tidy(&live).await?;
+    let directory = live.setting("dir").await?;
+    let before = format!("{directory}/{BEFORE}");
+    if live.place.run(&Program::new(["test", "-e", &before])).await?.code != 0 {
+        bail!("there is nothing that a restore replaced; it is kept for a day");
+    }
+    output(
+        &*live.place,
+        &["mv", "-f", &before, &format!("{directory}/{RESTORE}")],
+    )
+    .await?;
+    let keys = take_over(&live, &directory).await?;
+    Ok(format!(
+        "{keys} keys as before the restore; what the restore had brought is kept for a day and comes back with another undo"
+    ))
+}
+
+/// Makes the live server take what `directory/RESTORE` holds; its own data becomes `directory/BEFORE`.
+async fn take_over(live: &Server, directory: &str) -> anyhow::Result<u64> {
+    // A replica sends the password of its master, if it has one, and knows no other.
+    let master = live.setting("masterauth").await?;
+    let master = (!master.is_empty()).then_some(master);
+    let taken = async {
+        let second = side(&live.place, directory, master.as_deref()).await?;
+        let keys = second.keys().await?;
+        let own = live.save().await?;
+        output(
+            &*live.place,
+            &["cp", "-f", &own, &format!("{directory}/{BEFORE}")],
+        )
+        .await?;
+        live.ask(&["REPLICAOF", "127.0.0.1", SIDE]).await?;
+        let synced = live
+            .within("the copy", async {
+                loop {
+                    let text = live.ask(&["INFO", "replication"]).await?;
+                    let up = text.contains("master_link_status:up");
+                    if up && text.contains("master_sync_in_progress:0") {
+                        return Ok(());
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            })
+            .await;
+        live.ask(&["REPLICAOF", "NO", "ONE"]).await?;
+        synced?;
+        second.try_ask(&["SHUTDOWN", "NOSAVE"]).await?;
+        // Its file is that of the former data until it is written anew.
+        live.save().await?;
+        Ok(keys)
+    }
+    .await;
+    end_side(live, directory).await;
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_password_is_found_among_the_words_of_the_command() {
+        let about = |words: &[&str]| serde_json::json!({"Config": {"Cmd": words}});
+        assert_eq!(
+            required(&about(&["redis-server", "--requirepass", "s3cret"])).as_deref(),
+            Some("s3cret")
+        );
+        assert_eq!(required(&about(&["redis-server", "--requirepass"])), None);
+        assert_eq!(required(&serde_json::json!({"Config": {"Cmd": null}})), None);
+    }
 }

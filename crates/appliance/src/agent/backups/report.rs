@@ -47,6 +47,12 @@ impl Agent {
                 settings.ping.as_deref().unwrap_or_default()
             ));
         }
+        if let Some((at, why)) = &record.drill_ping_failed {
+            problems.push(format!(
+                "{of}: {} was not told of the drill at {at}: {why}",
+                settings.drill_ping.as_deref().unwrap_or_default()
+            ));
+        }
         // Silence is a failure, too.
         let since = record.good.map(|(at, _)| at).or(record.since);
         if let (Some(since), Some(interval)) = (since, interval)
@@ -81,6 +87,7 @@ impl Agent {
             problems,
             backups: Vec::new(),
             frozen: Vec::new(),
+            settings: settings.clone(),
         }
     }
 

@@ -1,16 +1,18 @@
 //! Restores, drills and checks of what is stored.
 
 use anyhow::{Context as _, bail};
+use appliance_backup::manifest::{DrillResult, Manifest};
 use appliance_backup::names::{BackupId, Kind, Subject};
 use appliance_backup::repository::{Catalogue, Found, Repository};
 use appliance_backup::restore::{self, Target};
 use appliance_backup::stream;
 use appliance_backup::tap::Tap;
+use appliance_containers::engine::ContainerInfo;
 use appliance_push::change::Restore;
 use jiff::Timestamp;
 
-use super::OUTSIDE;
 use super::jobs::Job;
+use super::{OUTSIDE, redis, sqlite, volume};
 use crate::agent::Agent;
 use crate::agent::drive::Audience;
 use crate::wire::Event;
@@ -26,17 +28,26 @@ impl Job {
         }
     }
 
+    /// Where all its backups are: the prefixes of its subjects without their last segment.
+    pub fn prefixes(&self) -> Vec<String> {
+        let kinds = [Kind::Postgres, Kind::Redis, Kind::Sqlite, Kind::Volume];
+        kinds
+            .iter()
+            .map(|kind| {
+                let prefix = self.subject(*kind, "x").prefix();
+                prefix.strip_suffix("x/").unwrap_or(&prefix).to_owned()
+            })
+            .collect()
+    }
+
     /// Everything that is stored of it, by subject.
     ///
     /// # Errors
     /// When the place cannot be reached.
     pub async fn subjects(&self, repository: &Repository) -> anyhow::Result<Vec<(Subject, Catalogue)>> {
         let mut by_subject = std::collections::BTreeMap::<Subject, Catalogue>::new();
-        for kind in [Kind::Postgres, Kind::Redis, Kind::Sqlite, Kind::Volume] {
-            // All units of one accessory: the prefix of a subject without its last segment.
-            let prefix = self.subject(kind, "x").prefix();
-            let prefix = prefix.strip_suffix("x/").unwrap_or(&prefix);
-            let catalogue = repository.catalogue(prefix).await?;
+        for prefix in self.prefixes() {
+            let catalogue = repository.catalogue(&prefix).await?;
             for found in catalogue.backups {
                 let entry = by_subject.entry(found.manifest.subject.clone()).or_default();
                 entry.backups.push(found);
@@ -115,7 +126,14 @@ pub async fn restore(
     let found = choose(&catalogue, wanted.backup.as_deref(), wanted.at)?;
     let manifest = &found.manifest;
     let info = agent.running(job).await?;
+    if manifest.subject.kind != Kind::Postgres {
+        return restore_other(agent, &repository, manifest, &info, wanted, audience).await;
+    }
     let server = agent.postgres(&info);
+    if let Some(free) = room(agent, &info, manifest).await? {
+        let message = format!("the disk has room for it: {} MB are free", free / 1_000_000);
+        tracing::info!("{message}");
+    }
     let target = match &wanted.into {
         Some(name) => Target::Into(name.clone()),
         None if wanted.swap => Target::Swap,
@@ -163,6 +181,87 @@ pub async fn restore(
     Ok(message)
 }
 
+/// Restores what is no PostgreSQL database.
+async fn restore_other(
+    agent: &Agent,
+    repository: &Repository,
+    manifest: &Manifest,
+    info: &ContainerInfo,
+    wanted: &Restore,
+    audience: &Audience,
+) -> anyhow::Result<String> {
+    if wanted.table.is_some() {
+        bail!("only PostgreSQL backups have tables that can be restored one by one");
+    }
+    let detail = format!("{} of {}", manifest.id, manifest.snapshot_at);
+    let phase = "restoring".to_owned();
+    audience.tell(Event::Phase { phase, detail }).await;
+    let into = wanted.into.as_deref();
+    match manifest.subject.kind {
+        Kind::Redis => redis::restore(agent, repository, manifest, info, wanted.swap).await,
+        Kind::Sqlite => sqlite::restore(agent, repository, manifest, info, into, wanted.swap).await,
+        _ if wanted.swap => bail!(
+            "files are restored into a new volume, which then takes the old one's place in the configuration: leave --swap out"
+        ),
+        _ => volume::restore(agent, repository, manifest, info, into).await,
+    }
+}
+
+/// What a restore needs, in multiples of the content: the rows again, their indexes, and what the server writes meanwhile.
+const ROOM: f64 = 2.2;
+
+/// Whether the disk of a PostgreSQL server has room for a second database. Answers with what is free.
+async fn room(agent: &Agent, info: &ContainerInfo, manifest: &Manifest) -> anyhow::Result<Option<u64>> {
+    let place = super::sqlite::place(agent, info);
+    let directory = info
+        .env
+        .iter()
+        .find_map(|entry| entry.strip_prefix("PGDATA="))
+        .unwrap_or("/var/lib/postgresql");
+    // An image without `df`, or with another one, is no reason not to restore.
+    let Ok(text) = super::helper::output(&*place, &["df", "-P", "-k", directory]).await else {
+        return Ok(None);
+    };
+    let free = text
+        .lines()
+        .nth(1)
+        .and_then(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok());
+    let Some(free) = free.map(|kib| kib * 1024) else {
+        return Ok(None);
+    };
+    let needed = (manifest.plain_bytes as f64 * ROOM) as u64;
+    if free < needed {
+        bail!(
+            "the disk of the server has {} MB free, and a second database beside the live one needs about {} MB; \
+             free some, or restore on another host",
+            free / 1_000_000,
+            needed / 1_000_000
+        );
+    }
+    Ok(Some(free))
+}
+
+/// Notes beside a backup that it was restored.
+pub(super) async fn passed(
+    repository: &Repository,
+    manifest: &Manifest,
+    restore_ms: u64,
+    rows: u64,
+) -> anyhow::Result<DrillResult> {
+    let result = DrillResult {
+        repository: repository.id.clone(),
+        subject: manifest.subject.clone(),
+        id: manifest.id.clone(),
+        at: Timestamp::now(),
+        restore_ms,
+        rows,
+        tables: 1,
+        indexes: None,
+    };
+    repository.verified(&result).await?;
+    Ok(result)
+}
+
 /// Puts back what the last restore replaced.
 ///
 /// # Errors
@@ -170,7 +269,14 @@ pub async fn restore(
 pub async fn undo(agent: &Agent, job: &Job, database: Option<&str>) -> anyhow::Result<String> {
     let repository = agent.repository(job).await?;
     let (subject, _) = job.pick(job.subjects(&repository).await?, database)?;
-    let server = agent.postgres(&agent.running(job).await?);
+    let info = agent.running(job).await?;
+    match subject.kind {
+        Kind::Postgres => {}
+        Kind::Redis => return redis::undo(agent, &info).await,
+        Kind::Sqlite => return sqlite::undo(agent, &info, &subject.unit).await,
+        Kind::Volume => bail!("a restore of files goes into a new volume and replaces nothing"),
+    }
+    let server = agent.postgres(&info);
     let undone = restore::undo(&agent.backups.journal, &server, &subject, OUTSIDE).await?;
     Ok(format!(
         "{} is what it was before the restore; what the restore had brought is kept for a day as {}",
@@ -195,7 +301,7 @@ pub async fn verify(
         let Ok(found) = choose(&catalogue, backup, None) else {
             continue;
         };
-        let tap = found.manifest.counts.as_ref().map(|_| Tap::default());
+        let tap = found.manifest.counts.as_ref().map(|_| Tap::of(subject.kind));
         stream::read(&repository, &found.manifest, tap, Box::new(std::io::sink()))
             .await
             .with_context(|| format!("the backup {} of {subject} is no good", found.manifest.id))?;
@@ -227,11 +333,19 @@ pub async fn drill(
     let drilled = drill_each(agent, job, backup, audience).await;
     let now = Timestamp::now();
     match &drilled {
-        Ok((millis, image, _)) => agent.backups.note(&job.key(), |record| {
-            record.drilled = Some((now, *millis));
-            record.drill_image = Some(image.clone());
-            record.drill_failed = None;
-        }),
+        Ok((millis, image, _)) => {
+            agent.backups.note(&job.key(), |record| {
+                record.drilled = Some((now, *millis));
+                record.drill_image = Some(image.clone());
+                record.drill_failed = None;
+            });
+            if let Some(address) = &job.spec.settings.drill_ping {
+                let told = super::ping::ping(address).await;
+                agent.backups.note(&job.key(), |record| {
+                    record.drill_ping_failed = told.err().map(|error| (now, format!("{error:#}")));
+                });
+            }
+        }
         Err(error) => {
             tracing::error!("the drill of {} failed: {error:#}", job.key());
             agent.backups.note(&job.key(), |record| {
@@ -252,16 +366,21 @@ async fn drill_each(
     let image = agent.running(job).await?.image_id;
     let mut chosen = Vec::new();
     for (subject, catalogue) in job.subjects(&repository).await? {
-        if subject.kind == Kind::Postgres
-            && let Ok(found) = choose(&catalogue, backup, None)
-        {
+        if let Ok(found) = choose(&catalogue, backup, None) {
+            tracing::debug!("{subject} is drilled");
             chosen.push(found.manifest);
         }
     }
     if chosen.is_empty() {
-        bail!("there is no PostgreSQL backup to restore; next: appliance backup list");
+        bail!("there is no backup to restore; next: appliance backup list");
     }
-    let scratch = agent.scratch(&image).await?;
+    let postgres = chosen
+        .iter()
+        .any(|manifest| manifest.subject.kind == Kind::Postgres);
+    let scratch = match postgres {
+        true => Some(agent.scratch(&image).await?),
+        false => None,
+    };
     let mut millis = 0;
     let mut said = Vec::new();
     let mut outcome = Ok(());
@@ -273,16 +392,29 @@ async fn drill_each(
             .drilled
             .map_or(0, |(_, millis)| millis);
         let limit = std::time::Duration::from_millis(last.saturating_mul(4).max(30 * 60 * 1000));
-        let drill = restore::drill(&repository, &scratch.server, manifest, OUTSIDE);
+        let drill = async {
+            match (manifest.subject.kind, &scratch) {
+                (Kind::Postgres, Some(scratch)) => {
+                    Ok(restore::drill(&repository, &scratch.server, manifest, OUTSIDE).await?)
+                }
+                (Kind::Redis, _) => redis::drill(agent, &repository, manifest, &image).await,
+                (Kind::Sqlite, _) => sqlite::drill(agent, &repository, manifest, &image).await,
+                _ => volume::drill(agent, &repository, manifest, &image).await,
+            }
+        };
         match tokio::time::timeout(limit, drill).await {
             Ok(Ok(result)) => {
                 millis += result.restore_ms;
+                let what = match manifest.subject.kind {
+                    Kind::Postgres => format!("{} rows in {} tables equal", result.rows, result.tables),
+                    Kind::Redis => format!("{} keys loaded", result.rows),
+                    Kind::Sqlite => format!("{} tables, in order", result.rows),
+                    Kind::Volume => format!("{} files equal", result.rows),
+                };
                 let detail = format!(
-                    "{} {}: {} rows in {} tables equal, restored in {:.1} s",
+                    "{} {}: {what}, restored in {:.1} s",
                     manifest.subject,
                     manifest.id,
-                    result.rows,
-                    result.tables,
                     result.restore_ms as f64 / 1000.0
                 );
                 if let Some(audience) = audience {
@@ -297,9 +429,7 @@ async fn drill_each(
                 said.push(detail);
             }
             Ok(Err(error)) => {
-                outcome =
-                    Err(anyhow::Error::new(error)
-                        .context(format!("the backup {} does not restore", manifest.id)));
+                outcome = Err(error.context(format!("the backup {} does not restore", manifest.id)));
             }
             Err(_) => {
                 outcome = Err(anyhow::anyhow!(
@@ -310,7 +440,9 @@ async fn drill_each(
             }
         }
     }
-    scratch.remove(agent).await;
+    if let Some(scratch) = scratch {
+        scratch.remove(agent).await;
+    }
     outcome?;
     Ok((millis, image, said.join("; ")))
 }

@@ -11,7 +11,7 @@ use appliance_config::extension::BackupKind;
 use jiff::Timestamp;
 
 use super::jobs::Job;
-use super::{OUTSIDE, ping, redis};
+use super::{OUTSIDE, ping, redis, sqlite, volume};
 use crate::agent::drive::Audience;
 use crate::agent::schedule::Rhythm;
 use crate::agent::{Agent, chain};
@@ -38,6 +38,7 @@ pub async fn run(agent: &Agent, job: &Job, audience: Option<&Audience>) -> anyho
                 record.failed = None;
             });
             tell_watcher(agent, job).await;
+            sweep_if_due(agent, job).await;
             drill_if_due(agent, job, audience).await;
         }
         Err(error) => {
@@ -60,14 +61,43 @@ async fn tell_watcher(agent: &Agent, job: &Job) {
     });
 }
 
+/// Once a day: what crashes left in the place that no journal knows of.
+async fn sweep_if_due(agent: &Agent, job: &Job) {
+    let now = Timestamp::now();
+    let record = agent.backups.record(&job.key());
+    if record
+        .swept
+        .is_some_and(|at| now.duration_since(at) < jiff::SignedDuration::from_hours(24))
+    {
+        return;
+    }
+    let swept = async {
+        let repository = agent.repository(job).await?;
+        let mut count = 0;
+        for prefix in job.prefixes() {
+            count += recover::sweep(&repository, &prefix, now).await?;
+        }
+        Ok::<_, anyhow::Error>(count)
+    };
+    match swept.await {
+        Ok(count) => {
+            if count > 0 {
+                tracing::info!(
+                    "{count} unfinished uploads and backups of {} are removed",
+                    job.key()
+                );
+            }
+            agent.backups.note(&job.key(), |record| record.swept = Some(now));
+        }
+        Err(error) => tracing::warn!("{}: what was never finished stays for now: {error:#}", job.key()),
+    }
+}
+
 /// After the first backup, after the interval, and after a change of the image.
 async fn drill_if_due(agent: &Agent, job: &Job, audience: Option<&Audience>) {
     let Some(interval) = job.spec.drill_interval() else {
         return;
     };
-    if job.spec.kind() != BackupKind::Postgres {
-        return;
-    }
     let record = agent.backups.record(&job.key());
     let image = agent.running(job).await.ok().map(|info| info.image_id);
     let recent = record
@@ -83,7 +113,7 @@ async fn drill_if_due(agent: &Agent, job: &Job, audience: Option<&Audience>) {
 /// One unit of a job and where its content comes from.
 enum Content {
     Postgres(appliance_backup::postgres::Postgres),
-    Redis(appliance_backup::stream::Feed),
+    Known(appliance_backup::stream::Feed),
 }
 
 async fn all(agent: &Agent, job: &Job, audience: Option<&Audience>) -> anyhow::Result<String> {
@@ -99,13 +129,11 @@ async fn all(agent: &Agent, job: &Job, audience: Option<&Audience>) -> anyhow::R
             if databases.is_empty() {
                 bail!("the server has no database to back up");
             }
-            let mut made = Vec::new();
-            let mut failed = Vec::new();
+            let mut outcomes = Vec::new();
             for name in databases {
                 let subject = job.subject(Kind::Postgres, &name);
                 let content = Content::Postgres(server.clone());
-                // One that fails does not keep the others from theirs.
-                match one(
+                let made = one(
                     agent,
                     job,
                     &repository,
@@ -114,24 +142,13 @@ async fn all(agent: &Agent, job: &Job, audience: Option<&Audience>) -> anyhow::R
                     &info.image_id,
                     audience,
                 )
-                .await
-                {
-                    Ok(manifest) => made.push(told(&manifest)),
-                    Err(error) => failed.push(format!("{name}: {error:#}")),
-                }
+                .await;
+                outcomes.push((name, made));
             }
-            if !failed.is_empty() {
-                bail!(
-                    "{} of {} databases: {}",
-                    failed.len(),
-                    failed.len() + made.len(),
-                    failed.join("; ")
-                );
-            }
-            Ok(made.join("; "))
+            together("databases", outcomes)
         }
         BackupKind::Redis => {
-            let content = Content::Redis(redis::snapshot(agent, &info).await?);
+            let content = Content::Known(redis::snapshot(agent, &info).await?);
             let subject = job.subject(Kind::Redis, "data");
             let manifest = one(
                 agent,
@@ -145,21 +162,91 @@ async fn all(agent: &Agent, job: &Job, audience: Option<&Audience>) -> anyhow::R
             .await?;
             Ok(told(&manifest))
         }
-        other => bail!(
-            "backups of {} hold {other:?}, which this version does not back up; it knows PostgreSQL and Redis",
+        BackupKind::Sqlite => {
+            sqlite::forget(agent, &info).await?;
+            let mut outcomes = Vec::new();
+            for file in sqlite::files(agent, &info).await? {
+                let made = async {
+                    let content = Content::Known(sqlite::copy(agent, &info, &file).await?);
+                    let subject = job.subject(Kind::Sqlite, &file);
+                    one(
+                        agent,
+                        job,
+                        &repository,
+                        subject,
+                        content,
+                        &info.image_id,
+                        audience,
+                    )
+                    .await
+                };
+                outcomes.push((file.clone(), made.await));
+                sqlite::done(agent, &info, &file).await;
+            }
+            together("files", outcomes)
+        }
+        BackupKind::Volume => {
+            let (helper, directories) = volume::begin(agent, &info).await?;
+            let mut outcomes = Vec::new();
+            for directory in directories {
+                let content = Content::Known(volume::feed(&helper, &directory));
+                let subject = job.subject(Kind::Volume, &directory);
+                let made = one(
+                    agent,
+                    job,
+                    &repository,
+                    subject,
+                    content,
+                    &info.image_id,
+                    audience,
+                )
+                .await;
+                outcomes.push((directory, made));
+            }
+            helper.remove(agent).await;
+            together("directories", outcomes)
+        }
+        BackupKind::Mysql => bail!(
+            "backups of {} hold MySQL databases, which this version does not back up; \
+             it knows PostgreSQL, Redis, SQLite and plain volumes",
             job.key()
         ),
     }
 }
 
+/// What came of several units, of which one that fails does not keep the others from theirs.
+fn together(what: &str, outcomes: Vec<(String, anyhow::Result<Manifest>)>) -> anyhow::Result<String> {
+    let all = outcomes.len();
+    let (mut made, mut failed) = (Vec::new(), Vec::new());
+    for (name, outcome) in outcomes {
+        match outcome {
+            Ok(manifest) => made.push(told(&manifest)),
+            Err(error) => failed.push(format!("{name}: {error:#}")),
+        }
+    }
+    if failed.is_empty() {
+        return Ok(made.join("; "));
+    }
+    bail!("{} of {all} {what}: {}", failed.len(), failed.join("; "))
+}
+
 fn told(manifest: &Manifest) -> String {
+    let content = match (&manifest.counts, manifest.subject.kind) {
+        (Some(counts), Kind::Postgres) => format!("{} rows", counts.rows()),
+        (Some(counts), Kind::Volume) => {
+            format!("{} files", counts.tree.as_ref().map_or(0, |tree| tree.entries))
+        }
+        _ => format!("{} bytes", manifest.plain_bytes),
+    };
     let mut text = format!(
-        "{} as {}: {} rows, {} bytes stored",
+        "{} as {}: {content}, {} bytes stored",
         manifest.subject,
         manifest.id,
-        manifest.counts.as_ref().map_or(0, |counts| counts.rows()),
         manifest.stored_bytes()
     );
+    for warning in &manifest.warnings {
+        text.push_str(&format!("; {warning}"));
+    }
     for why in &manifest.suspicious {
         text.push_str(&format!("; LOOKS TOO SMALL: {why}"));
     }
@@ -184,7 +271,7 @@ async fn one(
     };
     let source = match content {
         Content::Postgres(ref server) => Source::Postgres(server),
-        Content::Redis(feed) => Source::Stream(feed),
+        Content::Known(feed) => Source::Known(feed),
     };
     let manifest = backup(repository, &agent.backups.journal, &order, source, OUTSIDE).await?;
     if let Some(audience) = audience {

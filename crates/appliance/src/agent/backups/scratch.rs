@@ -14,7 +14,7 @@ use super::place::ContainerPlace;
 use crate::agent::{Agent, random};
 
 /// Marks throw-away containers, so that those of an agent that was killed are found.
-const LABEL: &str = "appliance.drill";
+pub(super) const LABEL: &str = "appliance.drill";
 /// Half a processor.
 const NANO_CPUS: i64 = 500_000_000;
 /// Memory in bytes; PostgreSQL's own defaults need a fraction.

@@ -1,0 +1,210 @@
+//! Plain files: a tar archive of each mount, made and unpacked by the `tar` of the accessory's own image.
+//!
+//! The archive is made in a throw-away container that sees the same mounts read-only, so the accessory itself is neither
+//! stopped nor changed. A file that its app writes meanwhile is what it was at some moment, and the manifest says which;
+//! data servers have kinds of their own for that reason.
+
+use anyhow::{Context as _, bail};
+use appliance_backup::manifest::{DrillResult, Manifest};
+use appliance_backup::place::{Job as Program, Place};
+use appliance_backup::repository::Repository;
+use appliance_backup::stream::{self, Feed};
+use appliance_backup::tap::Tap;
+use appliance_containers::engine::ContainerInfo;
+use appliance_containers::spec::Tuning;
+use jiff::Timestamp;
+
+use super::OUTSIDE;
+use super::helper::{Helper, Mounted, output};
+use crate::agent::Agent;
+
+/// Where a drill unpacks.
+const DRILL: &str = "/appliance-drill";
+/// Where a restore's new volume is seen.
+const RESTORE: &str = "/appliance-restore";
+/// GNU tar ends with this when a file changed while it was read.
+const CHANGED: i64 = 1;
+
+/// The mounts that hold files, and a container that sees them.
+pub(super) async fn begin(agent: &Agent, info: &ContainerInfo) -> anyhow::Result<(Helper, Vec<String>)> {
+    let mounted = agent.mounted(&info.id.0).await?;
+    let tuning = Tuning {
+        volumes_from: vec![format!("{}:ro", info.id.0)],
+        ..Tuning::default()
+    };
+    let helper = agent.helper(&info.image_id, Vec::new(), tuning).await?;
+    match directories(&*helper.place, &mounted).await {
+        Ok(found) => Ok((helper, found)),
+        Err(error) => {
+            helper.remove(agent).await;
+            Err(error)
+        }
+    }
+}
+
+async fn directories(place: &dyn Place, mounted: &[Mounted]) -> anyhow::Result<Vec<String>> {
+    let is = async |what: &str, path: &str| {
+        let ended = place.run(&Program::new(["test", what, path])).await?;
+        Ok::<_, anyhow::Error>(ended.code == 0)
+    };
+    let mut found = Vec::new();
+    for Mounted { target } in mounted {
+        // A single file of the configuration is no data.
+        if !is("-d", target).await? {
+            continue;
+        }
+        if is("-e", &format!("{target}/PG_VERSION")).await? {
+            bail!(
+                "{target} is the data directory of a PostgreSQL server, whose files are no backup while it runs; \
+                 write kind: postgres"
+            );
+        }
+        found.push(target.clone());
+    }
+    if found.is_empty() {
+        bail!("no directory is mounted into it, so there are no files to back up");
+    }
+    Ok(found)
+}
+
+/// The archive of one directory.
+pub(super) fn feed(helper: &Helper, directory: &str) -> Feed {
+    Feed::Job {
+        place: std::sync::Arc::clone(&helper.place),
+        job: pack(directory),
+    }
+}
+
+fn pack(directory: &str) -> Program {
+    let mut job = Program::new(["tar", "-c", "-f", "-", "-C", directory, "."]);
+    job.grumbles = Some(CHANGED);
+    job
+}
+
+/// Unpacks into an empty directory of `helper` and compares what lies there with what was backed up. Answers with the
+/// milliseconds that unpacking took.
+async fn unpack(
+    repository: &Repository,
+    manifest: &Manifest,
+    helper: &Helper,
+    directory: &str,
+) -> anyhow::Result<u64> {
+    let begun = Timestamp::now();
+    let tap = manifest.counts.as_ref().map(|_| Tap::of(manifest.subject.kind));
+    let job = Program::new(["tar", "-x", "-p", "-f", "-", "-C", directory]);
+    stream::replay(
+        repository,
+        manifest,
+        &helper.place,
+        job,
+        tap,
+        &OUTSIDE.word(),
+        false,
+    )
+    .await?;
+    let millis = Timestamp::now().duration_since(begun).as_millis();
+    let Some(wanted) = manifest.counts.as_ref().and_then(|counts| counts.tree.as_ref()) else {
+        bail!("its archive has a form that this version cannot compare");
+    };
+    let tap = Tap::of(manifest.subject.kind);
+    let again = stream::look(&helper.place, pack(directory), tap, &OUTSIDE.word()).await?;
+    let found = again.counts.and_then(|counts| counts.tree).unwrap_or_default();
+    if found != *wanted {
+        bail!(
+            "what was unpacked differs from what was backed up: {} entries with {} bytes instead of {} with {}",
+            found.entries,
+            found.bytes,
+            wanted.entries,
+            wanted.bytes
+        );
+    }
+    Ok(u64::try_from(millis).unwrap_or(0))
+}
+
+/// Unpacks a backup in a throw-away container and compares every file.
+///
+/// # Errors
+/// When it does not unpack, or to something else.
+pub(super) async fn drill(
+    agent: &Agent,
+    repository: &Repository,
+    manifest: &Manifest,
+    image: &str,
+) -> anyhow::Result<DrillResult> {
+    let helper = agent.helper(image, Vec::new(), Tuning::default()).await?;
+    let unpacked = async {
+        output(&*helper.place, &["mkdir", DRILL]).await?;
+        unpack(repository, manifest, &helper, DRILL).await
+    }
+    .await;
+    helper.remove(agent).await;
+    super::restore::passed(repository, manifest, unpacked?, files(manifest)).await
+}
+
+fn files(manifest: &Manifest) -> u64 {
+    let tree = manifest.counts.as_ref().and_then(|counts| counts.tree.as_ref());
+    tree.map_or(0, |tree| tree.entries)
+}
+
+/// Restores into a new volume; the live data is not touched.
+///
+/// # Errors
+/// When it does not unpack; the new volume is gone then.
+pub(super) async fn restore(
+    agent: &Agent,
+    repository: &Repository,
+    manifest: &Manifest,
+    info: &ContainerInfo,
+    into: Option<&str>,
+) -> anyhow::Result<String> {
+    let volume = match into {
+        Some(name) => {
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+            let first = name
+                .bytes()
+                .next()
+                .is_some_and(|byte| byte.is_ascii_alphanumeric());
+            if !first || !name.bytes().all(fits) {
+                bail!("{name:?} is not a name for a volume: letters, digits, and after the first also _ . -");
+            }
+            name.to_owned()
+        }
+        None => format!("{}-restored-{}", info.name, OUTSIDE.word()),
+    };
+    let volumes = vec![format!("{volume}:{RESTORE}:nocopy")];
+    let helper = agent.helper(&info.image_id, volumes, Tuning::default()).await?;
+    let unpacked = async {
+        // A volume of this name may have been there before.
+        if !output(&*helper.place, &["ls", "-A", RESTORE]).await?.is_empty() {
+            bail!("there is a volume {volume} already, and it is not empty");
+        }
+        match unpack(repository, manifest, &helper, RESTORE).await {
+            Ok(millis) => Ok((millis, true)),
+            Err(error) => {
+                Err(error.context("a new volume was filled and is removed; nothing else was changed"))
+            }
+        }
+    }
+    .await;
+    helper.remove(agent).await;
+    match unpacked {
+        Ok((millis, _)) => Ok(format!(
+            "{} files compared, {:.1} s; they are in the new volume {volume}, to be mounted at {}: write it into the \
+             configuration, then: appliance accessory reboot {}",
+            files(manifest),
+            millis as f64 / 1000.0,
+            manifest.subject.unit,
+            manifest.subject.accessory
+        )),
+        Err(error) => {
+            if !format!("{error:#}").contains("already") {
+                agent
+                    .docker
+                    .remove_volume(&volume)
+                    .await
+                    .context("the new volume")?;
+            }
+            Err(error)
+        }
+    }
+}
