@@ -85,7 +85,7 @@ async fn data_of_every_kind_is_backed_up_drilled_and_restored() -> anyhow::Resul
          \x20 cache: {{image: 'redis-test:7', host: {ip}, volumes: ['cache:/data'], cmd: 'redis-server --dir /data --appendonly yes --protected-mode no --requirepass s3cret'}}\n\
          \x20 notes: {{image: 'sqlite-test:3', host: {ip}, volumes: ['notes:/notes'], cmd: 'sleep infinity'}}\n\
          \x20 files: {{image: 'files-test:1', host: {ip}, volumes: ['uploads:/uploads'], cmd: 'sleep infinity'}}\n\
-         \x20 old: {{image: 'mariadb-test:10', host: {ip}, cmd: 'mariadbd --user=mysql --socket=/tmp/mysqld.sock'}}\n\
+         \x20 old: {{image: 'mariadb-test:10', host: {ip}, cmd: 'mariadbd --user=mysql --socket=/tmp/mysqld.sock --pid-file=/tmp/mysqld.pid'}}\n\
          x-appliance:\n  watch: false\n  backups:\n\
          \x20   cache: {{to: 'file:///var/backups/data'}}\n\
          \x20   notes: {{kind: sqlite, to: 'file:///var/backups/data'}}\n\

@@ -23,8 +23,9 @@
 //! | an empty or cut dump is uploaded and called good | `nothing_is_no_backup`, `a_dump_that_fails_is_never_a_backup`, `no_shorter_stream_is_taken_for_a_whole_one` |
 //! | a cut dump stays as the newest object | `faults_of_the_store_are_outlived_or_leave_nothing`, `kill` |
 //! | client older or newer than the server | the server's own programs run in its container: `a_database_is_backed_up_drilled_swapped_back_and_undone`; `a_restore_that_brings_something_else_is_an_error_and_the_live_database_stays` for older servers |
-//! | nobody ever restored | `a_database_is_backed_up_drilled_swapped_back_and_undone` |
-//! | a verification that proves nothing | `what_was_altered_dropped_copied_or_forged_is_refused` |
+//! | nobody ever restored | `a_database_is_backed_up_drilled_swapped_back_and_undone`, `data_of_every_kind_is_backed_up_drilled_and_restored` |
+//! | the drill hangs and nobody knows | `data_of_every_kind_is_backed_up_drilled_and_restored` (its own ping) |
+//! | a verification that proves nothing | `what_was_altered_dropped_copied_or_forged_is_refused`, `a_snapshot_that_was_cut_or_altered_is_told` |
 //! | retention deletes good ones, or never deletes | `the_protected_ones_stay_whatever_the_history`, `a_year_of_daily_backups_becomes_days_weeks_and_months`, `what_looks_wrong_freezes_it` |
 //! | part limits, unequal parts | `no_limit_of_any_store_is_met_however_large_the_content`, `content_without_a_server_has_the_same_protocol` |
 //! | memory | `memory` |

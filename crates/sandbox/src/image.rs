@@ -5,9 +5,7 @@ use std::fmt;
 use aws_lc_rs::digest;
 
 use crate::apt::Apt;
-use crate::definition::{
-    DATA, DEMO, Definition, HOST, KAMAL_PROXY, OUTSIDE, POSTGRES, PYTHON, ROOTFS_SH,
-};
+use crate::definition::{DATA, DEMO, Definition, HOST, KAMAL_PROXY, OUTSIDE, POSTGRES, PYTHON, ROOTFS_SH};
 
 /// A Debian release that hosts and databases come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

@@ -44,6 +44,9 @@ pub(crate) enum HostTask {
         /// PostgreSQL too
         #[arg(long)]
         postgres: bool,
+        /// Redis, MariaDB and SQLite too
+        #[arg(long)]
+        data: bool,
         /// Versions of the demo app
         #[arg(long)]
         demo: Vec<String>,
@@ -138,11 +141,14 @@ pub(crate) async fn run(task: &HostTask) -> anyhow::Result<()> {
                 machine.init_line(*distro)
             ));
         }
-        HostTask::Images { demo, postgres } => {
+        HostTask::Images { demo, postgres, data } => {
             let mut images: Vec<_> = Distro::ALL.into_iter().map(Image::Host).collect();
             images.push(Image::Outside);
             if *postgres {
                 images.extend(Distro::ALL.map(Image::Postgres));
+            }
+            if *data {
+                images.push(Image::Data);
             }
             images.extend(demo.iter().map(|version| Image::Demo {
                 version: version.clone(),

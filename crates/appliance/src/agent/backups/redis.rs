@@ -126,7 +126,13 @@ impl Server {
         let wait = async || -> anyhow::Result<bool> {
             loop {
                 let text = self.ask(&["INFO", "persistence"]).await?;
-                if !text.contains("rdb_bgsave_in_progress:1") {
+                // One that rewrites its append-only file cannot write a snapshot at the same time.
+                let busy = [
+                    "rdb_bgsave_in_progress:1",
+                    "aof_rewrite_in_progress:1",
+                    "aof_rewrite_scheduled:1",
+                ];
+                if !busy.iter().any(|word| text.contains(word)) {
                     return Ok(text.contains("rdb_last_bgsave_status:ok"));
                 }
                 tokio::time::sleep(PAUSE).await;
