@@ -1,6 +1,6 @@
 //! The account at an authority: kept, found again, made anew when it is lost.
 
-use instant_acme::{Account, AccountCredentials, ExternalAccountKey, NewAccount};
+use instant_acme::{Account, AccountBuilder, AccountCredentials, Error, ExternalAccountKey, NewAccount};
 
 use crate::error::AcmeError;
 use crate::http::Http;
@@ -9,28 +9,38 @@ use crate::store::Store;
 
 /// The account that the settings describe, from the store or newly made.
 pub(crate) async fn open(store: &Store, settings: &Settings) -> Result<Account, AcmeError> {
-    let failed = |doing| {
-        let directory = settings.directory.clone();
-        move |source| AcmeError::Authority {
-            directory,
-            doing,
-            source: Box::new(source),
-        }
-    };
-    let builder = || Ok(Account::builder_with_http(Box::new(Http::new(settings)?)));
-    if let Some(credentials) = store.account::<AccountCredentials>(&settings.directory)? {
-        return builder()?
+    match store.account::<AccountCredentials>(&settings.directory)? {
+        Some(credentials) => builder(settings)?
             .from_credentials(credentials)
             .await
-            .map_err(failed("read its directory"));
+            .map_err(failed(settings, "read its directory")),
+        None => make(store, settings).await,
     }
+}
+
+fn builder(settings: &Settings) -> Result<AccountBuilder, AcmeError> {
+    Ok(Account::builder_with_http(Box::new(Http::new(settings)?)))
+}
+
+fn failed(settings: &Settings, doing: &'static str) -> impl FnOnce(Error) -> AcmeError {
+    let directory = settings.directory.clone();
+    move |source| AcmeError::Authority {
+        directory,
+        doing,
+        source: Box::new(source),
+    }
+}
+
+/// A new account, which takes the place of the kept one only once the authority has granted it: an external account
+/// may be bound only once, and who is refused a second must not lose the first.
+pub(crate) async fn make(store: &Store, settings: &Settings) -> Result<Account, AcmeError> {
     let contact = settings.email.as_ref().map(|email| format!("mailto:{email}"));
     let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
     let binding = settings
         .external_account
         .as_ref()
         .map(|account| ExternalAccountKey::new(account.key_id.clone(), &account.key));
-    let (account, credentials) = builder()?
+    let (account, credentials) = builder(settings)?
         .create(
             &NewAccount {
                 contact: &contact,
@@ -41,7 +51,7 @@ pub(crate) async fn open(store: &Store, settings: &Settings) -> Result<Account, 
             binding.as_ref(),
         )
         .await
-        .map_err(failed("make an account"))?;
+        .map_err(failed(settings, "make an account"))?;
     store.keep_account(&settings.directory, &credentials)?;
     tracing::info!(
         directory = settings.directory,

@@ -16,10 +16,12 @@ use crate::name::Name;
 use crate::order::{self, Ordering};
 use crate::schedule::{self, Failures, Window};
 use crate::settings::Settings;
-use crate::store::{Held, Record, Store};
+use crate::store::{Held, Pending, Record, Store};
 
 /// Orders at the same time.
 const AT_ONCE: usize = 4;
+/// How often an order is come back to whose authority does not answer about it; then another is made.
+const COME_BACK: u32 = 8;
 /// Longest time until [`Certificates::tend`] wants to be called again.
 const LONGEST_REST: SignedDuration = SignedDuration::from_hours(6);
 
@@ -317,6 +319,10 @@ impl Certificates {
             name: name.clone(),
             why: "the stored chain is not PEM".to_owned(),
         })?;
+        if compromised {
+            // Whoever read the key may have read the next one beside it.
+            record.pending = None;
+        }
         if replace {
             self.order(settings, &mut record, luck).await?;
         }
@@ -332,30 +338,28 @@ impl Certificates {
             directory: old.directory.clone(),
             ..settings.clone()
         };
-        let mut attempt = 0;
-        loop {
+        let revoked = patient_with_nonces(async || {
             let account = self.account(&issuer).await?;
             let request = RevocationRequest {
                 certificate: &leaf,
                 reason: Some(reason.clone()),
             };
-            let error = match account.revoke(&request).await {
-                Ok(()) => break,
-                Err(source) => AcmeError::Authority {
+            account
+                .revoke(&request)
+                .await
+                .map_err(|source| AcmeError::Authority {
                     directory: issuer.directory.clone(),
                     doing: "revoke the certificate",
                     source: Box::new(source),
-                },
-            };
-            attempt += 1;
-            match error.problem() {
-                Some("alreadyRevoked") => break,
-                Some("badNonce") if attempt < 6 => {}
-                _ => return Err(error),
-            }
+                })
+        });
+        match revoked.await {
+            Err(error) if error.problem() != Some("alreadyRevoked") => return Err(error),
+            _ => {}
         }
         if !replace {
             self.discard(name)?;
+            self.withdraw(name).await?;
         }
         Ok(())
     }
@@ -363,8 +367,8 @@ impl Certificates {
     /// Forgets names that nobody serves any more, once their certificates have run out.
     ///
     /// # Errors
-    /// When a file cannot be removed.
-    pub fn forget(&self, in_use: &[Name], now: Timestamp) -> Result<Vec<Name>, AcmeError> {
+    /// When a file cannot be removed, or the certificate is shown on.
+    pub async fn forget(&self, in_use: &[Name], now: Timestamp) -> Result<Vec<Name>, AcmeError> {
         let mut gone = Vec::new();
         for record in self.list() {
             let alive = record
@@ -373,6 +377,7 @@ impl Certificates {
                 .is_some_and(|held| held.validity.not_after > now);
             if !alive && !in_use.contains(&record.name) {
                 self.discard(&record.name)?;
+                self.withdraw(&record.name).await?;
                 gone.push(record.name);
             }
         }
@@ -404,14 +409,7 @@ impl Certificates {
         match &*current {
             Some((of, account)) if of == settings => Ok(account.clone()),
             _ => {
-                let mut attempt = 0;
-                let account = loop {
-                    attempt += 1;
-                    match account::open(&self.store, settings).await {
-                        Err(error) if error.problem() == Some("badNonce") && attempt < 6 => {}
-                        outcome => break outcome?,
-                    }
-                };
+                let account = patient_with_nonces(|| account::open(&self.store, settings)).await?;
                 *current = Some((settings.clone(), account.clone()));
                 Ok(account)
             }
@@ -429,6 +427,7 @@ impl Certificates {
             Ok(held) => {
                 record.held = Some(held);
                 record.failures = Failures::default();
+                record.pending = None;
                 // Written down before it is shown: whoever dies in between shows it at the next start.
                 // Shown even if the disk does not take it: the authority gives only so many of one name.
                 if let Err(error) = self.keep(record) {
@@ -457,36 +456,66 @@ impl Certificates {
         }
     }
 
-    async fn order_twice(&self, settings: &Settings, record: &Record, luck: f64) -> Result<Held, AcmeError> {
+    async fn order_twice(
+        &self,
+        settings: &Settings,
+        record: &mut Record,
+        luck: f64,
+    ) -> Result<Held, AcmeError> {
         // What could not be kept is not asked for.
         self.store.try_out()?;
         match self.try_order(settings, record, luck).await {
-            // The account was removed over there: a new one does as well.
-            Err(error) if matches!(error.problem(), Some("accountDoesNotExist" | "unauthorized")) => {
+            // The account was removed over there (RFC 8555 §6.7): a new one does as well.
+            // Other refusals, `unauthorized` among them, are about the order; the account stays.
+            Err(error) if error.problem() == Some("accountDoesNotExist") => {
                 tracing::warn!("{error}; making a new account");
-                *self.account.lock().await = None;
-                self.store.discard_account(&settings.directory)?;
+                let account = patient_with_nonces(|| account::make(&self.store, settings)).await?;
+                *self.account.lock().await = Some((settings.clone(), account));
                 self.try_order(settings, record, luck).await
             }
             outcome => outcome,
         }
     }
 
-    async fn try_order(&self, settings: &Settings, record: &Record, luck: f64) -> Result<Held, AcmeError> {
+    async fn try_order(
+        &self,
+        settings: &Settings,
+        record: &mut Record,
+        luck: f64,
+    ) -> Result<Held, AcmeError> {
         let account = self.account(settings).await?;
+        let name = record.name.clone();
         let former = record
             .held
             .as_ref()
             .filter(|held| held.directory == settings.directory)
-            .map(|held| held.chain.as_str());
+            .map(|held| held.chain.clone());
         let ordering = Ordering {
             account: &account,
             settings,
             front: &*self.front,
-            name: &record.name,
-            replaces: former,
+            name: &name,
+            replaces: former.as_deref(),
         };
-        let issued = ordering.issue().await?;
+        let issued = match self.resume(&ordering, record).await? {
+            Some(issued) => issued,
+            None => {
+                let order = ordering.prove().await?;
+                let pending = ordering.pending(&order)?;
+                record.pending = Some(pending.clone());
+                // Without a disk the names are proved all the same, and only a crash would cost the order.
+                if let Err(error) = self.keep(record) {
+                    tracing::warn!("the order is remembered only in memory: {}", words(&error));
+                }
+                let outcome = ordering.finish(&pending, Some(order)).await;
+                outcome.map_err(|unfinished| {
+                    if unfinished.is_over {
+                        record.pending = None;
+                    }
+                    unfinished.error
+                })?
+            }
+        };
         Ok(Held {
             chain: issued.chain,
             key: issued.key,
@@ -496,6 +525,47 @@ impl Certificates {
             advice: None,
             ask_advice_at: None,
         })
+    }
+
+    /// The certificate of an order that an earlier attempt left behind; `None` when there is none worth having.
+    async fn resume(
+        &self,
+        ordering: &Ordering<'_>,
+        record: &mut Record,
+    ) -> Result<Option<order::Issued>, AcmeError> {
+        let directory = &ordering.settings.directory;
+        let Some(pending) = record
+            .pending
+            .clone()
+            .filter(|pending| pending.directory == *directory)
+        else {
+            record.pending = None;
+            return Ok(None);
+        };
+        match ordering.finish(&pending, None).await {
+            // One that lay there until it is due itself is of no use.
+            Ok(issued) if schedule::due(issued.validity, None, 0.0) > Timestamp::now() => {
+                tracing::info!(
+                    "fetched the certificate of {} that was ordered before",
+                    record.name
+                );
+                Ok(Some(issued))
+            }
+            Ok(_) => {
+                record.pending = None;
+                Ok(None)
+            }
+            Err(unfinished) if unfinished.is_over => {
+                tracing::warn!("{}; ordering anew", words(&unfinished.error));
+                record.pending = None;
+                Ok(None)
+            }
+            Err(unfinished) => {
+                let attempts = pending.attempts + 1;
+                record.pending = (attempts < COME_BACK).then_some(Pending { attempts, ..pending });
+                Err(unfinished.error)
+            }
+        }
     }
 
     async fn install(&self, record: &Record) -> Result<(), AcmeError> {
@@ -509,6 +579,24 @@ impl Certificates {
                 name: record.name.clone(),
                 source,
             })
+    }
+
+    async fn withdraw(&self, name: &Name) -> Result<(), AcmeError> {
+        self.front
+            .uninstall(name)
+            .await
+            .map_err(|source| AcmeError::Uninstall {
+                name: name.clone(),
+                source,
+            })
+    }
+
+    /// Whether `name` is to be renewed at `now`, or has no certificate yet.
+    ///
+    /// # Errors
+    /// When its record is there and cannot be read.
+    pub fn is_due(&self, settings: &Settings, name: &Name, now: Timestamp) -> Result<bool, AcmeError> {
+        Ok(next(&self.record(name)?, settings) <= now)
     }
 
     /// Asks when the authority would like the certificate to be renewed, if it is time to ask; failures are no matter.
@@ -538,6 +626,22 @@ impl Certificates {
         }
         if let Err(error) = self.keep(record) {
             tracing::warn!("{}", words(&error));
+        }
+    }
+}
+
+/// Tries again what the authority refused because of a nonce that was good (RFC 8555 §6.5).
+async fn patient_with_nonces<T, F>(attempt: impl Fn() -> F) -> Result<T, AcmeError>
+where
+    F: Future<Output = Result<T, AcmeError>>,
+{
+    let mut attempts = 1;
+    loop {
+        match attempt().await {
+            Err(error) if error.problem() == Some("badNonce") && attempts < order::NONCE_ATTEMPTS => {
+                attempts += 1;
+            }
+            outcome => return outcome,
         }
     }
 }

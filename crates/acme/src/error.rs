@@ -76,6 +76,15 @@ pub enum AcmeError {
         #[source]
         source: FrontError,
     },
+    /// A certificate that is gone could not be taken from whoever shows it.
+    #[error("the certificate for {name} is gone, but may still be shown")]
+    Uninstall {
+        /// For which name.
+        name: Name,
+        /// Why.
+        #[source]
+        source: FrontError,
+    },
     /// The DNS command did not set the record.
     #[error("the DNS command {program} did not {action} the record for {name}: {why}")]
     Dns {

@@ -41,4 +41,6 @@ pub trait Front: Send + Sync {
         chain: &'a str,
         key: &'a str,
     ) -> BoxFuture<'a, Result<(), FrontError>>;
+    /// Shows no certificate for `name` any more, unless somebody else needs it there; fine when there is none.
+    fn uninstall<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<(), FrontError>>;
 }

@@ -1,9 +1,14 @@
-//! One order: from the request for a name to its certificate.
+//! One order: from the request for a name to its certificate, in two halves.
 //!
 //! ```text
-//! new order ─► authorization ─► answer shown ─► "ready" ─► polled ─► CSR ─► certificate
-//!                                   └────────── withdrawn in every case ─┘
+//! prove:  new order ─► authorization ─► answer shown ─► polled ─► ready
+//!                                           └─ withdrawn in every case ┘
+//!         the order's URL and the new key are written down
+//! finish: order read ─► ready: CSR ─► processing: polled ─► valid: certificate
 //! ```
+//!
+//! Whoever dies, or loses the line, in the second half comes back to it with what was written down, since the
+//! authority gives only so many certificates of one name.
 
 use std::time::Duration;
 
@@ -23,15 +28,29 @@ use crate::http;
 use crate::name::Name;
 use crate::schedule::Validity;
 use crate::settings::{Challenge, Settings};
+use crate::store::Pending;
 
-/// How often an order is begun anew because the authority rejected valid nonces (RFC 8555 §6.5).
-const NONCE_ATTEMPTS: u32 = 6;
+/// How often a step is begun anew because the authority rejected valid nonces (RFC 8555 §6.5).
+pub(crate) const NONCE_ATTEMPTS: u32 = 6;
 
 /// A fresh certificate.
 pub(crate) struct Issued {
     pub(crate) chain: String,
     pub(crate) key: String,
     pub(crate) validity: Validity,
+}
+
+/// Why there is no certificate of an order that was proved.
+pub(crate) struct Unfinished {
+    pub(crate) error: AcmeError,
+    /// Whether coming back to this order is of no use.
+    pub(crate) is_over: bool,
+}
+
+impl Unfinished {
+    fn over(error: AcmeError) -> Self {
+        Self { error, is_over: true }
+    }
 }
 
 /// One order's surroundings.
@@ -51,12 +70,12 @@ enum Shown {
 }
 
 impl Ordering<'_> {
-    /// Orders by each kind of proof that may do, until one does.
-    pub(crate) async fn issue(&self) -> Result<Issued, AcmeError> {
+    /// Begins an order and proves the name by each kind of proof that may do, until one does.
+    pub(crate) async fn prove(&self) -> Result<Order, AcmeError> {
         let mut failure = AcmeError::NoProof(self.name.clone());
         for challenge in self.settings.challenges(self.name) {
             match self.by(challenge).await {
-                Ok(issued) => return Ok(issued),
+                Ok(order) => return Ok(order),
                 Err(error) if error.is_unproved() => {
                     tracing::warn!("{error}");
                     // The first reason is the one to be told: the fall-back's is often "nobody listens".
@@ -70,7 +89,7 @@ impl Ordering<'_> {
         Err(failure)
     }
 
-    async fn by(&self, challenge: Challenge) -> Result<Issued, AcmeError> {
+    async fn by(&self, challenge: Challenge) -> Result<Order, AcmeError> {
         let mut attempt = 1;
         loop {
             match self.once(challenge).await {
@@ -80,15 +99,93 @@ impl Ordering<'_> {
         }
     }
 
-    async fn once(&self, challenge: Challenge) -> Result<Issued, AcmeError> {
+    async fn once(&self, challenge: Challenge) -> Result<Order, AcmeError> {
         let mut order = self.begin().await?;
         let mut shown = Vec::new();
-        let proved = self.prove(&mut order, challenge, &mut shown).await;
+        let proved = self.prove_by(&mut order, challenge, &mut shown).await;
         for answer in shown {
             self.withdraw(answer).await;
         }
-        proved?;
+        proved.map(|()| order)
+    }
+
+    /// A new key for the order, to be written down before [`Ordering::finish`].
+    pub(crate) fn pending(&self, order: &Order) -> Result<Pending, AcmeError> {
         let key = KeyPair::generate().map_err(|source| self.request(source))?;
+        Ok(Pending {
+            directory: self.settings.directory.clone(),
+            order: order.url().to_owned(),
+            key: key.serialize_pem(),
+            attempts: 0,
+        })
+    }
+
+    /// Fetches the certificate of an order that was proved, now or by a process before this one.
+    pub(crate) async fn finish(
+        &self,
+        pending: &Pending,
+        mut proved: Option<Order>,
+    ) -> Result<Issued, Unfinished> {
+        let mut attempt = 1;
+        loop {
+            match self.finish_once(pending, proved.take()).await {
+                Err(unfinished)
+                    if unfinished.error.problem() == Some("badNonce") && attempt < NONCE_ATTEMPTS =>
+                {
+                    attempt += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn finish_once(&self, pending: &Pending, proved: Option<Order>) -> Result<Issued, Unfinished> {
+        let asked = |doing| move |error: Error| self.unfinished(doing, error);
+        let mut order = match proved {
+            Some(order) => order,
+            None => self
+                .account
+                .order(pending.order.clone())
+                .await
+                .map_err(asked("read the order"))?,
+        };
+        match order.state().status {
+            OrderStatus::Ready => {
+                let request = self.signing_request(&pending.key).map_err(Unfinished::over)?;
+                order
+                    .finalize_csr(&request)
+                    .await
+                    .map_err(asked("finalize the order"))?;
+            }
+            OrderStatus::Processing | OrderStatus::Valid => {}
+            OrderStatus::Pending | OrderStatus::Invalid => {
+                let status = order.state().status;
+                return Err(Unfinished::over(AcmeError::Certificate {
+                    name: self.name.clone(),
+                    why: format!("the order is {status:?}"),
+                }));
+            }
+        }
+        let chain = order
+            .poll_certificate(&RetryPolicy::new().timeout(Duration::from_secs(90)))
+            .await
+            .map_err(asked("fetch the certificate"))?;
+        let validity = validity(&chain).map_err(|why| {
+            Unfinished::over(AcmeError::Certificate {
+                name: self.name.clone(),
+                why,
+            })
+        })?;
+        Ok(Issued {
+            chain,
+            key: pending.key.clone(),
+            validity,
+        })
+    }
+
+    /// The signing request (PKCS#10, DER) for the name and this key, PEM.
+    fn signing_request(&self, key: &str) -> Result<Vec<u8>, AcmeError> {
+        let key = KeyPair::from_pem(key).map_err(|source| self.request(source))?;
         let mut params = CertificateParams::new(vec![self.name.as_str().to_owned()])
             .map_err(|source| self.request(source))?;
         // The subject alternative name says it all (RFC 8555 §7.4); common names are limited to 64 characters.
@@ -96,23 +193,23 @@ impl Ordering<'_> {
         let request = params
             .serialize_request(&key)
             .map_err(|source| self.request(source))?;
-        order
-            .finalize_csr(request.der())
-            .await
-            .map_err(|error| self.authority("finalize the order", error))?;
-        let chain = order
-            .poll_certificate(&RetryPolicy::new().timeout(Duration::from_secs(90)))
-            .await
-            .map_err(|error| self.authority("fetch the certificate", error))?;
-        let validity = validity(&chain).map_err(|why| AcmeError::Certificate {
-            name: self.name.clone(),
-            why,
-        })?;
-        Ok(Issued {
-            chain,
-            key: key.serialize_pem(),
-            validity,
-        })
+        Ok(request.der().to_vec())
+    }
+
+    fn unfinished(&self, doing: &'static str, error: Error) -> Unfinished {
+        // Words of the authority about this order are the end of it; a lost line or a busy authority is not.
+        let is_final = match &error {
+            Error::Api(problem) => {
+                let kind = problem.r#type.as_deref().and_then(|kind| kind.rsplit(':').next());
+                !matches!(kind, Some("badNonce" | "rateLimited" | "serverInternal"))
+                    && problem.status.is_none_or(|status| status < 500)
+            }
+            Error::Str(_) => true,
+            _ => false,
+        };
+        let error = self.authority(doing, error);
+        let is_over = is_final && error.wait_until().is_none();
+        Unfinished { error, is_over }
     }
 
     async fn begin(&self) -> Result<Order, AcmeError> {
@@ -144,7 +241,7 @@ impl Ordering<'_> {
     }
 
     /// Shows an answer for each open authorization and waits until the authority has looked.
-    async fn prove(
+    async fn prove_by(
         &self,
         order: &mut Order,
         challenge: Challenge,

@@ -31,6 +31,23 @@ pub struct Record {
     /// What went wrong since.
     #[serde(default)]
     pub failures: Failures,
+    /// The order that is under way, from before it is finalized until its certificate is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
+}
+
+/// An order whose names are proved; whoever dies now fetches its certificate later instead of ordering another.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Directory of the authority that was asked.
+    pub directory: String,
+    /// URL of the order (RFC 8555 §7.1.3).
+    pub order: String,
+    /// The new certificate's key, PEM.
+    pub key: String,
+    /// How often somebody came back to it in vain.
+    #[serde(default)]
+    pub attempts: u32,
 }
 
 /// A certificate with its key.
@@ -60,7 +77,17 @@ impl std::fmt::Debug for Record {
             .field("name", &self.name)
             .field("held", &self.held)
             .field("failures", &self.failures)
+            .field("pending", &self.pending)
             .finish()
+    }
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pending")
+            .field("directory", &self.directory)
+            .field("order", &self.order)
+            .finish_non_exhaustive()
     }
 }
 
@@ -80,6 +107,7 @@ impl Record {
             name,
             held: None,
             failures: Failures::default(),
+            pending: None,
         }
     }
 }
@@ -224,11 +252,6 @@ impl Store {
         let path = self.account_path(directory);
         let text = serde_json::to_vec_pretty(account).map_err(|error| failed(&path)(error.into()))?;
         replace(&path, &text).map_err(failed(&path))
-    }
-
-    /// Moves an account aside that its authority does not know any more.
-    pub(crate) fn discard_account(&self, directory: &str) -> Result<(), AcmeError> {
-        move_aside(&self.account_path(directory))
     }
 }
 

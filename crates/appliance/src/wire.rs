@@ -267,6 +267,9 @@ pub struct Certificate {
     pub name: String,
     /// The proxy's service that shows it; absent when no app uses the name any more.
     pub service: Option<String>,
+    /// Whether it was asked for on demand and is renewed for that.
+    #[serde(default)]
+    pub on_demand: bool,
     /// Directory of the authority; absent while there is no certificate.
     pub authority: Option<String>,
     /// Valid from.

@@ -168,10 +168,22 @@ async fn demanded(worker: &Rc<Worker>, stream: TcpStream) -> Option<TlsStream<Tc
         name.filter(|_| !crate::tls::is_challenge(&hello))
     };
     if let Some(name) = name {
-        crate::on_demand::settle(&worker.shared, &name).await;
+        tokio::select! {
+            () = crate::on_demand::settle(&worker.shared, &name) => {}
+            () = left(&start.io) => return None,
+        }
     }
     let finish = start.into_stream(std::sync::Arc::clone(&worker.tls));
     tokio::time::timeout(HANDSHAKE, finish).await.ok()?.ok()
+}
+
+/// Waits until a client is gone that has nothing to say before it is answered.
+async fn left(stream: &TcpStream) {
+    match stream.peek(&mut [0]).await {
+        Ok(0) | Err(_) => {}
+        // It says something all the same, so it is there.
+        Ok(_) => std::future::pending().await,
+    }
 }
 
 #[cfg(test)]

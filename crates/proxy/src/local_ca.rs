@@ -1,7 +1,8 @@
 //! A certificate authority of one's own, for development and for hosts without a public name.
 //!
 //! The CA is one ECDSA P-256 key, kept as `ca.key` (0600) beside its certificate `ca.pem` in a directory.
-//! Leaves live 398 days, the longest that browsers accept; each is signed once in the life of a process.
+//! Leaves live 398 days, the longest that browsers accept; each is signed at the start of a process, and again when two
+//! thirds of that are over.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ use crate::names::HostPattern;
 const DAY: Duration = Duration::from_secs(86_400);
 const CA_LIFE: Duration = Duration::from_secs(86_400 * 3_650);
 const LEAF_LIFE: Duration = Duration::from_secs(86_400 * 398);
+/// How long a leaf is shown before the next one is signed.
+pub(crate) const LEAF_SHOWN: Duration = Duration::from_secs(86_400 * 265);
 
 /// The local CA could not be opened, created or used.
 #[derive(Debug, thiserror::Error)]

@@ -16,7 +16,7 @@ use crate::control::{
 };
 use crate::health;
 use crate::hold;
-use crate::local_ca::LocalCa;
+use crate::local_ca::{self, LocalCa};
 use crate::names::{CertificateName, HostPattern, ServiceName, UpstreamAddress};
 use crate::shared::Shared;
 use crate::snapshot::{Certificate, Gate, Service, Settings, Snapshot};
@@ -38,8 +38,8 @@ pub(crate) struct Manager {
 struct State {
     snapshot: Snapshot,
     certificates: BTreeMap<CertificateName, Arc<CertifiedKey>>,
-    /// Leaves that the local CA signed, by their hosts.
-    leaves: HashMap<Vec<HostPattern>, Arc<CertifiedKey>>,
+    /// Leaves that the local CA signed, by their hosts, each with the time at which the next one is signed.
+    leaves: HashMap<Vec<HostPattern>, (Arc<CertifiedKey>, SystemTime)>,
     /// What each service switched away from and is not empty yet.
     draining: BTreeMap<ServiceName, Vec<Arc<Upstream>>>,
     /// Health checks of the upstreams in use; dropping a set ends them.
@@ -340,15 +340,41 @@ impl Manager {
     }
 
     fn local_leaf(&self, state: &mut State, hosts: &[HostPattern]) -> Result<Arc<CertifiedKey>, String> {
-        if let Some(key) = state.leaves.get(hosts) {
+        if let Some((key, _)) = state.leaves.get(hosts) {
             return Ok(Arc::clone(key));
         }
         let now = SystemTime::now();
+        self.sign_leaf(state, hosts, now)
+    }
+
+    fn sign_leaf(
+        &self,
+        state: &mut State,
+        hosts: &[HostPattern],
+        now: SystemTime,
+    ) -> Result<Arc<CertifiedKey>, String> {
         let ca = LocalCa::open_or_create(&self.disk.local_ca(), now).map_err(|error| words(&error))?;
         let pem = ca.issue(hosts, now).map_err(|error| words(&error))?;
         let key = tls::load(&pem).map_err(|error| words(&error))?;
-        state.leaves.insert(hosts.to_vec(), Arc::clone(&key));
+        let shown = (Arc::clone(&key), now + local_ca::LEAF_SHOWN);
+        state.leaves.insert(hosts.to_vec(), shown);
         Ok(key)
+    }
+
+    /// Signs the local CA's leaves anew that have been shown long enough at `now`; one that cannot be signed is shown on.
+    pub(crate) async fn renew_leaves(&self, now: SystemTime) {
+        let mut state = self.state.lock().await;
+        let due = state.leaves.iter().filter(|(_, (_, until))| *until <= now);
+        let due: Vec<_> = due.map(|(hosts, _)| hosts.clone()).collect();
+        if due.is_empty() {
+            return;
+        }
+        for hosts in due {
+            if let Err(why) = self.sign_leaf(&mut state, &hosts, now) {
+                tracing::error!("a certificate of the local CA is not renewed: {why}");
+            }
+        }
+        self.refresh(&mut state);
     }
 
     /// See [`crate::Client::put_service`].
@@ -525,6 +551,10 @@ impl Manager {
             );
         }
         let changed = state.certificates.remove(name).is_some();
+        if changed {
+            // It may have been shown on demand.
+            self.refresh(&mut state);
+        }
         Ok(state.applied(&[], changed))
     }
 
@@ -715,3 +745,6 @@ fn read_files(chain: &Path, key: &Path) -> Result<Arc<CertifiedKey>, Certificate
         key: read(key)?,
     })
 }
+
+#[cfg(test)]
+mod tests;

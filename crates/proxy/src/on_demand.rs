@@ -86,6 +86,11 @@ impl Demand {
         true
     }
 
+    /// Forgets that a name was noted, now that it has a certificate: should it lose it, the next visitor is told of.
+    fn settled(&self, name: &str) {
+        self.state().noted.remove(name);
+    }
+
     fn is_refused(&self, name: &str, now: Instant) -> bool {
         self.state().refused.get(name).is_some_and(|until| *until > now)
     }
@@ -122,12 +127,20 @@ pub(crate) async fn settle(shared: &Shared, name: &str) {
         return;
     };
     let deadline = tokio::time::Instant::now() + WAIT;
+    let mut waited = false;
     loop {
         let changed = shared.changed.notified();
         let now = Instant::now();
-        if shared.table.load().certificates.covers(name) || !shared.demand.note(name, now) {
+        if shared.table.load().certificates.covers(name) {
+            if waited {
+                shared.demand.settled(name);
+            }
             return;
         }
+        if !shared.demand.note(name, now) {
+            return;
+        }
+        waited = true;
         tokio::select! {
             () = changed => {}
             () = tokio::time::sleep_until(deadline) => return,

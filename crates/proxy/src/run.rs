@@ -527,10 +527,16 @@ async fn reload(manager: Arc<Manager>, hangup: Arc<tokio::sync::Notify>) {
     // Nothing yet: a file replaced between the first reading and now would else never be noticed.
     let mut seen: Stamp = None;
     let mut ticks = tokio::time::interval(Duration::from_millis(300));
+    let mut leaves = tokio::time::interval(Duration::from_secs(3_600));
+    leaves.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut certificates: Vec<(PathBuf, Stamp)> = Vec::new();
     loop {
         tokio::select! {
             () = hangup.notified() => {}
+            _ = leaves.tick() => {
+                manager.renew_leaves(SystemTime::now()).await;
+                continue;
+            }
             _ = ticks.tick() => {
                 let now = match &watched {
                     Some(path) => stamp(path).await,

@@ -124,7 +124,7 @@ impl Certificates {
         self.get(Some(name)).is_some()
     }
 
-    fn get(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+    pub(crate) fn get(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let Some(name) = name else {
             return self.default.clone();
         };

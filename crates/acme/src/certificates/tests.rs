@@ -20,6 +20,10 @@ impl Front for Nobody {
     fn install<'a>(&'a self, _: &'a Name, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<(), FrontError>> {
         Box::pin(async { Ok(()) })
     }
+
+    fn uninstall<'a>(&'a self, _: &'a Name) -> BoxFuture<'a, Result<(), FrontError>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// An authority that nobody reaches.

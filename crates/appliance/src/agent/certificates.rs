@@ -27,7 +27,7 @@ use appliance_acme::settings::{Challenge, DnsCommand, ExternalAccount};
 use appliance_acme::store::Store;
 use appliance_acme::{AcmeError, Answer, Front, FrontError, Name, Settings};
 use appliance_config::edge::{Acme, AcmeChallenge, OnDemand};
-use appliance_proxy::control::CertificatePem;
+use appliance_proxy::control::{CertificatePem, ControlError, RefusalCode};
 use appliance_proxy::names::{CertificateName, HostPattern};
 use appliance_push::change::{ProxySpec, Tls, Verb};
 use appliance_state::Outcome;
@@ -38,7 +38,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::section::Section;
-use super::on_demand::Desk;
+use super::on_demand::{Desk, Lapsed};
 use super::{Agent, chain, random};
 use crate::wire;
 
@@ -77,6 +77,14 @@ pub struct Certificates {
     desk: Desk,
     /// Told when something changed that a pass should look at.
     wake: Notify,
+}
+
+/// What one pass did.
+#[derive(Debug)]
+struct Pass {
+    tended: appliance_acme::certificates::Tended,
+    /// Hosts that came on demand and are not wanted any more.
+    lapsed: Vec<Lapsed>,
 }
 
 impl Certificates {
@@ -179,23 +187,22 @@ impl Certificates {
     ///
     /// A wrong `host.yml` stops no renewal that the last good one allows, nor a bad host those beside it;
     /// both are told by [`Certificates::problems`].
-    async fn pass(
-        &self,
-        specs: &[&ProxySpec],
-    ) -> Result<appliance_acme::certificates::Tended, CertificatesError> {
+    async fn pass(&self, specs: &[&ProxySpec]) -> Result<Pass, CertificatesError> {
         let mut troubles = Vec::new();
-        let outcome = self.pass_noting(specs, &mut troubles).await;
+        let mut lapsed = Vec::new();
+        let outcome = self.pass_noting(specs, &mut troubles, &mut lapsed).await;
         if let Err(error) = &outcome {
             troubles.push(chain(error));
         }
         *self.troubles.lock().unwrap_or_else(PoisonError::into_inner) = troubles;
-        outcome
+        outcome.map(|tended| Pass { tended, lapsed })
     }
 
     async fn pass_noting(
         &self,
         specs: &[&ProxySpec],
         troubles: &mut Vec<String>,
+        lapsed: &mut Vec<Lapsed>,
     ) -> Result<appliance_acme::certificates::Tended, CertificatesError> {
         let section = match self.section.now() {
             Ok(section) => section,
@@ -209,16 +216,25 @@ impl Certificates {
         };
         let (mut names, bad) = managed_among(&section, specs);
         troubles.extend(bad.iter().map(|error| chain(error)));
-        if section.enabled && section.on_demand.is_some() {
-            let further = self.desk.names().into_iter();
-            let further: Vec<_> = further.filter(|name| !names.contains(name)).collect();
-            names.extend(further);
+        if let Some(on_demand) = section.on_demand.as_ref().filter(|_| section.enabled) {
+            let settings = settings(&section)?;
+            let further: Vec<_> = self.desk.names();
+            let further = further.into_iter().filter(|name| !names.contains(name));
+            let (due, rest): (Vec<_>, Vec<_>) = further.partition(|name| {
+                self.inner
+                    .is_due(&settings, name, Timestamp::now())
+                    .unwrap_or_default()
+            });
+            names.extend(rest);
+            let (wanted, unwanted) = self.desk.still_wanted(on_demand, due).await;
+            names.extend(wanted);
+            lapsed.extend(unwanted);
         }
         let tended = self
             .inner
             .tend(&settings(&section)?, &names, Timestamp::now(), luck)
             .await;
-        self.inner.forget(&names, Timestamp::now())?;
+        self.inner.forget(&names, Timestamp::now()).await?;
         Ok(tended)
     }
 
@@ -234,10 +250,12 @@ impl Certificates {
             });
             services.next().map(|spec| spec.service_name.clone())
         };
+        let on_demand = self.desk.names();
         let records = self.inner.list().into_iter();
         records
             .map(|record| wire::Certificate {
                 service: used(&record.name),
+                on_demand: on_demand.contains(&record.name),
                 name: record.name.to_string(),
                 authority: record.held.as_ref().map(|held| held.directory.clone()),
                 not_before: record.held.as_ref().map(|held| held.validity.not_before),
@@ -319,6 +337,9 @@ impl Certificates {
 
     /// Revokes; a name that is served gets a new certificate first.
     ///
+    /// A host that came on demand is asked about again: one that is not wanted any more, or cannot be asked about,
+    /// gets none, and is not served until its next visitor is asked about.
+    ///
     /// # Errors
     /// Why not.
     pub async fn revoke(
@@ -329,7 +350,19 @@ impl Certificates {
     ) -> Result<(), CertificatesError> {
         let name = parse(name)?;
         let section = self.section.now()?;
-        let served = managed(&section, specs)?.contains(&name);
+        let mut served = managed(&section, specs)?.contains(&name);
+        if !served && self.desk.names().contains(&name) {
+            let on_demand = section.on_demand.as_ref().filter(|_| section.enabled);
+            served = match on_demand {
+                Some(wanted) => self.desk.is_wanted(wanted, &name).await,
+                None => false,
+            };
+            if !served {
+                self.desk
+                    .forget(&name)
+                    .map_err(|error| CertificatesError::Refused(chain(&error)))?;
+            }
+        }
         let settings = settings(&section)?;
         Ok(self
             .inner
@@ -451,6 +484,16 @@ fn challenge(answer: &Answer) -> appliance_proxy::Challenge {
     }
 }
 
+/// How the proxy calls the certificate of a host.
+fn shown_as(name: &Name) -> Result<CertificateName, FrontError> {
+    // An IPv6 address stands in brackets where hosts are named.
+    let host = match name.address() {
+        Some(std::net::IpAddr::V6(address)) => format!("[{address}]"),
+        _ => name.to_string(),
+    };
+    Ok(CertificateName::of_host(&HostPattern::parse(&host)?))
+}
+
 impl Front for Proxy {
     fn present<'a>(&'a self, answer: &'a Answer) -> BoxFuture<'a, Result<(), FrontError>> {
         Box::pin(async move { Ok(self.0.put_challenge(&challenge(answer)).await?) })
@@ -471,14 +514,18 @@ impl Front for Proxy {
                 chain: chain.to_owned(),
                 key: key.to_owned(),
             };
-            // An IPv6 address stands in brackets where hosts are named.
-            let host = match name.address() {
-                Some(std::net::IpAddr::V6(address)) => format!("[{address}]"),
-                _ => name.to_string(),
-            };
-            let name = CertificateName::of_host(&HostPattern::parse(&host)?);
-            self.0.put_certificate(&name, &pem).await?;
+            self.0.put_certificate(&shown_as(name)?, &pem).await?;
             Ok(())
+        })
+    }
+
+    fn uninstall<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<(), FrontError>> {
+        Box::pin(async move {
+            match self.0.remove_certificate(&shown_as(name)?).await {
+                // A service that names the host needs it there.
+                Err(ControlError::Refused { refusal, .. }) if refusal.code == RefusalCode::InUse => Ok(()),
+                outcome => Ok(outcome.map(drop)?),
+            }
         })
     }
 }
@@ -489,9 +536,9 @@ pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
         let specs = agent.served(&|_| true);
         let specs: Vec<&ProxySpec> = specs.iter().collect();
         let rest = match agent.certificates.pass(&specs).await {
-            Ok(tended) => {
-                report(&agent, &tended);
-                Duration::try_from(tended.next.duration_since(Timestamp::now())).unwrap_or_default()
+            Ok(pass) => {
+                report(&agent, &pass);
+                Duration::try_from(pass.tended.next.duration_since(Timestamp::now())).unwrap_or_default()
             }
             Err(error) => {
                 tracing::error!("{}", chain(&error));
@@ -507,7 +554,22 @@ pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
 }
 
 /// Renewals are changes that nobody signed, so they are recorded by themselves.
-fn report(agent: &Agent, tended: &appliance_acme::certificates::Tended) {
+fn report(agent: &Agent, pass: &Pass) {
+    let tended = &pass.tended;
+    for Lapsed { name, why } in &pass.lapsed {
+        tracing::warn!("the certificate of {name} is not renewed: {why}; it is shown until it ends");
+        let detail = serde_json::json!({ "name": name.as_str(), "on_demand": true, "lapses": why });
+        let recorded = agent.gate.record(
+            "certificate",
+            name.as_str(),
+            Outcome::Done,
+            detail,
+            Timestamp::now(),
+        );
+        if let Err(error) = recorded {
+            tracing::error!("cannot record that it lapses: {}", chain(&error));
+        }
+    }
     let renewed = tended.renewed.iter().map(|name| (name, None));
     let failed = tended
         .failed

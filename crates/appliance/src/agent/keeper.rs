@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use appliance_containers::engine::{ContainerEvent, Event, Happening, State};
+use appliance_proxy::control::ServiceStatus;
+use appliance_proxy::snapshot::Service;
 use appliance_push::change::ProxySpec;
 use appliance_rollout::effect::Observed;
 use appliance_rollout::{Instance, Phase, RolloutNumber, Seen};
@@ -127,7 +129,7 @@ async fn tend(agent: &Arc<Agent>, app: &str) {
     }
 }
 
-/// Points the routes of the current release at its containers.
+/// Makes the routes of the current release what it says, to its containers.
 async fn reconcile(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
     let state = agent.apps.read(app)?;
     let Some(current) = state.numbers.current else {
@@ -145,39 +147,50 @@ async fn reconcile(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
         let Ok(address) = effects::address(&found) else {
             continue;
         };
-        let upstream = super::route::upstream(spec, address);
-        let live = services.iter().find(|status| {
-            status.service.name.as_str() == spec.service_name
-                // After a reboot the proxy waits for us to say again what it knows already.
-                && !status.held
-                && status.service.upstreams == [upstream.clone()]
-        });
+        let wanted = agent.service(&accepted, spec, address)?;
+        let Some(drift) = drift(&services, wanted) else {
+            continue;
+        };
         // Between the look and the change a rollout may have begun; it sets the route itself.
         if agent.drives.busy(app) {
             continue;
         }
-        if let Some(live) = live {
-            // What host.yml says of certificates may have changed since the release came; all else stays as it is.
-            let wanted = agent.service(&accepted, spec, address)?.tls;
-            if live.service.tls != wanted {
-                let mut service = live.service.clone();
-                service.tls = wanted;
-                if agent.proxy.put_service(&service).await?.changed {
-                    record_route(agent, app, spec, "why", "host.yml changed")?;
-                }
-            }
-            continue;
-        }
         let secrets = agent.open_secrets(&accepted)?;
-        agent.put_route(&accepted, role, address, &secrets).await?;
-        record_route(agent, app, spec, "upstream", &upstream.to_string())?;
+        if agent.put_route(&accepted, role, address, &secrets).await? {
+            record_route(agent, app, spec, &drift)?;
+        }
     }
     Ok(())
 }
 
+/// In what the proxy's service is not as wanted; `None` when it is.
+///
+/// All of it counts but the gate: a pause or stop is the operator's, and outlives what the release says.
+fn drift(live: &[ServiceStatus], mut wanted: Service) -> Option<String> {
+    let Some(found) = live.iter().find(|status| status.service.name == wanted.name) else {
+        return Some("the proxy did not know it".to_owned());
+    };
+    if found.held {
+        // After a reboot the proxy waits for us to say again what it knows already.
+        return Some("the host was rebooted".to_owned());
+    }
+    if found.service.upstreams != wanted.upstreams {
+        let addresses: Vec<String> = wanted.upstreams.iter().map(ToString::to_string).collect();
+        return Some(format!("the container is at {}", addresses.join(", ")));
+    }
+    wanted.gate = found.service.gate.clone();
+    if found.service == wanted {
+        None
+    } else if found.service.tls != wanted.tls {
+        Some("host.yml says otherwise of its certificates".to_owned())
+    } else {
+        Some("it was not as its release says".to_owned())
+    }
+}
+
 /// A route that nobody's signed change asked for is a record too.
-fn record_route(agent: &Agent, app: &str, spec: &ProxySpec, key: &str, what: &str) -> anyhow::Result<()> {
-    let detail = serde_json::json!({ "service": spec.service_name, key: what });
+fn record_route(agent: &Agent, app: &str, spec: &ProxySpec, why: &str) -> anyhow::Result<()> {
+    let detail = serde_json::json!({ "service": spec.service_name, "why": why });
     agent
         .gate
         .record("route", app, Outcome::Done, detail, Timestamp::now())?;
@@ -248,5 +261,55 @@ fn seen(state: State) -> Seen {
         State::Created => Seen::Created,
         State::Running | State::Restarting | State::Paused => Seen::Running,
         State::Exited | State::Dead | State::Removing => Seen::Stopped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use appliance_proxy::snapshot::Gate;
+
+    use super::*;
+    use crate::agent::{certificates, route};
+
+    #[test]
+    fn a_route_is_compared_whole_but_for_its_gate() {
+        let spec = certificates::example(&["shop.io"]);
+        let wanted = route::service(&spec, &[[10, 0, 0, 2].into()], Vec::new()).unwrap();
+        let status = |change: &dyn Fn(&mut ServiceStatus)| {
+            let mut status = ServiceStatus {
+                service: wanted.clone(),
+                held: false,
+                upstreams: Vec::new(),
+                draining: Vec::new(),
+                problems: Vec::new(),
+            };
+            change(&mut status);
+            [status]
+        };
+        let drift = |change: &dyn Fn(&mut ServiceStatus)| drift(&status(change), wanted.clone());
+        assert_eq!(drift(&|_| {}), None);
+        let stopped = Gate::Stopped {
+            message: "closed".to_owned(),
+        };
+        assert_eq!(drift(&|status| status.service.gate = stopped.clone()), None);
+        assert!(drift(&|status| status.held = true).unwrap().contains("rebooted"));
+        let elsewhere = route::upstream(&spec, [10, 0, 0, 3].into());
+        let moved = drift(&|status| status.service.upstreams = vec![elsewhere.clone()]);
+        assert!(moved.unwrap().contains("10.0.0.2"));
+        assert!(
+            drift(&|status| status.service.tls = None)
+                .unwrap()
+                .contains("host.yml")
+        );
+        for change in [
+            &(|status: &mut ServiceStatus| status.service.hosts.clear()) as &dyn Fn(&mut ServiceStatus),
+            &|status| status.service.log.query = true,
+            &|status| status.service.response_timeout = Duration::from_secs(1),
+            &|status| status.service.limits.max_request_body = Some(1),
+            &|status| status.service.strip_path_prefix = false,
+        ] {
+            assert!(drift(change).unwrap().contains("release"));
+        }
+        assert!(super::drift(&[], wanted.clone()).is_some());
     }
 }

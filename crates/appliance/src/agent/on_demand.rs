@@ -5,6 +5,8 @@
 //!                                              └──────── no ◄──────────── anything else        └► shown, kept, renewed
 //! ```
 //!
+//! Before a certificate is renewed the same is asked again; after a no it is shown until it ends, and then forgotten.
+//!
 //! `acme: on_demand: ask:` of `host.yml` says whom to ask; without it nobody waits and nothing is asked for.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -18,6 +20,8 @@ use appliance_config::edge::OnDemand;
 use appliance_proxy::Unwanted;
 use appliance_state::{Ledger, Outcome};
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::stream::{self, StreamExt as _};
 use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -54,6 +58,15 @@ struct Recent {
     refused: HashMap<String, Instant>,
     /// When something was asked, within the last hour.
     asked: VecDeque<Instant>,
+}
+
+/// A name whose certificate is left to end.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lapsed {
+    /// Which.
+    pub name: Name,
+    /// For the log.
+    pub why: String,
 }
 
 /// Why a name gets no certificate now.
@@ -154,6 +167,59 @@ impl Desk {
                 rest: LATER,
             }),
         }
+    }
+
+    /// Asks again about names whose certificates are due: those to be renewed, and those that are not wanted any more,
+    /// which are forgotten here.
+    ///
+    /// Whoever cannot be asked, or is in trouble himself (a status of 500 and above), has not said no: the last answer
+    /// counts.
+    pub async fn still_wanted(&self, wanted: &OnDemand, names: Vec<Name>) -> (Vec<Name>, Vec<Lapsed>) {
+        let questions = names.into_iter().map(|name| {
+            async move {
+                let why = match ask(&wanted.ask, name.as_str()).await {
+                    Ok(status) if status == http::StatusCode::OK => None,
+                    Ok(status) if status.is_server_error() => None,
+                    Ok(status) => Some(format!("{} answered {status}", wanted.ask)),
+                    Err(error) => {
+                        tracing::warn!("{} could not be asked about {name}: {error:#}", wanted.ask);
+                        None
+                    }
+                };
+                (name, why)
+            }
+            .boxed()
+        });
+        let answers: Vec<_> = stream::iter(questions).buffer_unordered(AT_ONCE).collect().await;
+        let (mut renewed, mut lapsed) = (Vec::new(), Vec::new());
+        for (name, why) in answers {
+            let Some(why) = why else {
+                renewed.push(name);
+                continue;
+            };
+            match self.forget(&name) {
+                Ok(()) => lapsed.push(Lapsed { name, why }),
+                // Asked again at the next pass.
+                Err(error) => tracing::error!("{name} cannot be forgotten: {}", chain(&error)),
+            }
+        }
+        (renewed, lapsed)
+    }
+
+    /// Whether a name that is served is wanted still; whoever cannot be asked says no.
+    pub async fn is_wanted(&self, wanted: &OnDemand, name: &Name) -> bool {
+        let answer = ask(&wanted.ask, name.as_str()).await;
+        answer.is_ok_and(|status| status == http::StatusCode::OK)
+    }
+
+    /// Serves a name no longer: its certificate is not renewed, and its next visitor is asked about.
+    ///
+    /// # Errors
+    /// When that cannot be written down.
+    pub fn forget(&self, name: &Name) -> Result<(), appliance_state::LedgerError> {
+        self.served
+            .update(|served| drop(served.remove(name.as_str())))
+            .map(drop)
     }
 
     /// Writes down that a name is served, so that its certificate is renewed.

@@ -101,6 +101,7 @@ impl Agent {
     }
 
     /// Makes the proxy send a role's requests to the container at `address`; the certificate goes first.
+    /// Tells whether that changed anything.
     ///
     /// # Errors
     /// When the proxy refuses or does not answer; then the former route stands.
@@ -110,9 +111,9 @@ impl Agent {
         role: &Role,
         address: IpAddr,
         secrets: &BTreeMap<String, String>,
-    ) -> Result<(), EffectError> {
+    ) -> Result<bool, EffectError> {
         let Some(service) = self.prepare_route(accepted, role, address, secrets).await? else {
-            return Ok(());
+            return Ok(false);
         };
         let applied = self.proxy.put_service(&service).await?;
         if applied.changed {
@@ -123,7 +124,7 @@ impl Agent {
                 accepted.number
             );
         }
-        Ok(())
+        Ok(applied.changed)
     }
 
     /// The secrets of a release, opened with this host's key.

@@ -93,6 +93,7 @@ fn describe(certificate: &wire::Certificate) -> String {
     };
     match &certificate.service {
         Some(service) => text.push_str(&format!("  {service}")),
+        None if certificate.on_demand => text.push_str("  on demand"),
         None => text.push_str("  not in use, not renewed"),
     }
     if let Some(why) = &certificate.failure {

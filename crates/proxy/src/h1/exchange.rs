@@ -36,7 +36,7 @@ const MOST_HEAD: usize = 64 << 10;
 /// How much is gathered before it is written.
 const GATHER: usize = 64 << 10;
 /// A body part up to this size is copied behind the head, to go out in one write.
-const COPY: usize = 16 << 10;
+pub(super) const COPY: usize = 16 << 10;
 
 /// The request's body on its way.
 #[derive(Debug)]

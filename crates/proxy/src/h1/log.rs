@@ -1,7 +1,7 @@
 //! The lines of HTTP/1.1 requests in the access log.
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -60,6 +60,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             user_agent: &words.user_agent,
         };
         self.worker.lines.push(&self.worker.shared.access_log, &entry);
+    }
+
+    /// Writes the line of a client that left before its request was decided, if its service wants one.
+    pub(super) fn log_left(&self, end: usize, begun: Instant, route: &Route) {
+        let mut left = Response::new(Bytes::new());
+        // kamal-proxy's and nginx's word for it.
+        *left.status_mut() = StatusCode::from_u16(499).expect("three digits");
+        self.log_own(end, begun, route, &left);
     }
 
     /// Writes a request's line, if its service wants one.

@@ -284,6 +284,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                     let until = *until.get_or_insert(begun + most);
                     let status = tokio::select! {
                         () = changed => continue,
+                        () = self.left() => {
+                            self.log_left(end, begun, &route);
+                            return Next::Gone;
+                        }
                         () = tokio::time::sleep_until(until) => late,
                         // Whoever opens the route again tells our successor, not us.
                         () = worker.shared.stopping.cancelled() => StatusCode::SERVICE_UNAVAILABLE,
@@ -297,6 +301,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
                 }
             }
         }
+    }
+
+    /// Waits until the client is gone; what it sends meanwhile is kept.
+    async fn left(&mut self) {
+        std::future::poll_fn(|cx| {
+            // Whoever sends that much ahead of an answer is there, and is not read on.
+            while self.input.len() < exchange::COPY {
+                match self.input.poll_fill(&mut self.stream, &self.worker.buffers, cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Reads the head and decides; nothing waits here, so the table and the head are borrowed.

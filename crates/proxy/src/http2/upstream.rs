@@ -18,6 +18,7 @@ use h2::{Ping, PingPong, Reason, RecvStream};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::pipe::{PipeError, Working, pipe};
@@ -36,6 +37,8 @@ const STREAMS: usize = 100;
 const REST: Duration = Duration::from_secs(60);
 /// How long an upstream's settings are waited for.
 const SETTINGS: Duration = Duration::from_secs(5);
+/// How long a pong is waited for.
+const PONG: Duration = Duration::from_secs(5);
 /// What an upstream may send of one response before the client takes it.
 const STREAM_WINDOW: u32 = 256 << 10;
 /// The same for all streams of a connection.
@@ -49,6 +52,18 @@ struct Usage {
     streams: Cell<usize>,
     rested: Cell<Instant>,
     ended: Cell<bool>,
+    /// Whether a request on it was late and no pong came since: nothing new is sent on it.
+    doubted: Cell<bool>,
+    /// Told with it.
+    doubt: Notify,
+}
+
+impl Usage {
+    /// Has the upstream asked whether it lives; a connection that does not answer is closed.
+    fn doubt(&self) {
+        self.doubted.set(true);
+        self.doubt.notify_one();
+    }
 }
 
 /// One connection.
@@ -76,8 +91,11 @@ pub(crate) struct Lease {
     /// Whether the connection carried a request before.
     pub(crate) reused: bool,
     /// Of a new connection.
-    pings: Option<PingPong>,
+    pings: Option<Rc<Pings>>,
 }
+
+/// What asks an upstream for a sign of life; one question at a time.
+type Pings = tokio::sync::Mutex<PingPong>;
 
 impl Lease {
     fn new(connection: &Shared, reused: bool) -> Self {
@@ -93,8 +111,9 @@ impl Lease {
 
     /// Whether the upstream takes WebSockets (RFC 8441 §3); its settings are waited for, which come before its pong.
     async fn takes_websockets(&mut self) -> bool {
-        if let Some(pings) = &mut self.pings {
-            let _gone_or_late = tokio::time::timeout(SETTINGS, pings.ping(Ping::opaque())).await;
+        if let Some(pings) = &self.pings {
+            let ask = async { pings.lock().await.ping(Ping::opaque()).await };
+            let _gone_or_late = tokio::time::timeout(SETTINGS, ask).await;
         }
         self.sender.is_extended_connect_protocol_enabled()
     }
@@ -115,7 +134,8 @@ impl Connections {
         // The first with room, so that those opened for a burst come to rest again.
         let connection = shelf.open.iter().find(|connection| {
             let most = connection.sender.current_max_send_streams().min(STREAMS);
-            !connection.usage.ended.get() && connection.usage.streams.get() < most
+            let usage = &connection.usage;
+            !usage.ended.get() && !usage.doubted.get() && usage.streams.get() < most
         })?;
         Some(Lease::new(connection, true))
     }
@@ -134,20 +154,29 @@ impl Connections {
             .handshake::<_, Bytes>(link)
             .await
             .map_err(io::Error::other)?;
-        let pings = connection.ping_pong();
+        let pings = connection.ping_pong().map(|pings| Rc::new(Pings::new(pings)));
         let usage = Rc::new(Usage {
             streams: Cell::new(0),
             rested: Cell::new(Instant::now()),
             ended: Cell::new(false),
+            doubted: Cell::new(false),
+            doubt: Notify::new(),
         });
         tokio::task::spawn_local({
-            let usage = Rc::clone(&usage);
+            let (usage, pings) = (Rc::clone(&usage), pings.clone());
+            let address = upstream.address.clone();
             async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(
-                        error = &error as &dyn std::error::Error,
-                        "upstream connection ended"
-                    );
+                tokio::select! {
+                    outcome = connection => if let Err(error) = outcome {
+                        tracing::debug!(
+                            error = &error as &dyn std::error::Error,
+                            "upstream connection ended"
+                        );
+                    },
+                    () = silence(&usage, pings.as_deref()) => tracing::warn!(
+                        upstream = %address,
+                        "the upstream answers no ping: what is open on the connection is given up"
+                    ),
                 }
                 usage.ended.set(true);
             }
@@ -188,6 +217,21 @@ impl Connections {
             });
             !shelf.open.is_empty()
         });
+    }
+}
+
+/// Waits until the connection is doubted and the upstream does not answer a ping (RFC 9113 §6.7) either.
+async fn silence(usage: &Usage, pings: Option<&Pings>) {
+    let Some(pings) = pings else {
+        return std::future::pending().await;
+    };
+    loop {
+        usage.doubt.notified().await;
+        let ask = async { pings.lock().await.ping(Ping::opaque()).await };
+        match tokio::time::timeout(PONG, ask).await {
+            Ok(Ok(_)) => usage.doubted.set(false),
+            _ => return,
+        }
     }
 }
 
@@ -277,8 +321,8 @@ pub(crate) async fn fetch(
         }
         // While the client still sends, it may talk with the upstream: neither is late.
         if pump.is_none() && place.poll_passed(cx) {
-            // It may be dead without a word: later requests get another one, what is open on it goes on.
-            worker.streams.forget(&lease.usage);
+            // It may be dead without a word.
+            lease.usage.doubt();
             return Poll::Ready(Err(Broken::Status(StatusCode::GATEWAY_TIMEOUT)));
         }
         Poll::Pending

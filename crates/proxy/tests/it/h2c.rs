@@ -12,6 +12,7 @@ use http::{HeaderMap, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::rig::name;
 
@@ -23,6 +24,8 @@ pub(crate) struct H2cApp {
     pub(crate) address: UpstreamAddress,
     requests: mpsc::Receiver<Asked>,
     server: tokio::task::JoinHandle<()>,
+    /// Cancelled once it is to look at nothing any more, its connections open.
+    frozen: CancellationToken,
 }
 
 impl H2cApp {
@@ -30,17 +33,20 @@ impl H2cApp {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: SocketAddr = listener.local_addr().unwrap();
         let (sender, requests) = mpsc::channel(64);
+        let frozen = CancellationToken::new();
+        let freeze = frozen.clone();
         let server = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                connections.spawn(serve(stream, sender.clone()));
+                connections.spawn(serve(stream, sender.clone(), freeze.clone()));
             }
         });
         Self {
             address: address.into(),
             requests,
             server,
+            frozen,
         }
     }
 
@@ -48,16 +54,19 @@ impl H2cApp {
     pub(crate) fn at(path: &std::path::Path) -> Self {
         let listener = UnixListener::bind(path).unwrap();
         let (sender, requests) = mpsc::channel(64);
+        let frozen = CancellationToken::new();
+        let freeze = frozen.clone();
         let server = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(serve(stream, sender.clone()));
+                tokio::spawn(serve(stream, sender.clone(), freeze.clone()));
             }
         });
         Self {
             address: UpstreamAddress::parse(&format!("unix:{}", path.display())).unwrap(),
             requests,
             server,
+            frozen,
         }
     }
 
@@ -75,6 +84,11 @@ impl H2cApp {
         self.requests.recv().await.unwrap()
     }
 
+    /// Makes it dead without a word: its connections stay open, and nobody looks at them.
+    pub(crate) fn freeze(&self) {
+        self.frozen.cancel();
+    }
+
     /// Ends it, connections included.
     pub(crate) async fn kill(self) {
         self.server.abort();
@@ -82,7 +96,11 @@ impl H2cApp {
     }
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, requests: mpsc::Sender<Asked>) {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    requests: mpsc::Sender<Asked>,
+    frozen: CancellationToken,
+) {
     let Ok(mut connection) = h2::server::Builder::new()
         .enable_connect_protocol()
         .handshake(stream)
@@ -90,7 +108,15 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, requests: mpsc::Sen
     else {
         return;
     };
-    while let Some(Ok((request, mut respond))) = connection.accept().await {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = frozen.cancelled() => std::future::pending().await,
+            accepted = connection.accept() => accepted,
+        };
+        let Some(Ok((request, mut respond))) = accepted else {
+            return;
+        };
         if request.uri().path() == "/up" {
             respond.send_response(Response::new(()), true).unwrap();
         } else if requests.send((request, respond)).await.is_err() {

@@ -109,6 +109,51 @@ async fn a_client_that_gives_a_stream_up_gives_it_up_at_the_upstream() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_is_late_is_asked_for_a_sign_of_life_and_given_up_without_one() {
+    let (rig, mut app) = (Rig::start(), H2cApp::start().await);
+    let mut service = app.service();
+    service.response_timeout = Duration::from_millis(200);
+    // Only requests may notice.
+    service.health_check.interval = Duration::from_secs(3600);
+    rig.put(&service).await;
+    let mut client = connect(rig.http).await;
+    let (answer, _) = client
+        .send_request(request("GET", "/long").body(()).unwrap(), true)
+        .unwrap();
+    let (_, mut respond) = app.next().await;
+    let mut down = respond.send_response(Response::new(()), false).unwrap();
+    say(&mut down, "begun", false);
+    let mut long = answer.await.unwrap().into_body();
+    assert_eq!(some(&mut long, 5).await, "begun");
+
+    // Late, but alive: only the late request is given up.
+    let mut late = async |path: &str| {
+        let (answer, _) = client
+            .send_request(request("GET", path).body(()).unwrap(), true)
+            .unwrap();
+        assert_eq!(answer.await.unwrap().status(), 504);
+    };
+    late("/late").await;
+    let _late = app.next().await;
+    say(&mut down, "goes on", false);
+    assert_eq!(some(&mut long, 7).await, "goes on");
+
+    // Dead without a word: what is open on the connection ends too, and the next request does not meet it.
+    app.freeze();
+    let mut end = std::pin::pin!(all(&mut long));
+    let end = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            // One may still meet another connection, while the pong of before is on its way.
+            tokio::select! {
+                end = &mut end => return end,
+                () = late("/dead") => {}
+            }
+        }
+    });
+    assert!(end.await.expect("a dead upstream is given up").is_err());
+}
+
+#[tokio::test]
 async fn http1_clients_reach_an_h2c_upstream() {
     let (rig, mut app) = (Rig::start(), H2cApp::start().await);
     rig.put(&app.service()).await;

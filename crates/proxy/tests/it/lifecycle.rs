@@ -264,3 +264,43 @@ async fn kill_nine_loses_no_route() {
     let mut stream = send(process.http, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert_eq!(Answer::read(&mut stream).await.status, 200);
 }
+
+#[tokio::test]
+async fn sighup_reads_the_snapshot_again_and_a_bad_one_changes_nothing() {
+    let app = App::start("one").await;
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("snapshot.json");
+    let snapshot = |host: &str| {
+        let upstream = app.address;
+        format!(
+            r#"{{"format":1,"services":[{{"name":"web","hosts":["{host}"],"upstreams":["{upstream}"]}}]}}"#
+        )
+    };
+    fs_err::write(&file, snapshot("first")).unwrap();
+    let seen = fs_err::metadata(&file).unwrap().modified().unwrap();
+    // As long as before and no newer, so that nothing but the signal tells of it.
+    let rewrite = |text: &str| {
+        fs_err::write(&file, text).unwrap();
+        let file = fs_err::File::options().write(true).open(&file).unwrap();
+        file.file().set_modified(seen).unwrap();
+    };
+    let process = Process::start_with(&[("SNAPSHOT", file.to_str().unwrap())]).await;
+    let get = async |host: &str| {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let mut stream = send(process.http, request.as_bytes()).await;
+        Answer::read(&mut stream).await.status
+    };
+    assert_eq!((get("first").await, get("other").await), (200, 404));
+    rewrite(&snapshot("other"));
+    process.signal(Signal::SIGHUP);
+    while get("other").await != 200 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(get("first").await, 404);
+    rewrite(&snapshot("first").replace(r#""format":1"#, r#""format":x"#));
+    process.signal(Signal::SIGHUP);
+    while process.client.status().await.unwrap().problems.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!((get("first").await, get("other").await), (404, 200));
+}

@@ -1,5 +1,6 @@
 //! The smallest process around the library: `proxy-process <state directory> <control socket> <http address>`.
 //!
+//! With `SNAPSHOT` in its environment, it is run from that file.
 //! With `SPOOL_BYTES` in its environment, the disk for bodies that are held back has only so many.
 
 use std::path::PathBuf;
@@ -31,7 +32,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         metrics: None,
         access_log: None,
         control: Some(PathBuf::from(control)),
-        store: Store::Directory(PathBuf::from(state)),
+        store: match std::env::var_os("SNAPSHOT") {
+            Some(file) => Store::File(PathBuf::from(file)),
+            None => Store::Directory(PathBuf::from(state)),
+        },
         spool: None,
         workers: Some(2),
         drain: Duration::from_secs(10),

@@ -223,6 +223,8 @@ pub(crate) struct AppState {
     name: String,
     pub(crate) healthy: AtomicBool,
     pub(crate) requests: AtomicU64,
+    /// Told of each health check.
+    pub(crate) checked: Notify,
     pub(crate) arrived: Notify,
     pub(crate) release: Notify,
 }
@@ -239,6 +241,7 @@ impl App {
             name: name.to_owned(),
             healthy: AtomicBool::new(true),
             requests: AtomicU64::new(0),
+            checked: Notify::new(),
             arrived: Notify::new(),
             release: Notify::new(),
         });
@@ -284,6 +287,7 @@ async fn answer(
 ) -> Result<Response<AppBody>, Infallible> {
     let path = request.uri().path().to_owned();
     if path == "/up" {
+        state.checked.notify_one();
         let healthy = state.healthy.load(Ordering::Relaxed);
         let mut response = text("up".into());
         if !healthy {

@@ -252,6 +252,37 @@ async fn paused_requests_wait_and_stopped_ones_are_told() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_while_it_waits_frees_its_place() {
+    let (rig, app) = (Rig::start(), App::start("one").await);
+    rig.put(&service("web", "h", &[&app])).await;
+    let hour = Duration::from_secs(3600);
+    rig.client.pause(&name("web"), hour).await.unwrap();
+    let connections = async |expected: u64| {
+        while rig.client.status().await.unwrap().connections != expected {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // With a body and a further request behind it, or with nothing.
+    let more = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    for request in ["GET / HTTP/1.1\r\nHost: h\r\n\r\n", more] {
+        let mut stream = tokio::net::TcpStream::connect(rig.http).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        connections(1).await;
+        drop(stream);
+        connections(0).await;
+    }
+    // Who stays is served, with all that was sent meanwhile.
+    let mut stream = tokio::net::TcpStream::connect(rig.http).await.unwrap();
+    stream.write_all(more.as_bytes()).await.unwrap();
+    connections(1).await;
+    rig.client.resume(&name("web")).await.unwrap();
+    let mut stream = tokio::io::BufReader::new(stream);
+    assert!(Answer::read(&mut stream).await.body.contains("POST /"));
+    assert!(Answer::read(&mut stream).await.body.contains("GET /"));
+    assert_eq!(app.state.requests.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
 async fn a_restart_serves_the_last_good_snapshot() {
     let (rig, app) = (Rig::start(), App::start("one").await);
     let applied = rig.put(&service("web", "h", &[&app])).await;

@@ -1,6 +1,8 @@
 //! The host's certificates against a real authority (Pebble, which rejects good nonces) and the real proxy, on loopback.
 
+mod between;
 mod on_demand;
+mod orders;
 mod pebble;
 
 use std::net::SocketAddr;
@@ -79,10 +81,13 @@ impl Host {
     }
 
     fn write_settings(&self, pebble: &Pebble, more: &str) {
+        self.write_settings_for(&pebble.directory(), pebble, more);
+    }
+
+    fn write_settings_for(&self, directory: &str, pebble: &Pebble, more: &str) {
         fs_err::create_dir_all(self.home.path().join("etc")).unwrap();
         let text = format!(
-            "acme:\n  directory: {}\n  ca_file: {}\n  email: ops@shop.io\n{more}",
-            pebble.directory(),
+            "acme:\n  directory: {directory}\n  ca_file: {}\n  email: ops@shop.io\n{more}",
             pebble.path("ca.pem").display()
         );
         fs_err::write(self.home.path().join("etc/host.yml"), text).unwrap();
@@ -203,7 +208,7 @@ async fn twenty_hosts_issue_renew_revoke_and_recover() {
     );
 
     // A pass finds nothing to do, and comes back in time.
-    let tended = certificates.pass(&[&spec]).await.unwrap();
+    let Pass { tended, .. } = certificates.pass(&[&spec]).await.unwrap();
     assert!(
         tended.renewed.is_empty() && tended.failed.is_empty(),
         "{tended:?}"
@@ -222,7 +227,7 @@ async fn twenty_hosts_issue_renew_revoke_and_recover() {
         record["held"]["ask_advice_at"] = "2100-01-01T00:00:00Z".into();
         fs_err::write(&path, record.to_string()).unwrap();
     }
-    let tended = certificates.pass(&[&spec]).await.unwrap();
+    let Pass { tended, .. } = certificates.pass(&[&spec]).await.unwrap();
     assert_eq!((tended.renewed.len(), tended.failed.len()), (20, 0), "{tended:?}");
     for (name, before) in names.iter().zip(&first) {
         assert_ne!(host.shown(name, &root).await.unwrap(), *before, "{name}");
@@ -243,7 +248,7 @@ async fn twenty_hosts_issue_renew_revoke_and_recover() {
         host.shown("h8.shop.io", &root).await.unwrap(),
     );
     let certificates = host.certificates();
-    let tended = certificates.pass(&[&spec]).await.unwrap();
+    let Pass { tended, .. } = certificates.pass(&[&spec]).await.unwrap();
     assert_eq!(tended.renewed.len(), 1, "{tended:?}");
     assert_ne!(host.shown("h7.shop.io", &root).await.unwrap(), before.0);
     assert_eq!(host.shown("h8.shop.io", &root).await.unwrap(), before.1);
@@ -481,6 +486,10 @@ impl Front for Breaking {
     ) -> BoxFuture<'a, Result<(), FrontError>> {
         self.proxy.install(name, chain, key)
     }
+
+    fn uninstall<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<(), FrontError>> {
+        self.proxy.uninstall(name)
+    }
 }
 
 #[tokio::test]
@@ -512,7 +521,7 @@ async fn a_certificate_that_the_disk_does_not_take_is_shown_and_not_ordered_agai
     );
 
     // The next pass asks nobody, and the one after the disk is back keeps it.
-    let tended = agent.pass(&[&spec]).await.unwrap();
+    let Pass { tended, .. } = agent.pass(&[&spec]).await.unwrap();
     assert!(
         tended.renewed.is_empty() && tended.failed.is_empty(),
         "{tended:?}"
@@ -522,7 +531,7 @@ async fn a_certificate_that_the_disk_does_not_take_is_shown_and_not_ordered_agai
     agent.pass(&[&spec]).await.unwrap();
     assert_eq!(agent.problems(&[&spec], Timestamp::now()), Vec::<String>::new());
     let rebooted = host.certificates();
-    let tended = rebooted.pass(&[&spec]).await.unwrap();
+    let Pass { tended, .. } = rebooted.pass(&[&spec]).await.unwrap();
     assert!(
         tended.renewed.is_empty() && tended.failed.is_empty(),
         "{tended:?}"
@@ -538,7 +547,7 @@ async fn a_certificate_that_nobody_renews_is_told_of_and_a_bad_host_costs_no_oth
     let certificates = host.certificates();
     let good = spec(&hosts(&["shop.io"]));
     let bad = spec(&hosts(&["not a host"]));
-    let tended = certificates.pass(&[&bad, &good]).await.unwrap();
+    let Pass { tended, .. } = certificates.pass(&[&bad, &good]).await.unwrap();
     assert_eq!(tended.renewed.len(), 1, "{tended:?}");
     let problems = certificates.problems(&[&bad, &good], Timestamp::now());
     assert!(

@@ -35,7 +35,7 @@ pub(super) struct Pebble {
     wanted: Wanted,
     server: Option<Process>,
     _dns: Process,
-    listen: SocketAddr,
+    pub(super) listen: SocketAddr,
     management: SocketAddr,
     dns: SocketAddr,
     pub(super) records: SocketAddr,
