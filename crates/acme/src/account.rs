@@ -36,10 +36,10 @@ fn failed(settings: &Settings, doing: &'static str) -> impl FnOnce(Error) -> Acm
 pub(crate) async fn make(store: &Store, settings: &Settings) -> Result<Account, AcmeError> {
     let contact = settings.email.as_ref().map(|email| format!("mailto:{email}"));
     let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
-    let binding = settings
-        .external_account
-        .as_ref()
-        .map(|account| ExternalAccountKey::new(account.key_id.clone(), &account.key));
+    let binding = match &settings.external_account {
+        Some(account) => Some(ExternalAccountKey::new(account.key_id.clone(), &account.key()?)),
+        None => None,
+    };
     let (account, credentials) = builder(settings)?
         .create(
             &NewAccount {

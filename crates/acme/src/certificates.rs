@@ -1,6 +1,6 @@
 //! Certificates of many names: had before they are needed, renewed early, never given up while they are valid.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
@@ -20,6 +20,8 @@ use crate::store::{Held, Pending, Record, Store};
 
 /// Orders at the same time.
 const AT_ONCE: usize = 4;
+/// How long an authority that cannot be reached is not asked for advice.
+const NO_ADVICE: SignedDuration = SignedDuration::from_mins(30);
 /// How often an order is come back to whose authority does not answer about it; then another is made.
 const COME_BACK: u32 = 8;
 /// Longest time until [`Certificates::tend`] wants to be called again.
@@ -35,6 +37,8 @@ pub struct Certificates {
     account: tokio::sync::Mutex<Option<(Settings, Account)>>,
     /// Records that the disk did not take; each look at one tries again.
     unwritten: Mutex<BTreeMap<Name, (Record, String)>>,
+    /// Names whose certificates are held and could not be shown; each pass tries again.
+    unshown: Mutex<BTreeSet<Name>>,
 }
 
 /// What a pass of [`Certificates::tend`] did.
@@ -57,6 +61,7 @@ impl Certificates {
             names: Mutex::default(),
             account: tokio::sync::Mutex::default(),
             unwritten: Mutex::default(),
+            unshown: Mutex::default(),
         }
     }
 
@@ -83,6 +88,10 @@ impl Certificates {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn unshown(&self) -> MutexGuard<'_, BTreeSet<Name>> {
+        self.unshown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Writes a record down; one that the disk does not take is kept in memory, and tried again at each look.
     fn keep(&self, record: &Record) -> Result<(), AcmeError> {
         let outcome = self.store.write(record);
@@ -100,6 +109,7 @@ impl Certificates {
 
     fn discard(&self, name: &Name) -> Result<(), AcmeError> {
         self.unwritten().remove(name);
+        self.unshown().remove(name);
         self.store.remove(name)
     }
 
@@ -140,19 +150,18 @@ impl Certificates {
         now: Timestamp,
         luck: f64,
     ) -> Result<(), AcmeError> {
+        let lives = |held: &Held| held.validity.not_after > now + schedule::HARDLY_ALIVE;
+        let does = |held: &Held| lives(held) && held.directory == settings.directory;
+        // A name that needs nothing does not wait for whoever asks a slow authority about it.
+        let record = self.record(name)?;
+        if record.held.as_ref().is_some_and(does) {
+            return self.install(&record).await;
+        }
         let turn = self.turn(name);
         let _turn = turn.lock().await;
         let mut record = self.record(name)?;
-        let alive = record
-            .held
-            .as_ref()
-            .is_some_and(|held| held.validity.not_after > now + schedule::HARDLY_ALIVE);
-        if alive
-            && record
-                .held
-                .as_ref()
-                .is_some_and(|held| held.directory == settings.directory)
-        {
+        let alive = record.held.as_ref().is_some_and(lives);
+        if record.held.as_ref().is_some_and(does) {
             return self.install(&record).await;
         }
         // A person waits for this order: only what the authority asked for holds it up, not our own back-off.
@@ -213,7 +222,7 @@ impl Certificates {
                 }
             }
         }
-        if !self.unwritten().is_empty() {
+        if !(self.unwritten().is_empty() && self.unshown().is_empty()) {
             tended.next = now;
         }
         // However bad things are, a pass a minute is enough.
@@ -251,6 +260,10 @@ impl Certificates {
         let turn = self.turn(name);
         let _turn = turn.lock().await;
         let mut record = self.record(name)?;
+        if self.unshown().contains(name) {
+            // The new one is there since the last attempt: the authority gives only so many.
+            return self.install(&record).await;
+        }
         self.order(settings, &mut record, luck).await
     }
 
@@ -572,13 +585,16 @@ impl Certificates {
         let Some(held) = &record.held else {
             return Ok(());
         };
-        self.front
-            .install(&record.name, &held.chain, &held.key)
-            .await
-            .map_err(|source| AcmeError::Install {
-                name: record.name.clone(),
-                source,
-            })
+        let shown = self.front.install(&record.name, &held.chain, &held.key).await;
+        let mut unshown = self.unshown();
+        match &shown {
+            Ok(()) => drop(unshown.remove(&record.name)),
+            Err(_) => drop(unshown.insert(record.name.clone())),
+        }
+        shown.map_err(|source| AcmeError::Install {
+            name: record.name.clone(),
+            source,
+        })
     }
 
     async fn withdraw(&self, name: &Name) -> Result<(), AcmeError> {
@@ -609,7 +625,8 @@ impl Certificates {
             return;
         };
         let Ok(account) = self.account(settings).await else {
-            return;
+            held.ask_advice_at = Some(now + NO_ADVICE);
+            return drop(self.keep(record));
         };
         held.ask_advice_at = Some(now + schedule::ADVICE_EVERY);
         match account.renewal_info(&identifier).await {

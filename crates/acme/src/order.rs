@@ -64,6 +64,7 @@ pub(crate) struct Ordering<'a> {
 }
 
 /// An answer that is shown.
+#[derive(Clone)]
 enum Shown {
     Front(Answer),
     Dns(String),
@@ -228,6 +229,9 @@ impl Ordering<'_> {
             // An authority without ARI, or one that has seen a replacement already: an ordinary order does as well.
             match self.account.new_order(&plain().replaces(replaces)).await {
                 Ok(order) => return Ok(order),
+                Err(error) if !refuses_replacement(&error) => {
+                    return Err(self.authority("order a certificate", error));
+                }
                 Err(error) => tracing::debug!(
                     error = &error as &dyn std::error::Error,
                     "ordered without `replaces`"
@@ -265,6 +269,8 @@ impl Ordering<'_> {
                 return Err(self.unproved(challenge, "the authority does not offer it".to_owned()));
             };
             let answer = self.answer(challenge, &handle.token, &handle.key_authorization())?;
+            // Withdrawn even if it fails: a command that was too slow may have set its record all the same.
+            shown.push(answer.clone());
             match &answer {
                 Shown::Front(answer) => {
                     self.front
@@ -281,7 +287,6 @@ impl Ordering<'_> {
                     }
                 }
             }
-            shown.push(answer);
             handle
                 .set_ready()
                 .await
@@ -417,10 +422,27 @@ impl Ordering<'_> {
 }
 
 fn is_nonce(problem: &instant_acme::Problem) -> bool {
+    is_kind(problem, ":badNonce")
+}
+
+/// Whether an ordinary order may fare better than one that says what it replaces.
+fn refuses_replacement(error: &Error) -> bool {
+    match error {
+        Error::Unsupported(_) => true,
+        Error::Api(problem) => {
+            let busy = is_kind(problem, ":rateLimited") || problem.status.is_some_and(|status| status >= 500);
+            !busy && !is_nonce(problem)
+        }
+        // One that took the order without a word about it.
+        other => other.to_string().contains("replaces field mismatch"),
+    }
+}
+
+fn is_kind(problem: &instant_acme::Problem, kind: &str) -> bool {
     problem
         .r#type
         .as_deref()
-        .is_some_and(|kind| kind.ends_with(":badNonce"))
+        .is_some_and(|found| found.ends_with(kind))
 }
 
 /// The leaf of a chain, DER.

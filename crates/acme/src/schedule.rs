@@ -78,7 +78,10 @@ pub fn next_try(due: Timestamp, failures: &Failures, not_after: Option<Timestamp
             .min(LONGEST_PAUSE);
         if let Some(end) = not_after {
             let left = end.duration_since(last);
-            pause = pause.min(part(left, 0.1)).max(FIRST_PAUSE);
+            // After the end nothing is left to be in time for.
+            if left > SignedDuration::ZERO {
+                pause = pause.min(part(left, 0.1)).max(FIRST_PAUSE);
+            }
         }
         at = later(at, saturating(last, pause));
     }
@@ -139,6 +142,19 @@ mod tests {
             due(validity, Some(window), 0.3) < at(0),
             "a revoked certificate is renewed at once"
         );
+    }
+
+    #[test]
+    fn a_name_whose_certificate_has_ended_is_not_ordered_every_minute() {
+        let failures = |count| Failures {
+            count,
+            last: Some(at(10 * DAY)),
+            wait_until: None,
+            why: String::new(),
+        };
+        let end = Some(at(9 * DAY));
+        assert_eq!(next_try(at(0), &failures(1), end), at(10 * DAY + 60));
+        assert_eq!(next_try(at(0), &failures(12), end), at(11 * DAY));
     }
 
     proptest! {

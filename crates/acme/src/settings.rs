@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
+use crate::error::AcmeError;
 use crate::name::Name;
 
 /// Let's Encrypt's production directory.
@@ -44,19 +47,25 @@ impl Default for Settings {
 }
 
 /// An account that the authority knows by other means.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalAccount {
     /// Key identifier.
     pub key_id: String,
-    /// The MAC key's bytes.
-    pub key: Vec<u8>,
+    /// File with the MAC key, base64url; read only when an account is made, so that it may be removed afterwards.
+    pub key_file: PathBuf,
 }
 
-impl std::fmt::Debug for ExternalAccount {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ExternalAccount")
-            .field("key_id", &self.key_id)
-            .finish_non_exhaustive()
+impl ExternalAccount {
+    /// The MAC key's bytes.
+    pub(crate) fn key(&self) -> Result<Vec<u8>, AcmeError> {
+        let failed = |why: String| {
+            let file = self.key_file.display();
+            AcmeError::Settings(format!("external_account/key_file {file}: {why}"))
+        };
+        let text = fs_err::read_to_string(&self.key_file).map_err(|error| failed(error.to_string()))?;
+        URL_SAFE_NO_PAD
+            .decode(text.trim().trim_end_matches('='))
+            .map_err(|error| failed(format!("it is not base64url: {error}")))
     }
 }
 

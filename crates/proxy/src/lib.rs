@@ -52,6 +52,8 @@
 //! | passwords are guessed | ten at once and one every two seconds for a visitor, then 429; few hashes at a time, 503 beyond 64 that wait | `strict` |
 //! | an upstream takes nothing of an upload | 504 after `idle_timeout_ms`, counted as its failure; 408 only where the client sends nothing | `strict` |
 //! | a client reads slowly | it gets everything for as long as it takes something in `idle_timeout_ms`; what is kept for it is bounded (compression: 256 at once, then responses go as they are) | `strict` |
+//! | a client leaves while its request waits (paused, held for a certificate, at an upstream) | its connection is free at once; 499 in the log | `switching`, `wire` |
+//! | an h2c upstream dies without a word | 504 for the request that was late; the connection is asked for a sign of life (PING), and closed with all that is open on it after 5 s | `http2` |
 //! | a client that takes nothing of its response | the upload goes on; after `idle_timeout_ms` the response is given up | `http2`, `attacks` |
 //!
 //! # HTTP/3

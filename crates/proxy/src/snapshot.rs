@@ -16,6 +16,8 @@
 //! }
 //! ```
 //!
+//! `SNAPSHOT.md` beside this crate's manifest is the page for people: every key with type, range and default.
+//!
 //! Every key that is left out has the default named at its field; unknown keys are errors.
 //! Times are whole milliseconds, sizes are bytes.
 
@@ -572,3 +574,6 @@ pub(crate) mod millis {
         u64::deserialize(from).map(Duration::from_millis)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,15 @@
 //! Certificates by host, and the TLS settings of the listeners.
+//!
+//! # No OCSP stapling
+//!
+//! A stapled OCSP answer (RFC 6960, RFC 6066 §8) told clients that a certificate had not been revoked.
+//! Let's Encrypt, which most hosts here ask, ended its OCSP service in 2025: its certificates name no responder any
+//! more, so there is nothing to staple; other authorities follow, as the browsers' rules made OCSP optional in 2024.
+//! What takes its place are short lives (`acme: profile: shortlived`), renewal as the authority advises (ARI), which is
+//! how a revocation becomes known in time, and the browsers' own lists.
+//!
+//! A certificate with the extension "must staple" (RFC 7633) is shown like any other, and clients that insist on the
+//! answer refuse it: none is ever asked for here, and one from files is better replaced.
 
 use std::collections::HashMap;
 use std::io;

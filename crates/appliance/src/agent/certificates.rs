@@ -31,7 +31,6 @@ use appliance_proxy::control::{CertificatePem, ControlError, RefusalCode};
 use appliance_proxy::names::{CertificateName, HostPattern};
 use appliance_push::change::{ProxySpec, Tls, Verb};
 use appliance_state::Outcome;
-use base64::Engine as _;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::Notify;
@@ -125,7 +124,7 @@ impl Certificates {
     /// # Errors
     /// Why there is none.
     pub async fn issue(&self, name: &Name) -> Result<(), CertificatesError> {
-        let settings = settings(&self.section.now()?)?;
+        let settings = settings(&self.section.now()?);
         let names = std::slice::from_ref(name);
         match self.inner.ensure(&settings, names, Timestamp::now(), luck).await {
             Ok(()) => Ok(()),
@@ -146,7 +145,7 @@ impl Certificates {
         if names.is_empty() {
             return Ok(());
         }
-        let settings = settings(&section)?;
+        let settings = settings(&section);
         let outcome = self.inner.ensure(&settings, &names, Timestamp::now(), luck).await;
         self.wake.notify_one();
         let Err(failures) = outcome else { return Ok(()) };
@@ -217,7 +216,7 @@ impl Certificates {
         let (mut names, bad) = managed_among(&section, specs);
         troubles.extend(bad.iter().map(|error| chain(error)));
         if let Some(on_demand) = section.on_demand.as_ref().filter(|_| section.enabled) {
-            let settings = settings(&section)?;
+            let settings = settings(&section);
             let further: Vec<_> = self.desk.names();
             let further = further.into_iter().filter(|name| !names.contains(name));
             let (due, rest): (Vec<_>, Vec<_>) = further.partition(|name| {
@@ -232,7 +231,7 @@ impl Certificates {
         }
         let tended = self
             .inner
-            .tend(&settings(&section)?, &names, Timestamp::now(), luck)
+            .tend(&settings(&section), &names, Timestamp::now(), luck)
             .await;
         self.inner.forget(&names, Timestamp::now()).await?;
         Ok(tended)
@@ -313,7 +312,7 @@ impl Certificates {
     /// Why not; the former certificate is shown on.
     pub async fn renew(&self, name: &str) -> Result<(), CertificatesError> {
         let name = parse(name)?;
-        let settings = settings(&self.section.now()?)?;
+        let settings = settings(&self.section.now()?);
         Ok(self.inner.renew(&settings, &name, luck()).await?)
     }
 
@@ -350,7 +349,8 @@ impl Certificates {
     ) -> Result<(), CertificatesError> {
         let name = parse(name)?;
         let section = self.section.now()?;
-        let mut served = managed(&section, specs)?.contains(&name);
+        // A bad host elsewhere must not stand in the way of a key that is known to others.
+        let mut served = managed_among(&section, specs).0.contains(&name);
         if !served && self.desk.names().contains(&name) {
             let on_demand = section.on_demand.as_ref().filter(|_| section.enabled);
             served = match on_demand {
@@ -363,7 +363,7 @@ impl Certificates {
                     .map_err(|error| CertificatesError::Refused(chain(&error)))?;
             }
         }
-        let settings = settings(&section)?;
+        let settings = settings(&section);
         Ok(self
             .inner
             .revoke(&settings, &name, compromised, served, luck())
@@ -426,30 +426,16 @@ fn notice(validity: Validity, failing: bool) -> jiff::SignedDuration {
 }
 
 /// The section in the words of the ACME client.
-fn settings(section: &Acme) -> Result<Settings, CertificatesError> {
-    let external_account = match &section.external_account {
-        None => None,
-        Some(account) => {
-            let failed = |why: String| {
-                AcmeError::Settings(format!("external_account/key_file {}: {why}", account.key_file))
-            };
-            let text =
-                fs_err::read_to_string(&account.key_file).map_err(|error| failed(error.to_string()))?;
-            let key = base64::engine::general_purpose::URL_SAFE_NO_PAD
-                .decode(text.trim().trim_end_matches('='))
-                .map_err(|error| failed(format!("it is not base64url: {error}")))?;
-            Some(ExternalAccount {
-                key_id: account.key_id.clone(),
-                key,
-            })
-        }
-    };
+fn settings(section: &Acme) -> Settings {
     let defaults = Settings::default();
-    Ok(Settings {
+    Settings {
         directory: section.directory.clone().unwrap_or(defaults.directory),
         email: section.email.clone(),
         ca_file: section.ca_file.as_ref().map(PathBuf::from),
-        external_account,
+        external_account: section.external_account.as_ref().map(|account| ExternalAccount {
+            key_id: account.key_id.clone(),
+            key_file: PathBuf::from(&account.key_file),
+        }),
         challenge: match section.challenge {
             AcmeChallenge::Auto => Challenge::Auto,
             AcmeChallenge::Http01 => Challenge::Http01,
@@ -462,7 +448,7 @@ fn settings(section: &Acme) -> Result<Settings, CertificatesError> {
             propagation: Duration::from_secs(dns.propagation.0),
         }),
         profile: section.profile.clone(),
-    })
+    }
 }
 
 /// A number from 0 to 1.

@@ -218,7 +218,7 @@ impl Desk {
     /// When that cannot be written down.
     pub fn forget(&self, name: &Name) -> Result<(), appliance_state::LedgerError> {
         self.served
-            .update(|served| drop(served.remove(name.as_str())))
+            .update(|served| served.remove(name.as_str()))
             .map(drop)
     }
 

@@ -392,6 +392,19 @@ async fn every_kind_of_proof_does_and_a_name_that_points_elsewhere_is_refused_in
             .unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
+    // A command that fails may have set its record: it is asked to remove it.
+    let log = pebble.path("failing.log");
+    let script = pebble.failing_dns_command(&log);
+    let failing = format!("  dns: {{command: [{}], propagation: 0}}\n", script.display());
+    host.write_settings(&pebble, &format!("{external}{failing}  challenge: dns-01\n"));
+    let error = certificates
+        .ensure(&[&spec(&hosts(&["late.shop.io"]))])
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("too late"), "{error}");
+    assert_eq!(fs_err::read_to_string(&log).unwrap(), "present\ncleanup\n");
+
     // Nobody answers there: refused, in the authority's words, and no answer is left behind.
     host.write_settings(&pebble, &external);
     pebble.point("away.shop.io", "127.0.0.9").await;
@@ -555,19 +568,24 @@ async fn a_certificate_that_nobody_renews_is_told_of_and_a_bad_host_costs_no_oth
         "{problems:?}"
     );
 
-    // The key of the account is missing: no order is tried, so nothing fails, and still it is told.
-    host.write_settings(
-        &pebble,
-        "  external_account:\n    key_id: a\n    key_file: /nowhere/key\n",
-    );
-    certificates.pass(&[&good]).await.unwrap_err();
+    // Nor does it stand in the way of a key that became known.
+    let root = pebble.root().await;
+    host.route(&certificates, &good).await;
+    let stolen = host.shown("shop.io", &root).await.unwrap();
+    certificates
+        .revoke("shop.io", true, &[&bad, &good])
+        .await
+        .unwrap();
+    assert_eq!(pebble.status(&serial(&stolen)).await, "Revoked");
+    assert_ne!(host.shown("shop.io", &root).await.unwrap(), stolen);
+
+    // Nothing fails, and still it is told when nobody renews.
     let end = certificates.list(&[&good])[0].not_after.unwrap();
     let problems = certificates.problems(&[&good], end - jiff::SignedDuration::from_hours(24));
     assert!(
-        problems.iter().any(|problem| problem.contains("/nowhere/key"))
-            && problems
-                .iter()
-                .any(|problem| problem.contains("not renewed in time")),
+        problems
+            .iter()
+            .any(|problem| problem.contains("not renewed in time")),
         "{problems:?}"
     );
     assert!(

@@ -183,6 +183,16 @@ impl Between {
             body = directory.to_string().into();
             head.headers.remove("content-length");
         }
+        if path == "/order-plz" && head.status == StatusCode::CREATED {
+            // An authority repeats what an order said it replaces (RFC 9773 §5).
+            let mut order: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let replaces = self.state.lock().unwrap().replaces.last().cloned().flatten();
+            if let Some(replaces) = replaces {
+                order["replaces"] = replaces.into();
+            }
+            body = order.to_string().into();
+            head.headers.remove("content-length");
+        }
         Response::from_parts(head, Full::new(body))
     }
 

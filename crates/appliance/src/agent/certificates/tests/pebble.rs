@@ -209,6 +209,18 @@ impl Pebble {
         script
     }
 
+    /// One that notes what it is asked in `log`, and fails to set anything.
+    pub(super) fn failing_dns_command(&self, log: &Path) -> PathBuf {
+        let script = self.path("failing-dns");
+        let text = format!(
+            "#!/bin/sh\necho $1 >> {}\n[ $1 = cleanup ] || {{ echo too late >&2; exit 1; }}\n",
+            log.display()
+        );
+        fs_err::write(&script, text).unwrap();
+        executable(&script);
+        script
+    }
+
     /// Makes the DNS server say that `host` is at `address`.
     pub(super) async fn point(&self, host: &str, address: &str) {
         let stream = TcpStream::connect(self.records).await.unwrap();
