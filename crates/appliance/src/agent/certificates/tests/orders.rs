@@ -1,5 +1,6 @@
 //! Orders that are cut off or refused, and advice: Pebble, with somebody between who makes what Pebble does not.
 
+use base64::Engine as _;
 use jiff::SignedDuration;
 
 use super::between::{Between, Fault};
