@@ -143,7 +143,13 @@ async fn forgeries(door: &Door, limited: &Developer, accepted: Envelope) -> anyh
         ("stopping another app", stop()?),
         (
             "rolling another app back",
-            door.change(Some("demo"), Verb::Rollback { to: None })?,
+            door.change(
+                Some("demo"),
+                Verb::Rollback {
+                    to: None,
+                    roles: Vec::new(),
+                },
+            )?,
         ),
         (
             "removing another app",

@@ -226,6 +226,9 @@ pub struct Rollout {
 pub struct Container {
     /// The role it plays.
     pub role: String,
+    /// The version of the release that it came from.
+    #[serde(default)]
+    pub version: Option<String>,
     /// Its name.
     pub name: String,
     /// `running`, `exited`, `missing`, `unknown` while Docker does not answer.

@@ -28,6 +28,6 @@ pub use effect::{Effect, Event, Observed, Order, Route, Seen, Ticket};
 pub use group::{Action, Group, Heard, Member};
 pub use numbers::Numbers;
 pub use plan::{
-    Canary, Deployment, Gate, Instance, Plan, PlanError, ReleaseNumber, Role, RolloutNumber, Timing,
+    Canary, Deployment, Gate, Instance, Origin, Plan, PlanError, ReleaseNumber, Role, RolloutNumber, Timing,
 };
 pub use rollout::{Failure, Phase, Rollout};

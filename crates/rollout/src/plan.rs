@@ -39,6 +39,19 @@ pub struct Role {
     pub image: String,
     /// Whether it serves files that the old and the new deployment must both have (`asset_path`).
     pub assets: bool,
+    /// Where it comes from, if not from the deployment's own release and rollout:
+    /// a role that was left alone while others of its app were rolled out (Kamal's `-r`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Origin>,
+}
+
+/// Which container plays a role, and what it was made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Origin {
+    /// The release that the role was taken from.
+    pub release: ReleaseNumber,
+    /// The rollout that made the container.
+    pub rollout: RolloutNumber,
 }
 
 /// One run of a release on this host.
@@ -55,12 +68,33 @@ pub struct Deployment {
 impl Deployment {
     /// The instance of a role, if there is such a role.
     pub fn instance(&self, role: &str) -> Option<Instance> {
-        self.roles.iter().any(|r| r.name == role).then(|| self.of(role))
+        let found = self.roles.iter().find(|found| found.name == role)?;
+        Some(self.of(found))
+    }
+
+    /// Where a role of this deployment comes from.
+    pub fn origin(&self, role: &Role) -> Origin {
+        role.from.unwrap_or(Origin {
+            release: self.release,
+            rollout: self.rollout,
+        })
+    }
+
+    /// The release that a role was taken from, if there is such a role.
+    pub fn release_of(&self, role: &str) -> Option<ReleaseNumber> {
+        let found = self.roles.iter().find(|found| found.name == role)?;
+        Some(self.origin(found).release)
+    }
+
+    /// Every release that it takes a role from, its own first.
+    pub fn releases(&self) -> impl Iterator<Item = ReleaseNumber> + '_ {
+        let others = self.roles.iter().filter_map(|role| role.from);
+        std::iter::once(self.release).chain(others.map(|from| from.release))
     }
 
     /// Every instance, primary first.
     pub fn instances(&self) -> impl Iterator<Item = Instance> + '_ {
-        self.roles.iter().map(|role| self.of(&role.name))
+        self.roles.iter().map(|role| self.of(role))
     }
 
     /// The instances behind the proxy.
@@ -68,7 +102,7 @@ impl Deployment {
         self.roles
             .iter()
             .filter(|role| role.proxied)
-            .map(|role| self.of(&role.name))
+            .map(|role| self.of(role))
     }
 
     /// The instances that the proxy knows nothing of.
@@ -76,13 +110,13 @@ impl Deployment {
         self.roles
             .iter()
             .filter(|role| !role.proxied)
-            .map(|role| self.of(&role.name))
+            .map(|role| self.of(role))
     }
 
-    fn of(&self, role: &str) -> Instance {
+    fn of(&self, role: &Role) -> Instance {
         Instance {
-            role: role.to_owned(),
-            rollout: self.rollout,
+            role: role.name.clone(),
+            rollout: self.origin(role).rollout,
         }
     }
 }
@@ -198,6 +232,9 @@ pub enum PlanError {
     /// The new deployment carries the number of the old one.
     #[error("rollout {0} is the one that serves already")]
     SameRollout(RolloutNumber),
+    /// A role is to be left as it is, but there is none.
+    #[error("there is no container for {0}, which was to be left as it is")]
+    NotThere(Instance),
     /// A canary needs something beside it that gets the other visitors.
     #[error("a canary of {0} needs a role behind the proxy that serves already")]
     CanaryAlone(ReleaseNumber),
@@ -206,7 +243,12 @@ pub enum PlanError {
 impl Plan {
     /// Whether the parts fit together.
     pub fn check(&self) -> Result<(), PlanError> {
-        if self.new.roles.is_empty() {
+        if let Some(old) = &self.old
+            && old.rollout == self.new.rollout
+        {
+            return Err(PlanError::SameRollout(old.rollout));
+        }
+        if self.fresh().is_empty() {
             return Err(PlanError::NoRoles(self.new.release));
         }
         let mut seen = BTreeSet::new();
@@ -217,14 +259,39 @@ impl Plan {
                     role: role.name.clone(),
                 });
             }
+            let instance = self.new.of(role);
+            if instance.rollout != self.new.rollout && !self.stays(&instance) {
+                return Err(PlanError::NotThere(instance));
+            }
         }
         if self.canary.is_some() && self.shared().next().is_none() {
             return Err(PlanError::CanaryAlone(self.new.release));
         }
-        match &self.old {
-            Some(old) if old.rollout == self.new.rollout => Err(PlanError::SameRollout(old.rollout)),
-            _ => Ok(()),
-        }
+        Ok(())
+    }
+
+    /// Whether the container plays its role before and after: this rollout leaves it alone.
+    pub fn stays(&self, instance: &Instance) -> bool {
+        let old = self.old.as_ref();
+        old.and_then(|old| old.instance(&instance.role)).as_ref() == Some(instance)
+            && self.new.instance(&instance.role).as_ref() == Some(instance)
+    }
+
+    /// The roles that get a new container, the primary one first.
+    pub fn fresh(&self) -> Vec<&Role> {
+        let roles = self.new.roles.iter();
+        roles.filter(|role| !self.stays(&self.new.of(role))).collect()
+    }
+
+    /// The containers to be made, the primary role's first.
+    pub fn created(&self) -> impl Iterator<Item = Instance> + '_ {
+        self.new.instances().filter(|instance| !self.stays(instance))
+    }
+
+    /// The containers of the old deployment that are not part of the new one.
+    pub fn retired(&self) -> impl Iterator<Item = Instance> + '_ {
+        let old = self.old.iter().flat_map(Deployment::instances);
+        old.filter(|instance| !self.stays(instance))
     }
 
     /// The new instances behind the proxy whose role the old deployment has behind the proxy too.
@@ -237,6 +304,6 @@ impl Plan {
             .collect();
         self.new
             .proxied()
-            .filter(move |instance| served.contains(&instance.role))
+            .filter(move |instance| served.contains(&instance.role) && !self.stays(instance))
     }
 }

@@ -33,6 +33,9 @@ pub struct App {
     /// Message of the maintenance page, while the app is stopped.
     #[serde(default)]
     pub stopped: Option<String>,
+    /// Of releases that brought only a part of the roles: the others, with the release that each came from.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub beside: BTreeMap<ReleaseNumber, BTreeMap<String, ReleaseNumber>>,
     /// Containers that Kamal had made when the host was adopted.
     #[serde(default)]
     pub adopted: Option<Adopted>,
@@ -58,6 +61,29 @@ impl App {
             .as_ref()
             .filter(|adopted| adopted.rollout == instance.rollout)?;
         adopted.containers.get(&instance.role).map(String::as_str)
+    }
+
+    /// Releases that nothing needs when `keep` are kept, oldest first.
+    fn superfluous(&self, keep: usize) -> Vec<ReleaseNumber> {
+        let mut needed: BTreeSet<ReleaseNumber> = [&self.numbers.current, &self.numbers.previous]
+            .into_iter()
+            .flatten()
+            .flat_map(Deployment::releases)
+            .collect();
+        let excess = self.releases.len().saturating_sub(keep);
+        let unneeded = self.releases.iter().filter(|number| !needed.contains(number));
+        let mut dropped: Vec<ReleaseNumber> = unneeded.take(excess).copied().collect();
+        // A kept release that brought only some roles needs those that the others came from, and so on.
+        loop {
+            let kept = self.releases.iter().filter(|number| !dropped.contains(number));
+            let beside = kept.filter_map(|number| self.beside.get(number));
+            needed.extend(beside.flat_map(BTreeMap::values));
+            let before = dropped.len();
+            dropped.retain(|number| !needed.contains(number));
+            if dropped.len() == before {
+                return dropped;
+            }
+        }
     }
 }
 
@@ -255,27 +281,17 @@ impl Apps {
         }
     }
 
-    /// Forgets releases, oldest first, until `keep` remain besides the current and the previous one.
+    /// Forgets releases, oldest first, until `keep` remain besides what the current, the previous one and those
+    /// that are kept need.
     ///
     /// # Errors
     /// When the app's ledger cannot be written; a file that stays behind is harmless.
     pub fn forget_old(&self, app: &str, keep: usize) -> Result<Vec<ReleaseNumber>, AppsError> {
         let dropped = self.update(app, |state| {
-            let needed: Vec<ReleaseNumber> = [&state.numbers.current, &state.numbers.previous]
-                .into_iter()
-                .flatten()
-                .map(|deployment: &Deployment| deployment.release)
-                .collect();
-            let excess = state.releases.len().saturating_sub(keep);
-            let dropped: Vec<ReleaseNumber> = state
-                .releases
-                .iter()
-                .copied()
-                .filter(|number| !needed.contains(number))
-                .take(excess)
-                .collect();
+            let dropped = state.superfluous(keep);
             state.releases.retain(|number| !dropped.contains(number));
             state.served.retain(|number| !dropped.contains(number));
+            state.beside.retain(|number, _| !dropped.contains(number));
             dropped
         })?;
         for number in &dropped {
@@ -293,6 +309,7 @@ impl Apps {
             let unserved = !state.served.contains(&number);
             if unserved {
                 state.releases.retain(|other| *other != number);
+                state.beside.remove(&number);
             }
             unserved
         })?;
@@ -383,6 +400,23 @@ mod tests {
             apps.release("shop", ReleaseNumber(2)),
             Err(AppsError::NoRelease { .. })
         ));
+    }
+
+    #[test]
+    fn a_release_of_some_roles_keeps_those_that_the_others_came_from() {
+        let (_keep, apps) = apps();
+        apps.update("shop", |app| {
+            app.releases = (1..=8).map(ReleaseNumber).collect();
+            app.numbers.record(current(8, 8));
+            let jobs = |release| BTreeMap::from([("jobs".to_owned(), ReleaseNumber(release))]);
+            app.beside = BTreeMap::from([(ReleaseNumber(7), jobs(3)), (ReleaseNumber(3), jobs(2))]);
+        })
+        .expect("written");
+        let dropped = apps.forget_old("shop", 2).expect("pruned");
+        assert_eq!(dropped, [1, 4, 5, 6].map(ReleaseNumber));
+        let dropped = apps.forget_old("shop", 1).expect("pruned");
+        assert_eq!(dropped, [2, 3, 7].map(ReleaseNumber));
+        assert!(apps.read("shop").expect("read").beside.is_empty());
     }
 
     #[test]

@@ -623,8 +623,8 @@ impl Agent {
             let Some(current) = state.numbers.current else {
                 continue;
             };
-            if let Ok(accepted) = self.apps.release(&app, current.release) {
-                specs.extend(accepted.release.roles.into_iter().filter_map(|role| role.proxy));
+            if let Ok(parts) = self.apps.parts(&app, &current) {
+                specs.extend(parts.into_iter().filter_map(|part| part.role.proxy));
             }
         }
         specs

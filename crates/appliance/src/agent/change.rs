@@ -201,7 +201,9 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience, lead:
                 Verb::Deploy(release) => {
                     roll_out::deploy(agent, verified, &app, release, audience, lead).await
                 }
-                Verb::Rollback { to } => roll_out::rollback(agent, &app, *to, audience, lead).await,
+                Verb::Rollback { to, roles } => {
+                    roll_out::rollback(agent, &app, *to, roles, audience, lead).await
+                }
                 Verb::Promote => roll_out::promote(agent, &app, audience).await,
                 Verb::Abort => roll_out::abort(agent, verified, &app, audience).await,
                 Verb::LockAcquire { .. } => lock::acquire(agent, verified, &app),
@@ -209,7 +211,7 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience, lead:
                 Verb::AppRemove => remove(agent, &app).await,
                 Verb::AppStop { message } => stop(agent, &app, message.as_deref().unwrap_or_default()).await,
                 Verb::AppStart => start(agent, &app).await,
-                Verb::AppRestart => restart(agent, &app, audience).await,
+                Verb::AppRestart => roll_out::restart(agent, &app, audience).await,
                 Verb::AppContainers { action, roles } => {
                     manage::containers(agent, &app, *action, roles).await
                 }
@@ -379,24 +381,6 @@ async fn start(agent: &Arc<Agent>, app: &str) -> anyhow::Result<End> {
     Ok(done(format!("{app} is live")))
 }
 
-/// The current release once more, in new containers and without downtime.
-async fn restart(agent: &Arc<Agent>, app: &str, audience: &Audience) -> anyhow::Result<End> {
-    let Some(current) = agent.apps.read(app)?.numbers.current else {
-        return Ok(not_deployed(app));
-    };
-    let accepted = agent.apps.release(app, current.release)?;
-    roll_out::roll_out(
-        agent,
-        app,
-        current.release,
-        &accepted.release,
-        false,
-        audience,
-        None,
-    )
-    .await
-}
-
 pub(super) fn not_deployed(app: &str) -> End {
     End::Refused {
         code: "no-app".to_owned(),
@@ -410,12 +394,8 @@ pub(super) fn services(
     app: &str,
     deployment: &Deployment,
 ) -> anyhow::Result<Vec<appliance_proxy::names::ServiceName>> {
-    let accepted = agent.apps.release(app, deployment.release)?;
-    let names = accepted
-        .release
-        .roles
-        .iter()
-        .filter_map(|role| role.proxy.as_ref());
+    let parts = agent.apps.parts(app, deployment)?;
+    let names = parts.iter().filter_map(|part| part.role.proxy.as_ref());
     names
         .map(|spec| Ok(appliance_proxy::names::ServiceName::parse(&spec.service_name)?))
         .collect()

@@ -7,7 +7,7 @@ use appliance_containers::names;
 use appliance_containers::options::{self, OptionError};
 use appliance_containers::spec::{ContainerSpec, Log, Restart};
 use appliance_push::change::{EnvName, Release, Role};
-use appliance_rollout::{Instance, ReleaseNumber};
+use appliance_rollout::{Deployment, Instance, ReleaseNumber};
 
 use super::host_env;
 
@@ -83,6 +83,12 @@ pub fn name(release: &Release, role: &Role) -> String {
             .map(|destination| destination.as_str()),
         release.version.as_str(),
     )
+}
+
+/// Whether a container with these labels plays its role in `deployment`.
+pub fn plays(labels: &BTreeMap<String, String>, deployment: &Deployment) -> bool {
+    let instance = labels.get(ROLE).and_then(|role| deployment.instance(role));
+    instance.is_some_and(|instance| labels.get(ROLLOUT) == Some(&instance.rollout.0.to_string()))
 }
 
 /// The container of `role` for this rollout.

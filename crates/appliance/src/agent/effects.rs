@@ -10,7 +10,7 @@ use appliance_containers::{EngineError, names, ready};
 use appliance_proxy::control::{Batch, Counts};
 use appliance_proxy::snapshot::Service;
 use appliance_push::change::{self, Role};
-use appliance_rollout::{Deployment, Effect, Instance, Plan, ReleaseNumber, Route};
+use appliance_rollout::{Effect, Instance, Plan, ReleaseNumber, Route};
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -20,6 +20,7 @@ use super::container::{self, Making};
 use super::drive::{Audience, std_duration};
 use super::identity::IdentityError;
 use super::images::ImagesError;
+use super::parts::Part;
 use super::{Agent, host_env, random, route};
 use crate::wire;
 
@@ -143,9 +144,12 @@ impl Effects {
     /// What the rollout is told as the reason of the failure.
     pub async fn carry_out(&self, effect: &Effect) -> Result<(), EffectError> {
         match effect {
-            Effect::Verify => self.verify(),
+            Effect::Verify => self.verify().await,
             Effect::Pull { .. } => self.pull().await,
-            Effect::UnsealSecrets => self.secrets(self.plan.new.release).map(drop),
+            Effect::UnsealSecrets => self
+                .fresh()?
+                .iter()
+                .try_for_each(|part| self.secrets(part.accepted.number).map(drop)),
             Effect::Certify => self.certify().await,
             Effect::BridgeAssets { role } => self.bridge_assets(role).await,
             Effect::RunReleaseCommand => self.release_command().await,
@@ -177,10 +181,22 @@ impl Effects {
         }
     }
 
-    fn verify(&self) -> Result<(), EffectError> {
-        let accepted = self.accepted(self.plan.new.release)?;
-        for role in &self.plan.new.roles {
-            role_of(&accepted, &role.name)?;
+    /// The parts of the new deployment that get a new container.
+    fn fresh(&self) -> Result<Vec<Part>, EffectError> {
+        let mut parts = self.agent.apps.parts(&self.app, &self.plan.new)?;
+        parts.retain(|part| !self.plan.stays(&part.instance));
+        Ok(parts)
+    }
+
+    async fn verify(&self) -> Result<(), EffectError> {
+        for instance in self.plan.created() {
+            self.role(&instance)?;
+        }
+        for part in self.fresh()? {
+            let image = &part.accepted.release.image;
+            if image.registry.is_none() {
+                self.agent.images.intact(image).await?;
+            }
         }
         Ok(())
     }
@@ -189,19 +205,15 @@ impl Effects {
         Ok(self.agent.apps.release(&self.app, number)?)
     }
 
-    fn deployment(&self, instance: &Instance) -> Option<&Deployment> {
-        [Some(&self.plan.new), self.plan.old.as_ref()]
-            .into_iter()
-            .flatten()
-            .find(|deployment| deployment.rollout == instance.rollout)
-    }
-
     /// The release and role behind an instance.
     fn role(&self, instance: &Instance) -> Result<(Accepted, Role), EffectError> {
-        let deployment = self
-            .deployment(instance)
+        let number = [Some(&self.plan.new), self.plan.old.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter(|deployment| deployment.instance(&instance.role).as_ref() == Some(instance))
+            .find_map(|deployment| deployment.release_of(&instance.role))
             .ok_or_else(|| EffectError::NoContainer(instance.clone()))?;
-        let accepted = self.accepted(deployment.release)?;
+        let accepted = self.accepted(number)?;
         let role = role_of(&accepted, &instance.role)?.clone();
         Ok((accepted, role))
     }
@@ -224,29 +236,70 @@ impl Effects {
     }
 
     async fn pull(&self) -> Result<(), EffectError> {
-        let accepted = self.accepted(self.plan.new.release)?;
         self.agent.docker.ensure_network(NETWORK).await?;
-        let secrets = self.secrets(self.plan.new.release)?;
-        self.agent.images.fetch(&accepted.release.image, &secrets).await?;
+        for part in self.fresh()? {
+            let secrets = self.secrets(part.accepted.number)?;
+            self.agent
+                .images
+                .fetch(&part.accepted.release.image, &secrets)
+                .await?;
+        }
         Ok(())
     }
 
     async fn certify(&self) -> Result<(), EffectError> {
-        let accepted = self.accepted(self.plan.new.release)?;
-        let roles = accepted.release.roles.iter();
-        let specs: Vec<_> = roles.filter_map(|role| role.proxy.as_ref()).collect();
+        let mut services = Vec::new();
+        let mut specs = Vec::new();
+        for part in self.fresh()? {
+            if let Some(spec) = part.role.proxy {
+                let somewhere = IpAddr::from([127, 0, 0, 1]);
+                services.push(self.agent.service(&part.accepted, &spec, somewhere)?);
+                specs.push(spec);
+            }
+        }
         // What the proxy would refuse at the switch is refused here, before anything starts.
-        for spec in &specs {
-            let somewhere = IpAddr::from([127, 0, 0, 1]);
+        for service in &services {
             let snapshot = appliance_proxy::Snapshot {
-                services: vec![self.agent.service(&accepted, spec, somewhere)?],
+                services: vec![service.clone()],
                 ..appliance_proxy::Snapshot::default()
             };
             if let Some(problem) = snapshot.problems().into_iter().next() {
                 return Err(EffectError::Unserved(problem));
             }
         }
-        Ok(self.agent.certificates.ensure(&specs).await?)
+        self.unclaimed(services).await?;
+        Ok(self
+            .agent
+            .certificates
+            .ensure(&specs.iter().collect::<Vec<_>>())
+            .await?)
+    }
+
+    /// Another app may have the host names and paths already.
+    async fn unclaimed(&self, services: Vec<Service>) -> Result<(), EffectError> {
+        let mut going = BTreeSet::new();
+        for instance in self.plan.retired() {
+            going.extend(self.service_of(&instance.role)?);
+        }
+        let listed = self.agent.proxy.list().await?.into_iter();
+        let others = listed
+            .map(|status| status.service)
+            .filter(|other| !going.contains(&other.name))
+            .filter(|other| services.iter().all(|service| service.name != other.name));
+        let mut snapshot = appliance_proxy::Snapshot {
+            services: others.collect(),
+            ..appliance_proxy::Snapshot::default()
+        };
+        let before = snapshot.problems();
+        snapshot.services.extend(services);
+        match snapshot
+            .problems()
+            .into_iter()
+            .find(|problem| !before.contains(problem))
+        {
+            Some(problem) => Err(EffectError::Unserved(problem)),
+            None => Ok(()),
+        }
     }
 
     async fn container(&self, instance: &Instance) -> Result<ContainerInfo, EffectError> {
@@ -473,7 +526,10 @@ impl Effects {
             .into_iter()
             .flatten()
         {
-            let accepted = self.accepted(deployment.release)?;
+            let Some(number) = deployment.release_of(role) else {
+                continue;
+            };
+            let accepted = self.accepted(number)?;
             let spec = role_of(&accepted, role).ok().and_then(|role| role.proxy.as_ref());
             if let Some(spec) = spec {
                 let name = appliance_proxy::names::ServiceName::parse(&spec.service_name)

@@ -262,7 +262,8 @@ fn deployment(agent: &Agent, app: &str, exec: &Exec) -> anyhow::Result<(Deployme
         .current
         .with_context(|| format!("{app} does not run on this host"))?;
     let Some(version) = &exec.version else {
-        let number = current.release;
+        let number = current.release_of(exec.role.as_str());
+        let number = number.unwrap_or(current.release);
         return Ok((current, number));
     };
     for number in state.releases.iter().rev() {
@@ -280,7 +281,8 @@ async fn running_container(agent: &Agent, app: &str, exec: &Exec) -> anyhow::Res
         if found.state == State::Running
             && is(container::ROLE, exec.role.as_str())
             && is(container::RELEASE, &number.0.to_string())
-            && (number != current.release || is(container::ROLLOUT, &current.rollout.0.to_string()))
+            && (current.release_of(exec.role.as_str()) != Some(number)
+                || container::plays(&found.labels, &current))
         {
             return Ok(found.id.0);
         }

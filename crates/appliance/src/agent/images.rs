@@ -15,7 +15,7 @@ use appliance_push::registry::{
     Action, AnswerBody, Grant, Grants, Loopback, LoopbackError, Registry, Scope, Token,
 };
 use appliance_push::store::{
-    Compression, GcOptions, HaveAnswer, HaveQuery, Limits, Reference, Store, StoreError,
+    Compression, GcOptions, HaveAnswer, HaveQuery, Limits, Manifest, Reference, Store, StoreError,
 };
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -49,6 +49,19 @@ pub enum ImagesError {
         repository: Repository,
         /// Its manifest.
         digest: Digest,
+    },
+    /// The disk has damaged it.
+    #[error(
+        "the image {repository}@{digest} is damaged on this host's disk ({} parts, which are thrown away); push it again, and look at the disk",
+        parts.len()
+    )]
+    Damaged {
+        /// Its repository.
+        repository: Repository,
+        /// Its manifest.
+        digest: Digest,
+        /// What is damaged or gone.
+        parts: Vec<Digest>,
     },
     /// The release does not carry the registry's password.
     #[error("the release carries no secret {0} for the registry")]
@@ -169,9 +182,53 @@ impl Images {
         let reference = Reference::Digest(image.digest.clone());
         match self.store.manifest(&image.repository, &reference) {
             Ok(_) => Ok(true),
-            Err(StoreError::ManifestUnknown { .. }) => Ok(false),
+            Err(StoreError::ManifestUnknown { .. } | StoreError::BlobUnknown { .. }) => Ok(false),
+            Err(StoreError::DigestMismatch { .. }) => {
+                tracing::error!("the manifest {} is damaged on the disk", image.digest);
+                self.store.drop_damaged_manifest(&image.digest)?;
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the store's copy of an image is as it was sent, as far as Docker still has to read it.
+    ///
+    /// What is damaged is thrown away, so that it is sent again by the next push.
+    ///
+    /// # Errors
+    /// When it is damaged, or the store fails.
+    pub async fn intact(&self, image: &Image) -> Result<(), ImagesError> {
+        let needed = self.in_docker(image).await?.is_none();
+        match self.damaged(image, false).await? {
+            Some(error) if needed => Err(error),
+            Some(error) => {
+                tracing::warn!("{}", super::chain(&error));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What is wrong with the store's copy; `thorough` reads all of it.
+    async fn damaged(&self, image: &Image, thorough: bool) -> Result<Option<ImagesError>, ImagesError> {
+        let (store, image) = (self.store.clone(), image.clone());
+        let look = move || {
+            let reference = Reference::Digest(image.digest.clone());
+            let manifest = match store.manifest(&image.repository, &reference) {
+                Ok(stored) => Manifest::parse(&stored.bytes)?,
+                // Docker's copy is the only one, or `has` tells it.
+                Err(StoreError::ManifestUnknown { .. }) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            let parts = store.drop_damaged(&manifest, thorough)?;
+            Ok((!parts.is_empty()).then_some(ImagesError::Damaged {
+                repository: image.repository,
+                digest: image.digest,
+                parts,
+            }))
+        };
+        tokio::task::spawn_blocking(look).await?
     }
 
     /// Makes sure that Docker has the image under its name.
@@ -236,7 +293,13 @@ impl Images {
             }),
             platform: None,
         };
-        self.docker.pull(&request).await?;
+        if let Err(error) = self.docker.pull(&request).await {
+            // Docker sees damage as a digest that is not the one it asked for; only a close look tells which part it is.
+            return Err(match self.damaged(image, true).await? {
+                Some(damaged) => damaged,
+                None => error.into(),
+            });
+        }
         Ok(reference)
     }
 

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::drive::{self, Audience};
+use super::parts::Part;
 use super::{Agent, chain, container, effects};
 
 /// A full look even if no event told anything.
@@ -135,19 +136,23 @@ async fn reconcile(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
     let Some(current) = state.numbers.current else {
         return Ok(());
     };
-    let accepted = agent.apps.release(app, current.release)?;
     let services = agent.proxy.list().await?;
-    for role in &accepted.release.roles {
-        let (Some(spec), Some(instance)) = (&role.proxy, current.instance(role.name.as_str())) else {
+    for Part {
+        accepted,
+        role,
+        instance,
+    } in &agent.apps.parts(app, &current)?
+    {
+        let Some(spec) = &role.proxy else {
             continue;
         };
-        let Some(found) = agent.find(app, &instance).await? else {
+        let Some(found) = agent.find(app, instance).await? else {
             continue;
         };
         let Ok(address) = effects::address(&found) else {
             continue;
         };
-        let wanted = agent.service(&accepted, spec, address)?;
+        let wanted = agent.service(accepted, spec, address)?;
         let Some(drift) = drift(&services, wanted) else {
             continue;
         };
@@ -155,8 +160,8 @@ async fn reconcile(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
         if agent.drives.busy(app) {
             continue;
         }
-        let secrets = agent.open_secrets(&accepted)?;
-        if agent.put_route(&accepted, role, address, &secrets).await? {
+        let secrets = agent.open_secrets(accepted)?;
+        if agent.put_route(accepted, role, address, &secrets).await? {
             record_route(agent, app, spec, &drift)?;
         }
     }

@@ -131,17 +131,16 @@ async fn find(agent: &Agent, app: &str, wanted: &Wanted) -> anyhow::Result<Optio
         return Ok(found.map(|found| found.id.0));
     }
     let current = agent.apps.read(app)?.numbers.current;
-    let rollout = current.map(|current| current.rollout.0.to_string());
     let plays = |found: &&appliance_containers::engine::ContainerSummary| {
         found
             .labels
             .get(container::ROLE)
             .is_some_and(|role| wanted.role.as_ref().is_none_or(|wanted| wanted == role))
     };
-    let of_current = containers
-        .iter()
-        .filter(plays)
-        .find(|found| found.labels.get(container::ROLLOUT) == rollout.as_ref());
+    let of_current = containers.iter().filter(plays).find(|found| {
+        let current = current.as_ref();
+        current.is_some_and(|current| container::plays(&found.labels, current))
+    });
     Ok(of_current
         .or_else(|| containers.iter().find(plays))
         .map(|found| found.id.0.clone()))

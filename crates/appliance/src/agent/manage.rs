@@ -7,8 +7,10 @@ use appliance_proxy::names::ServiceName;
 use appliance_push::change::{ContainersAction, RoleName};
 
 use super::change::{done, not_deployed};
+use super::parts::Part;
 use super::{Agent, container, effects, exec};
 use crate::wire::End;
+use appliance_rollout::Deployment;
 
 /// Starts or stops containers of an app.
 ///
@@ -25,19 +27,19 @@ pub async fn containers(
         return Ok(not_deployed(app));
     };
     if action == ContainersAction::StopStale {
-        return stop_stale(agent, app, &current.rollout.0.to_string(), roles).await;
+        return stop_stale(agent, app, current, roles).await;
     }
-    let accepted = agent.apps.release(app, current.release)?;
-    let secrets = agent.open_secrets(&accepted)?;
     let mut names = Vec::new();
-    for role in &accepted.release.roles {
+    for Part {
+        accepted,
+        role,
+        instance,
+    } in &agent.apps.parts(app, current)?
+    {
         if !wanted(roles, role.name.as_str()) {
             continue;
         }
-        let Some(instance) = current.instance(role.name.as_str()) else {
-            continue;
-        };
-        let Some(found) = agent.find(app, &instance).await? else {
+        let Some(found) = agent.find(app, instance).await? else {
             anyhow::bail!(
                 "the container of the role {} is gone; `appliance app boot` makes a new one",
                 role.name
@@ -46,10 +48,11 @@ pub async fn containers(
         if action == ContainersAction::Start {
             agent.docker.start(&found.id.0).await?;
             if role.proxy.is_some()
-                && let Some(found) = agent.find(app, &instance).await?
+                && let Some(found) = agent.find(app, instance).await?
             {
+                let secrets = agent.open_secrets(accepted)?;
                 agent
-                    .put_route(&accepted, role, effects::address(&found)?, &secrets)
+                    .put_route(accepted, role, effects::address(&found)?, &secrets)
                     .await?;
             }
         } else {
@@ -79,16 +82,18 @@ fn wanted(roles: &[RoleName], role: &str) -> bool {
     roles.is_empty() || roles.iter().any(|name| name.as_str() == role)
 }
 
-async fn stop_stale(agent: &Arc<Agent>, app: &str, rollout: &str, roles: &[RoleName]) -> anyhow::Result<End> {
+async fn stop_stale(
+    agent: &Arc<Agent>,
+    app: &str,
+    current: &Deployment,
+    roles: &[RoleName],
+) -> anyhow::Result<End> {
     let mut stopped = Vec::new();
     for found in agent.containers(app).await? {
         let Some(role) = found.labels.get(container::ROLE) else {
             continue;
         };
-        let stale = found
-            .labels
-            .get(container::ROLLOUT)
-            .is_none_or(|of| of != rollout);
+        let stale = !container::plays(&found.labels, current);
         if stale && wanted(roles, role) && matches!(found.state, State::Running | State::Restarting) {
             agent.docker.stop(&found.id.0, None).await?;
             stopped.push(found.name);

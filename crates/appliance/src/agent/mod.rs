@@ -42,6 +42,7 @@ mod lock;
 mod logs;
 mod manage;
 mod on_demand;
+mod parts;
 mod permit;
 mod proxy_log;
 mod reads;

@@ -123,11 +123,7 @@ fn outcome<T: serde::Serialize>(found: anyhow::Result<T>) -> Response<Body> {
 
 async fn containers(agent: &Agent, app: &str) -> anyhow::Result<Vec<ContainerRow>> {
     let state = agent.apps.read(app)?;
-    let current = state
-        .numbers
-        .current
-        .as_ref()
-        .map(|current| current.rollout.0.to_string());
+    let current = state.numbers.current.as_ref();
     let version = |number: Option<&String>| {
         let number = number?.parse().ok()?;
         let release = agent
@@ -145,7 +141,7 @@ async fn containers(agent: &Agent, app: &str) -> anyhow::Result<Vec<ContainerRow
             role: found.labels.get(container::ROLE).cloned(),
             version: version(found.labels.get(container::RELEASE)),
             state: format!("{:?}", found.state).to_lowercase(),
-            current: current.is_some() && found.labels.get(container::ROLLOUT) == current.as_ref(),
+            current: current.is_some_and(|current| container::plays(&found.labels, current)),
             name: found.name,
             image: found.image,
             status: found.status,
@@ -155,11 +151,16 @@ async fn containers(agent: &Agent, app: &str) -> anyhow::Result<Vec<ContainerRow
 
 async fn images(agent: &Agent, app: &str) -> anyhow::Result<Vec<ImageRow>> {
     let state = agent.apps.read(app)?;
-    let current = state.numbers.current.as_ref().map(|current| current.release);
+    let serve: Vec<_> = state
+        .numbers
+        .current
+        .iter()
+        .flat_map(appliance_rollout::Deployment::releases)
+        .collect();
     let mut wanted = Vec::new();
     for number in &state.releases {
         let release = agent.apps.release(app, *number)?.release;
-        wanted.push((release.image.digest.to_string(), current == Some(*number)));
+        wanted.push((release.image.digest.to_string(), serve.contains(number)));
     }
     let mut rows = Vec::new();
     for found in agent.docker.images().await? {

@@ -1,19 +1,18 @@
 //! Deploy, rollback, promote and abort: what begins a rollout, and what is said at its end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use appliance_push::change;
+use appliance_push::change::{self, RoleName};
 use appliance_push::trust::Verified;
-use appliance_rollout::{
-    Canary, Deployment, Gate, Phase, Plan, PlanError, ReleaseNumber, Role, Rollout, Timing,
-};
+use appliance_rollout::{Canary, Deployment, Gate, Phase, Plan, PlanError, ReleaseNumber, Rollout, Timing};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 
 use super::change::{done, not_deployed};
 use super::drive::{self, Audience};
 use super::lead::Lead;
+use super::parts::Wish;
 use super::{Agent, chain, keeper};
 use crate::wire::{End, Event};
 
@@ -75,7 +74,53 @@ pub async fn deploy(
     let number = agent
         .apps
         .accept(app, release, &verified.fingerprint, Timestamp::now())?;
-    roll_out(agent, app, number, release, true, audience, lead).await
+    let own: BTreeMap<String, ReleaseNumber> = release
+        .roles
+        .iter()
+        .map(|role| (role.name.to_string(), number))
+        .collect();
+    let mut only = Vec::new();
+    if release.partial {
+        only = release.roles.iter().map(|role| role.name.clone()).collect();
+        agent.apps.update(app, |state| {
+            let mut beside = state.numbers.current.as_ref().map(stands_for).unwrap_or_default();
+            beside.retain(|role, _| !own.contains_key(role));
+            if !beside.is_empty() {
+                state.beside.insert(number, beside);
+            }
+        })?;
+    }
+    let wish = Wish {
+        release: number,
+        roles: own,
+        only: &only,
+    };
+    roll_out(agent, app, &wish, release, true, audience, lead).await
+}
+
+/// Each role of a deployment with the release that it came from.
+fn stands_for(deployment: &Deployment) -> BTreeMap<String, ReleaseNumber> {
+    let roles = deployment.roles.iter();
+    roles
+        .map(|role| (role.name.clone(), deployment.origin(role).release))
+        .collect()
+}
+
+/// The current release once more, in new containers and without downtime.
+///
+/// # Errors
+/// When the app's state cannot be read or written.
+pub async fn restart(agent: &Arc<Agent>, app: &str, audience: &Audience) -> anyhow::Result<End> {
+    let Some(current) = agent.apps.read(app)?.numbers.current else {
+        return Ok(not_deployed(app));
+    };
+    let accepted = agent.apps.release(app, current.release)?;
+    let wish = Wish {
+        release: current.release,
+        roles: stands_for(&current),
+        only: &[],
+    };
+    roll_out(agent, app, &wish, &accepted.release, false, audience, None).await
 }
 
 /// Rolls out an earlier release again.
@@ -86,6 +131,7 @@ pub async fn rollback(
     agent: &Arc<Agent>,
     app: &str,
     to: Option<change::ReleaseNumber>,
+    only: &[RoleName],
     audience: &Audience,
     lead: Option<Lead>,
 ) -> anyhow::Result<End> {
@@ -111,14 +157,33 @@ pub async fn rollback(
             });
         }
     };
+    let exactly = |deployment: &&Deployment| deployment.release == number;
+    let roles = match to {
+        // The very roles that ran before, or run now.
+        None => state.numbers.previous.as_ref().filter(exactly).map(stands_for),
+        Some(_) => state.numbers.current.as_ref().filter(exactly).map(stands_for),
+    };
+    let roles = match roles {
+        Some(roles) => roles,
+        None => agent.apps.composition(app, &state, number)?,
+    };
+    let wish = Wish {
+        release: number,
+        roles,
+        only,
+    };
     // Migrations ran when the release was new; running them again on the way back is nobody's wish.
-    roll_out(agent, app, number, &accepted.release, false, audience, lead).await
+    roll_out(agent, app, &wish, &accepted.release, false, audience, lead).await
 }
 
-pub async fn roll_out(
+/// Makes a deployment of what is wished for, and follows it to its end.
+///
+/// # Errors
+/// When the app's state cannot be read or written.
+async fn roll_out(
     agent: &Arc<Agent>,
     app: &str,
-    number: ReleaseNumber,
+    wish: &Wish<'_>,
     release: &change::Release,
     fresh: bool,
     audience: &Audience,
@@ -127,15 +192,12 @@ pub async fn roll_out(
     let (old, rollout) = agent.apps.update(app, |state| {
         (state.numbers.current.clone(), state.numbers.next_rollout())
     })?;
+    let number = wish.release;
     let canary = release.canary.as_ref().filter(|_| fresh);
     let plan = Plan {
         app: app.to_owned(),
+        new: agent.apps.deployment(app, wish, old.as_ref(), rollout)?,
         old,
-        new: Deployment {
-            release: number,
-            rollout,
-            roles: roles(release),
-        },
         release_command: fresh && release.release_command.is_some(),
         timing: timing(release),
         gates: match &lead {
@@ -155,6 +217,13 @@ pub async fn roll_out(
                 code: "canary-alone".to_owned(),
                 message: chain(&error),
                 next: "appliance push, without --canary".to_owned(),
+            });
+        }
+        Err(error @ PlanError::NoRoles(_)) => {
+            return Ok(End::Refused {
+                code: "no-role".to_owned(),
+                message: chain(&error),
+                next: "appliance app containers shows the roles that run".to_owned(),
             });
         }
         Err(error) => return Err(error.into()),
@@ -290,21 +359,6 @@ async fn decide(
             "the rollout of {app} stopped before its end; it is resumed when the agent starts again"
         ),
     }
-}
-
-/// The roles of a release as a rollout knows them, the primary one first.
-pub fn roles(release: &change::Release) -> Vec<Role> {
-    let mut roles: Vec<&change::Role> = release.roles.iter().collect();
-    roles.sort_by_key(|role| !role.primary);
-    roles
-        .into_iter()
-        .map(|role| Role {
-            name: role.name.to_string(),
-            proxied: role.proxy.is_some(),
-            image: format!("{}@{}", release.image.repository, release.image.digest),
-            assets: role.asset_path.is_some() && role.proxy.is_some(),
-        })
-        .collect()
 }
 
 fn seconds(seconds: u32) -> SignedDuration {

@@ -156,7 +156,7 @@ impl Agent {
 
     async fn roles(&self, id: &str, current: &Deployment) -> Vec<wire::Container> {
         let services = self.proxy.list().await.unwrap_or_default();
-        let accepted = self.apps.release(id, current.release).ok();
+        let parts = self.apps.parts(id, current).unwrap_or_default();
         let mut containers = Vec::new();
         for instance in current.instances() {
             let (name, state) = match self.find(id, &instance).await {
@@ -164,13 +164,10 @@ impl Agent {
                 Ok(None) => (String::new(), "missing".to_owned()),
                 Err(_) => (String::new(), "unknown".to_owned()),
             };
-            let spec = accepted.as_ref().and_then(|accepted| {
-                let role = accepted
-                    .release
-                    .roles
-                    .iter()
-                    .find(|role| role.name.as_str() == instance.role)?;
-                Some((container::name(&accepted.release, role), role.proxy.clone()))
+            let part = parts.iter().find(|part| part.instance == instance);
+            let spec = part.map(|part| {
+                let release = &part.accepted.release;
+                (container::name(release, &part.role), part.role.proxy.clone())
             });
             let healthy = spec
                 .as_ref()
@@ -183,6 +180,7 @@ impl Agent {
                 });
             containers.push(wire::Container {
                 role: instance.role.clone(),
+                version: part.map(|part| part.accepted.release.version.to_string()),
                 name: if name.is_empty() {
                     spec.map(|(name, _)| name).unwrap_or_default()
                 } else {

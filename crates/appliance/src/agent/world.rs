@@ -8,7 +8,7 @@ use appliance_containers::engine::{ContainerInfo, ContainerSummary, State};
 use appliance_proxy::control::CertificatePem;
 use appliance_proxy::snapshot::{Gate, Service};
 use appliance_push::change::{ProxySpec, Role, Tls};
-use appliance_rollout::{Instance, ReleaseNumber};
+use appliance_rollout::{Deployment, Instance, ReleaseNumber};
 
 use super::apps::Accepted;
 use super::container;
@@ -183,7 +183,8 @@ impl Agent {
         let needed: Vec<String> = [&state.numbers.current, &state.numbers.previous]
             .into_iter()
             .flatten()
-            .map(|deployment| deployment.rollout.0.to_string())
+            .flat_map(Deployment::instances)
+            .map(|instance| instance.rollout.0.to_string())
             .collect();
         let mut first_error = None;
         let state_directory = self.state.clone();

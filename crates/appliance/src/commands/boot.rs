@@ -1,6 +1,6 @@
 //! `appliance app boot`: a release in new containers, without downtime.
 
-use appliance_push::change::{Expectation, Verb};
+use appliance_push::change::{Expectation, RoleName, Verb};
 
 use crate::developer::hooks::Hooks;
 use crate::developer::project::Project;
@@ -29,11 +29,26 @@ pub async fn run(args: &AppArgs, globals: &Globals) -> anyhow::Result<()> {
             .version
             .as_ref()
             .filter(|wanted| current.is_none_or(|current| current.version != **wanted));
-        let verb = match other {
-            Some(wanted) => Verb::Rollback {
+        let roles: Vec<RoleName> = match globals.roles.is_empty() {
+            true => Vec::new(),
+            false if host.roles.is_empty() => continue,
+            false => host
+                .roles
+                .iter()
+                .map(|role| RoleName::parse(role))
+                .collect::<Result<_, _>>()?,
+        };
+        let verb = match (other, current) {
+            (Some(wanted), _) => Verb::Rollback {
                 to: Some(rollback::find(&app, wanted)?),
+                roles,
             },
-            None => Verb::AppRestart,
+            // A part of what runs, in new containers.
+            (None, Some(current)) if !roles.is_empty() => Verb::Rollback {
+                to: Some(current.number),
+                roles,
+            },
+            (None, _) => Verb::AppRestart,
         };
         let mut subject = targets.subject(host)?;
         subject.expects = Expectation::Release(current.map(|current| current.number));

@@ -1,5 +1,7 @@
 //! What is there: containers, images, versions, routes.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -171,6 +173,26 @@ pub async fn routes(args: &ListArgs, globals: &Globals) -> anyhow::Result<()> {
     .await
 }
 
+/// Each of the roles with the version it runs.
+fn versions(app: &App, roles: &[String]) -> Vec<(String, String)> {
+    let Some(current) = &app.current else {
+        return Vec::new();
+    };
+    let found: Vec<(String, String)> = app
+        .containers
+        .iter()
+        .filter(|container| roles.contains(&container.role))
+        .map(|container| {
+            let version = container.version.as_ref().unwrap_or(&current.version);
+            (container.role.clone(), version.clone())
+        })
+        .collect();
+    if found.is_empty() {
+        return vec![(String::new(), current.version.clone())];
+    }
+    found
+}
+
 /// The version that serves.
 ///
 /// # Errors
@@ -180,14 +202,27 @@ pub async fn version(args: &ListArgs, globals: &Globals) -> anyhow::Result<()> {
     let mut all = serde_json::Map::new();
     for host in &targets.hosts {
         let app: App = host.link.get(&format!("/v1/apps/{}", targets.app)).await?;
-        let version = app.current.map(|release| release.version);
+        let versions = versions(&app, &host.roles);
+        let version = versions.first().map(|(_, version)| version);
+        let one = versions.iter().all(|(_, other)| Some(other) == version);
         if args.json {
-            all.insert(host.name.clone(), serde_json::to_value(version)?);
-        } else {
-            ui::line(&format!("App Host: {}", host.name));
-            ui::line(version.as_deref().unwrap_or("nothing serves"));
-            ui::line("");
+            let value = match one {
+                true => serde_json::to_value(version)?,
+                false => serde_json::to_value(versions.into_iter().collect::<BTreeMap<_, _>>())?,
+            };
+            all.insert(host.name.clone(), value);
+            continue;
         }
+        ui::line(&format!("App Host: {}", host.name));
+        match version {
+            None => ui::line("nothing serves"),
+            Some(version) if one => ui::line(version),
+            // Somebody rolled out a part of the roles.
+            Some(_) => versions
+                .iter()
+                .for_each(|(role, version)| ui::line(&format!("{role}: {version}"))),
+        }
+        ui::line("");
     }
     if args.json {
         ui::json(&all);

@@ -41,6 +41,8 @@ struct Cargo<'a> {
     secrets: BTreeMap<String, String>,
     error_pages: BTreeMap<String, String>,
     canary: Option<Canary>,
+    /// The patterns of `-r`.
+    only: &'a [String],
 }
 
 /// Pushes to every host of the configuration, the primary role's first.
@@ -56,7 +58,7 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
     // Everything that can be wrong on this side is found before anything is sent.
     let names: BTreeSet<String> = hosts
         .iter()
-        .flat_map(|host| secret_names(config, &project.loaded.extension, host))
+        .flat_map(|host| secret_names(config, &project.loaded.extension, host, &globals.roles))
         .collect();
     let mut secrets = project.secrets(&names)?;
     let error_pages = release::error_pages(config, &project.directory)?;
@@ -86,6 +88,7 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
         secrets,
         error_pages,
         canary: args.canary.resolve(&project.loaded.extension, serves)?,
+        only: &globals.roles,
     };
     let releases = join_all(reached.iter_mut().map(|host| cargo.bring(&way, host))).await;
     let releases: Vec<Release> = releases.into_iter().collect::<anyhow::Result<_>>()?;
@@ -111,11 +114,12 @@ impl Cargo<'_> {
         let config = &self.project.loaded.config;
         let (described, prepared) = self.wanted.on(&host.link, &host.info.platform, config).await?;
         // The release is made before the upload, so that a value it cannot carry costs no upload.
-        let mut names = secret_names(config, &self.project.loaded.extension, &host.name);
+        let mut names = secret_names(config, &self.project.loaded.extension, &host.name, self.only);
         names.extend(self.wanted.secret().map(|(name, _)| name));
         let secrets = self.secrets.iter().filter(|(name, _)| names.contains(*name));
         let making = Making {
             host: &host.name,
+            only: self.only,
             recipient: host.info.id.as_str(),
             image: described.clone(),
             secrets: &secrets

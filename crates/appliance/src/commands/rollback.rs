@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use appliance_push::change::{ReleaseNumber, Verb};
+use appliance_push::change::{ReleaseNumber, RoleName, Verb};
 
 use crate::developer::fleet::{self, Order, Way};
 use crate::developer::hooks::Hooks;
 use crate::developer::project::Project;
 use crate::developer::reach::ReachArgs;
+use crate::developer::release::roles_on;
 use crate::developer::turn;
 use crate::failure::{Kind, failure};
 use crate::globals::Globals;
@@ -45,7 +46,14 @@ pub async fn run(args: &RollbackArgs, globals: &Globals) -> anyhow::Result<()> {
             Some(wanted) => Some(find(&host.app, wanted)?),
             None => None,
         };
-        changes.push((host, Verb::Rollback { to }));
+        let roles = match globals.roles.as_slice() {
+            [] => Vec::new(),
+            only => roles_on(&project.loaded.config, &host.name, only)
+                .into_iter()
+                .map(|role| RoleName::parse(&role.name))
+                .collect::<Result<_, _>>()?,
+        };
+        changes.push((host, Verb::Rollback { to, roles }));
     }
     hooks.locked();
     hooks.run("pre-deploy")?;

@@ -12,12 +12,18 @@ use appliance_push::change::{
 };
 use base64::Engine as _;
 
+use super::project::glob;
 use crate::agent::backups::{SECTION, Spec};
 use crate::agent::identity;
 use crate::failure::{Kind, failure};
 
-/// Secrets a release has to carry: those of every role on `host`, and of custom certificates.
-pub fn secret_names(config: &Resolved, extension: &Extension, host: &str) -> BTreeSet<String> {
+/// Secrets a release has to carry: those of the roles on `host` that `only` matches, and of custom certificates.
+pub fn secret_names(
+    config: &Resolved,
+    extension: &Extension,
+    host: &str,
+    only: &[String],
+) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for spec in backups(config, extension, host) {
         if spec.settings.to.0.starts_with("s3://") {
@@ -25,7 +31,7 @@ pub fn secret_names(config: &Resolved, extension: &Extension, host: &str) -> BTr
             names.insert(spec.settings.credentials.secret_access_key);
         }
     }
-    for role in on_host(config, host) {
+    for role in roles_on(config, host, only) {
         if let Some((_, secrets)) = role.env(host) {
             names.extend(secrets.iter().map(|entry| secret_of(entry).1.to_owned()));
         }
@@ -46,11 +52,13 @@ pub(super) fn secret_of(entry: &str) -> (&str, &str) {
     entry.split_once(':').unwrap_or((entry, entry))
 }
 
-fn on_host<'a>(config: &'a Resolved, host: &str) -> Vec<&'a model::Role> {
+/// The roles of a host that one of the patterns of `-r` matches, the primary one first; all of them without patterns.
+pub fn roles_on<'a>(config: &'a Resolved, host: &str, only: &[String]) -> Vec<&'a model::Role> {
+    let asked = |role: &model::Role| only.is_empty() || only.iter().any(|only| glob(only, &role.name));
     let mut roles: Vec<_> = config
         .roles
         .iter()
-        .filter(|role| role.hosts.iter().any(|name| name == host))
+        .filter(|role| role.hosts.iter().any(|name| name == host) && asked(role))
         .collect();
     roles.sort_by_key(|role| !role.primary);
     roles
@@ -64,6 +72,8 @@ pub struct Making<'a> {
     pub recipient: &'a str,
     /// The image that was sent.
     pub image: Image,
+    /// The patterns of `-r`: only these roles, and the host's others stay as they are. All of them if empty.
+    pub only: &'a [String],
     /// Values of [`secret_names`].
     pub secrets: &'a BTreeMap<String, String>,
     /// Who deploys.
@@ -85,7 +95,7 @@ pub fn release(config: &Resolved, extension: &Extension, making: &Making<'_>) ->
         identity::seal(making.recipient, making.secrets)?
     };
     let canonical = serde_json::to_vec(config).context("the configuration cannot be written as JSON")?;
-    let roles = on_host(config, making.host)
+    let roles = roles_on(config, making.host, making.only)
         .into_iter()
         .map(|found| {
             role(config, extension, found, making.host).with_context(|| format!("servers/{}", found.name))
@@ -102,13 +112,15 @@ pub fn release(config: &Resolved, extension: &Extension, making: &Making<'_>) ->
         version: Tag::parse(&config.version).context("version")?,
         host: making.host.to_owned(),
         image: making.image.clone(),
+        release_command: release_command(config, extension, making.host)?
+            .filter(|command| roles.iter().any(|role| role.name == command.role) || making.only.is_empty()),
         roles,
+        partial: !making.only.is_empty(),
         parallel_roles: config.boot.parallel_roles.unwrap_or(false),
         deploy_timeout: seconds("deploy_timeout", config.timeouts.deploy_timeout)?,
         drain_timeout: seconds("drain_timeout", config.timeouts.drain_timeout)?,
         readiness_delay: seconds("readiness_delay", config.timeouts.readiness_delay)?,
         retain: seconds("retain_containers", config.retain_containers)?,
-        release_command: release_command(config, extension, making.host)?,
         watch: watch(extension)?,
         canary: making.canary.clone(),
         error_pages: making.error_pages.clone(),
@@ -146,7 +158,7 @@ fn extensions(
     Ok(BTreeMap::from([(SECTION.to_owned(), section)]))
 }
 
-/// The release command runs once, so only on the primary host.
+/// The release command runs once, so only on the primary host; with `-r` only if its role is among those asked for.
 fn release_command(
     config: &Resolved,
     extension: &Extension,

@@ -114,6 +114,9 @@ pub enum Verb {
         /// The release to return to.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<ReleaseNumber>,
+        /// Only these roles, and the others stay as they are; all of them if empty.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        roles: Vec<RoleName>,
     },
     /// Give the canary all visitors.
     Promote,

@@ -27,6 +27,9 @@ pub struct Release {
     pub image: Image,
     /// The roles of this host, in the order they boot, primary role first.
     pub roles: Vec<Role>,
+    /// Whether the app's other roles on this host stay as they are (Kamal's `-r`); else they are taken away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
     /// Whether roles boot at the same time (`boot.parallel_roles`).
     #[serde(default)]
     pub parallel_roles: bool,

@@ -147,22 +147,9 @@ impl Store {
                 continue;
             }
             let size = std::fs::metadata(&path).map_or(0, |about| about.len());
-            remove(&path)?;
-            remove(&self.inner.root.join("chunks").join(digest.hex()))?;
+            self.forget(&digest, &path)?;
             report.removed += 1;
             report.freed += size;
-            // What is known about a layer goes with it.
-            let seen = self.inner.root.join("indexed").join(digest.hex());
-            if let Some(diff_id) = self
-                .read_link(seen.clone())?
-                .and_then(|text| Digest::parse(&text).ok())
-            {
-                let holders = self.inner.root.join("diffs").join(diff_id.hex());
-                remove(&holders.join(digest.hex()))?;
-                // Fails while another blob holds the same layer, as it should.
-                let _others_hold_it = std::fs::remove_dir(&holders);
-                remove(&seen)?;
-            }
         }
         Ok(report)
     }
@@ -187,7 +174,7 @@ impl Store {
     }
 }
 
-fn remove(path: &std::path::Path) -> Result<(), StoreError> {
+pub(super) fn remove(path: &std::path::Path) -> Result<(), StoreError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(StoreError::io("remove", path)),

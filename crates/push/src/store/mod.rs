@@ -15,6 +15,7 @@
 //! Everything here blocks; async callers use `spawn_blocking`.
 
 mod chunks;
+mod damage;
 mod diffs;
 mod error;
 mod gc;

@@ -477,3 +477,34 @@ fn referrers_are_listed_and_go_with_their_manifest() {
     store.delete_manifest(&name, &reference).expect("deleted");
     assert!(store.referrers(&name, &subject).expect("lists").is_empty());
 }
+
+#[test]
+fn damage_is_found_thrown_away_and_mended_by_the_next_upload() {
+    let (_keep, store) = store();
+    let name = repository("demo");
+    let layers: [(&[u8], Compression); 2] = [(b"lower", Compression::None), (b"upper", Compression::None)];
+    let (_, manifest) = image(&store, &name, "v1", &layers);
+    assert_eq!(store.drop_damaged(&manifest, true).expect("looked at"), []);
+    let upper = manifest.layers[1].digest.clone();
+    for (thorough, damage) in [(false, &b"upp"[..]), (true, b"UPPER")] {
+        std::fs::write(store.blob_path(&upper), damage).expect("damaged");
+        if thorough {
+            assert_eq!(store.drop_damaged(&manifest, false).expect("looked at"), []);
+        }
+        let found = store.drop_damaged(&manifest, thorough).expect("looked at");
+        assert_eq!(found, std::slice::from_ref(&upper));
+        let query = HaveQuery {
+            blobs: vec![upper.clone()],
+            ..HaveQuery::default()
+        };
+        let have = store.have(&query, &[Compression::None]).expect("answered");
+        assert!(have.blobs.is_empty(), "it would not be sent again");
+        // What is not here is told again, and sending it mends the image.
+        assert_eq!(
+            store.drop_damaged(&manifest, false).expect("looked at"),
+            [upper.clone()]
+        );
+        store.put_blob(b"upper").expect("sent again");
+        assert_eq!(store.drop_damaged(&manifest, true).expect("looked at"), []);
+    }
+}

@@ -77,10 +77,24 @@ fn roles() -> impl Strategy<Value = Vec<Role>> {
                     proxied,
                     image: "app@sha256:1".to_owned(),
                     assets: proxied && assets,
+                    from: None,
                 };
                 names.into_iter().zip(flags).map(role).collect()
             })
     })
+}
+
+/// Leaves one role of the old deployment as it is, if there is another that is rolled out.
+fn keep(plan: &mut Plan, kept: &prop::sample::Index) {
+    let Some(old) = &plan.old else { return };
+    let mut role = kept.get(&old.roles).clone();
+    role.from = Some(old.origin(&role));
+    let mut roles = plan.new.roles.clone();
+    roles.retain(|other| other.name != role.name);
+    if !roles.is_empty() {
+        roles.push(role);
+        plan.new.roles = roles;
+    }
 }
 
 fn plans() -> impl Strategy<Value = Plan> {
@@ -104,10 +118,14 @@ fn plans() -> impl Strategy<Value = Plan> {
         (any::<bool>(), any::<bool>(), any::<bool>()),
         gates,
         canary,
+        prop::option::weighted(0.3, any::<prop::sample::Index>()),
     )
         .prop_map(
-            |(old, new, (release_command, watched, parallel), gates, canary)| {
+            |(old, new, (release_command, watched, parallel), gates, canary, kept)| {
                 let mut plan = plan(old, new);
+                if let Some(kept) = kept {
+                    keep(&mut plan, &kept);
+                }
                 plan.parallel_roles = parallel;
                 plan.canary = canary.filter(|_| plan.shared().next().is_some());
                 plan.release_command = release_command;
@@ -153,8 +171,7 @@ fn restarted(rollout: &Rollout, world: &World) -> Rollout {
 fn play(rollout: &Rollout, choice: &Choice, world: &mut World) -> Rollout {
     let plan = rollout.plan().clone();
     let crashable: Vec<Instance> = if rollout.phase() < Phase::Settled {
-        plan.new
-            .instances()
+        plan.created()
             .filter(|i| world.containers.get(i) == Some(&crate::effect::Seen::Running))
             .collect()
     } else {

@@ -146,22 +146,24 @@ impl Stage {
         match self {
             Stage::Verify => vec![Effect::Verify],
             Stage::Fetch => {
-                let images: BTreeSet<&String> = plan.new.roles.iter().map(|role| &role.image).collect();
+                let images: BTreeSet<&String> = plan.fresh().iter().map(|role| &role.image).collect();
                 let pulls = images
                     .into_iter()
                     .map(|image| Effect::Pull { image: image.clone() });
                 pulls.chain([Effect::UnsealSecrets, Effect::Certify]).collect()
             }
             Stage::Bridge => {
-                let bridged = plan.new.roles.iter().filter(|role| role.assets);
-                bridged
+                let fresh = plan.fresh();
+                fresh
+                    .into_iter()
+                    .filter(|role| role.assets)
                     .map(|role| Effect::BridgeAssets {
                         role: role.name.clone(),
                     })
                     .collect()
             }
             Stage::Command if plan.release_command => vec![Effect::RunReleaseCommand],
-            Stage::Primary => create(plan.new.instances().take(1)),
+            Stage::Primary => create(plan.created().take(1)),
             Stage::Others => together(plan, others(plan, false)),
             Stage::Canary if plan.canary.is_some() => vec![Effect::Canary {
                 to: plan.shared().collect(),
@@ -177,10 +179,10 @@ impl Stage {
             Stage::Switch => switch(plan),
             Stage::Drain => {
                 let until = after(now, plan.timing.drain);
-                let drains = proxied(&plan.old)
+                let drains = proxied(plan)
                     .into_iter()
                     .map(|instance| Effect::Drain { instance, until });
-                drains.chain(workers(&plan.old).into_iter().map(stop)).collect()
+                drains.chain(workers(plan).into_iter().map(stop)).collect()
             }
             Stage::Watch if plan.timing.watch > SignedDuration::ZERO => {
                 vec![Effect::Watch {
@@ -190,18 +192,12 @@ impl Stage {
             Stage::Record => vec![Effect::Record {
                 current: plan.new.clone(),
             }],
-            Stage::StopOld => plan
-                .old
-                .iter()
-                .flat_map(Deployment::instances)
-                .map(stop)
-                .collect(),
-            Stage::ReviveServing => start(proxied(&plan.old)),
+            Stage::StopOld => plan.retired().map(stop).collect(),
+            Stage::ReviveServing => start(proxied(plan)),
             Stage::SwitchBack => switch_back(plan),
-            Stage::ReviveRest => start(workers(&plan.old)),
+            Stage::ReviveRest => start(workers(plan)),
             Stage::RemoveNew => plan
-                .new
-                .instances()
+                .created()
                 .map(|instance| Effect::Remove { instance })
                 .collect(),
             Stage::Prune => vec![Effect::Prune],
@@ -236,7 +232,7 @@ pub(super) fn after(now: Timestamp, time: SignedDuration) -> Timestamp {
 /// A second set of workers beside the old one would do the old one's work with the new code, for all visitors.
 fn others(plan: &Plan, late: bool) -> Vec<Instance> {
     let waits = |role: &Role| plan.canary.is_some() && !role.proxied;
-    let others = plan.new.roles.iter().skip(1);
+    let others = plan.fresh().into_iter().skip(1);
     others
         .filter(|role| waits(role) == late)
         .filter_map(|role| plan.new.instance(&role.name))
@@ -274,12 +270,16 @@ fn start(instances: Vec<Instance>) -> Vec<Effect> {
         .collect()
 }
 
-fn proxied(deployment: &Option<Deployment>) -> Vec<Instance> {
-    deployment.iter().flat_map(Deployment::proxied).collect()
+/// The containers behind the proxy that are to be replaced or taken away.
+fn proxied(plan: &Plan) -> Vec<Instance> {
+    let old = plan.old.iter().flat_map(Deployment::proxied);
+    old.filter(|instance| !plan.stays(instance)).collect()
 }
 
-fn workers(deployment: &Option<Deployment>) -> Vec<Instance> {
-    deployment.iter().flat_map(Deployment::workers).collect()
+/// The other containers that are to be replaced or taken away.
+fn workers(plan: &Plan) -> Vec<Instance> {
+    let old = plan.old.iter().flat_map(Deployment::workers);
+    old.filter(|instance| !plan.stays(instance)).collect()
 }
 
 fn switch(plan: &Plan) -> Vec<Effect> {
@@ -300,11 +300,12 @@ fn switch_back(plan: &Plan) -> Vec<Effect> {
     }
 }
 
-/// One route for each role that is proxied before or after, leading to `target`'s container if it has one there.
+/// One route for each role that is proxied before or after and does not stay as it is, leading to `target`'s container if it has one there.
 fn routes(plan: &Plan, target: Option<&Deployment>) -> Vec<Route> {
     let both = plan.old.iter().chain([&plan.new]);
     let roles: BTreeSet<String> = both
         .flat_map(Deployment::proxied)
+        .filter(|instance| !plan.stays(instance))
         .map(|instance| instance.role)
         .collect();
     let to = |role: &str| {

@@ -281,8 +281,9 @@ impl Rollout {
     }
 
     fn old_serving_runs(&self, observed: &Observed) -> bool {
-        let mut old = self.plan.old.iter().flat_map(Deployment::proxied);
-        old.all(|instance| observed.containers.get(&instance) == Some(&Seen::Running))
+        let old = self.plan.old.iter().flat_map(Deployment::proxied);
+        let mut replaced = old.filter(|instance| !self.plan.stays(instance));
+        replaced.all(|instance| observed.containers.get(&instance) == Some(&Seen::Running))
     }
 
     /// Whether it is a container of the new deployment that was ordered to start.

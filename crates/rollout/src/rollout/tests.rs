@@ -96,6 +96,49 @@ fn an_upgrade_goes_through_every_state_in_order() {
 }
 
 #[test]
+fn a_role_that_is_not_asked_for_is_left_alone() {
+    let mut plan = upgrade();
+    let old = plan.old.clone().expect("there is one");
+    let mut jobs = old.roles[1].clone();
+    jobs.from = Some(old.origin(&jobs));
+    plan.new.roles[1] = jobs;
+    let (rollout, world) = run(&plan, Fate::default());
+    assert_eq!(rollout.phase(), Phase::Settled);
+    let touched = |role: &str| world.log.iter().any(|effect| effect.to_string().contains(role));
+    assert!(touched("web of rollout #2") && !touched("jobs"));
+    assert_eq!(rollout.plan().new.release_of("jobs"), Some(ReleaseNumber(1)));
+    assert_eq!(rollout.plan().new.release_of("web"), Some(ReleaseNumber(2)));
+    let (rollout, world) = run(
+        &plan,
+        Fate {
+            watch_trips: true,
+            ..Fate::default()
+        },
+    );
+    assert_eq!(rollout.phase(), Phase::Reverted);
+    assert!(!world.log.iter().any(|effect| effect.to_string().contains("jobs")));
+    // What runs afterwards can be the old one of the next rollout.
+    let next = super::world::plan(Some(plan.new), deployment(3, 3, &["web", "jobs"]));
+    assert_eq!(run(&next, Fate::default()).0.phase(), Phase::Settled);
+}
+
+#[test]
+fn what_is_not_there_cannot_be_left_alone() {
+    let mut plan = upgrade();
+    plan.new.roles[1].from = Some(crate::plan::Origin {
+        release: ReleaseNumber(1),
+        rollout: RolloutNumber(9),
+    });
+    assert!(matches!(plan.check(), Err(crate::plan::PlanError::NotThere(_))));
+    let old = plan.old.clone().expect("there is one");
+    plan.new.roles = old.roles.clone();
+    for role in &mut plan.new.roles {
+        role.from = Some(old.origin(role));
+    }
+    assert!(matches!(plan.check(), Err(crate::plan::PlanError::NoRoles(_))));
+}
+
+#[test]
 fn a_first_deploy_settles_or_leaves_nothing() {
     let first = plan(None, deployment(1, 1, &["web"]));
     assert_eq!(run(&first, Fate::default()).0.phase(), Phase::Settled);

@@ -66,8 +66,8 @@ impl World {
         match effect {
             Effect::Create { instance } => {
                 assert!(is_new(instance), "only new containers are created");
-                if *instance != plan.new.instances().next().expect("a primary role") {
-                    let primary = plan.new.instances().next().expect("a primary role");
+                if *instance != plan.created().next().expect("a primary role") {
+                    let primary = plan.created().next().expect("a primary role");
                     assert!(
                         self.was_ready.contains(&primary),
                         "{instance} was created before the primary was ready"
@@ -112,7 +112,8 @@ impl World {
                     );
                 }
                 let worker = plan.new.workers().find(|worker| {
-                    plan.new.instances().next().as_ref() != Some(worker)
+                    plan.created().next().as_ref() != Some(worker)
+                        && !plan.stays(worker)
                         && self.containers.contains_key(worker)
                 });
                 assert_eq!(
@@ -139,6 +140,7 @@ impl World {
             }
             Effect::Stop { instance } => {
                 assert!(!is_new(instance), "new containers are removed, not stopped");
+                assert!(!plan.stays(instance), "{instance} stays as it is");
                 if let Some(seen) = self.containers.get_mut(instance) {
                     *seen = Seen::Stopped;
                 }
@@ -325,6 +327,7 @@ pub(crate) fn deployment(release: u64, rollout: u64, roles: &[&str]) -> Deployme
         proxied: name.starts_with("web"),
         image: format!("app@sha256:{release:064}"),
         assets: *name == "web",
+        from: None,
     };
     Deployment {
         release: ReleaseNumber(release),

@@ -35,7 +35,7 @@ use super::change::done;
 use super::container::{self, Making};
 use super::drive::Audience;
 use super::lease::Holder;
-use super::{Agent, chain, effects, identity, random, roll_out, route};
+use super::{Agent, chain, effects, identity, parts, random, route};
 use crate::wire::{AdoptedApp, AdoptedRole, Adoption, End, Event};
 
 /// The lease that keeps two adoptions apart; no app can have this name.
@@ -250,7 +250,7 @@ fn record(agent: &Agent, verified: &Verified, app: &App) -> anyhow::Result<()> {
     let number = agent
         .apps
         .accept(&app.id, &release, &verified.fingerprint, Timestamp::now())?;
-    let roles = roll_out::roles(&release);
+    let roles = parts::roles(&release);
     agent.apps.update(&app.id, |state| {
         let rollout = state.numbers.next_rollout();
         state.numbers.record(appliance_rollout::Deployment {

@@ -365,6 +365,7 @@ fn app(
         host: kamal_host(first).unwrap_or_else(|| "localhost".to_owned()),
         image: image(first, image_info(first)?)?,
         roles,
+        partial: false,
         parallel_roles: false,
         deploy_timeout: DEPLOY_TIMEOUT,
         drain_timeout: DRAIN_TIMEOUT,

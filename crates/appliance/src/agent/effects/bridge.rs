@@ -4,7 +4,7 @@ use appliance_rollout::Instance;
 use futures_util::TryStreamExt as _;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use super::{EffectError, Effects, container, role_of};
+use super::{EffectError, Effects, container};
 use crate::agent::assets::{Assets, AssetsError};
 
 impl Effects {
@@ -14,22 +14,20 @@ impl Effects {
 
     /// Gives the old and the new container of a role the union of their assets.
     pub(super) async fn bridge_assets(&self, role: &str) -> Result<(), EffectError> {
-        let accepted = self.accepted(self.plan.new.release)?;
-        let wanted = role_of(&accepted, role)?;
+        let instance = self.plan.new.instance(role);
+        let Some(instance) = instance else { return Ok(()) };
+        let (accepted, wanted) = self.role(&instance)?;
         let Some(path) = &wanted.asset_path else {
             return Ok(());
         };
         let assets = self.assets(role);
-        let instance = Instance {
-            role: role.to_owned(),
-            rollout: self.plan.new.rollout,
-        };
         if !assets.complete(instance.rollout) {
             let secrets = self.secrets(accepted.number)?;
             let image = self.agent.images.fetch(&accepted.release.image, &secrets).await?;
             self.extract(&assets, &instance, &image.name, path).await?;
         }
-        let old = self.plan.old.as_ref().map(|old| old.rollout);
+        let old = self.plan.old.as_ref().and_then(|old| old.instance(role));
+        let old = old.map(|old| old.rollout);
         let options = wanted.asset_options.as_deref().unwrap_or_default();
         let copy = options.split(',').any(|option| option == "rw");
         let new = instance.rollout;

@@ -11,7 +11,7 @@ use appliance_push::change::{ProxySpec, Watch};
 use appliance_rollout::Instance;
 use jiff::Timestamp;
 
-use super::{Accepted, EffectError, Effects, address, route, std_duration};
+use super::{EffectError, Effects, address, route, std_duration};
 use crate::agent::{chain, watching};
 
 /// Between two looks at the counts.
@@ -95,7 +95,7 @@ impl Effects {
     pub(super) async fn watch(&self, until: Timestamp) -> Result<(), EffectError> {
         let accepted = self.accepted(self.plan.new.release)?;
         let limits = accepted.release.watch.clone();
-        let mut watched = self.watched(&accepted).await?;
+        let mut watched = self.watched().await?;
         let mut looks = 0;
         while Timestamp::now() < until {
             let left = std_duration(Timestamp::now().duration_until(until));
@@ -110,12 +110,11 @@ impl Effects {
         Ok(())
     }
 
-    async fn watched(&self, accepted: &Accepted) -> Result<Vec<Watched>, EffectError> {
+    async fn watched(&self) -> Result<Vec<Watched>, EffectError> {
         let mut watched = Vec::new();
-        for instance in self.plan.new.proxied() {
-            let role = super::role_of(accepted, &instance.role)?;
-            let Some(spec) = &role.proxy else { continue };
-            let Some(new) = self.upstream(&instance, spec).await else {
+        for part in self.fresh()? {
+            let Some(spec) = &part.role.proxy else { continue };
+            let Some(new) = self.upstream(&part.instance, spec).await else {
                 continue;
             };
             watched.push(Watched {
