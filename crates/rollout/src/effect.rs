@@ -51,7 +51,7 @@ pub enum Effect {
         /// Which.
         instance: Instance,
     },
-    /// Start the container, unless it runs.
+    /// Start the container, unless it runs. One that somebody removed by hand is made again.
     Start {
         /// Which.
         instance: Instance,
@@ -72,6 +72,11 @@ pub enum Effect {
     Switch {
         /// The routes, one for each role that the proxy serves before or after.
         routes: Vec<Route>,
+    },
+    /// Point the route of this container's role at its present address, if the container has one.
+    Follow {
+        /// Which.
+        instance: Instance,
     },
     /// Wait until no request is left in a container that gets no new ones.
     Drain {
@@ -142,6 +147,7 @@ impl Effect {
             | Effect::Create { .. }
             | Effect::Start { .. }
             | Effect::Canary { .. }
+            | Effect::Follow { .. }
             | Effect::Switch { .. }
             | Effect::SwitchBack { .. }
             | Effect::Record { .. } => SignedDuration::from_secs(120),
@@ -163,6 +169,7 @@ impl fmt::Display for Effect {
             Effect::AwaitReady { instance, .. } => write!(f, "wait until {instance} is ready"),
             Effect::Canary { .. } => write!(f, "send a part of the visitors to the new release"),
             Effect::Switch { .. } => write!(f, "switch the traffic"),
+            Effect::Follow { instance } => write!(f, "follow {instance} to its address"),
             Effect::Drain { instance, .. } => write!(f, "drain {instance}"),
             Effect::Stop { instance } => write!(f, "stop {instance}"),
             Effect::Watch { .. } => write!(f, "watch the new release"),
@@ -218,8 +225,11 @@ pub enum Event {
     },
     /// Nobody leads the group any more. Before the switch that is a reason to revert; after it the host settles by itself.
     Alone,
-    /// A container was started again by Docker, so its address may be another one.
-    Moved,
+    /// A container was started, so its address may be another one than before.
+    Moved {
+        /// Which.
+        instance: Instance,
+    },
     /// The moment given by [`crate::Rollout::wakeup`] has come.
     Tick,
 }

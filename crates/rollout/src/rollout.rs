@@ -9,6 +9,7 @@
 //!                                              │ any failure, a death, a cancellation
 //!                                              ▼
 //!                                          reverting ─► reverted
+//!                                              └─ the old one cannot be brought back, the new one lives ─► settled
 //! ```
 //!
 //! - *received*: the stored release is checked once more.
@@ -30,9 +31,11 @@
 //! The gates named start, switch and settle are for several hosts that go together, led by somebody.
 //! A rollout whose leader is gone reverts if it has not passed the switch gate, and settles by itself if it has.
 //!
-//! A failure while reverting or settling is tried again, after 1, 2, 4 … 30 s.
-//! What serving depends on is tried for ever; the rest becomes a warning after some attempts.
-//! As long as an old container cannot be made ready, a new one that lives keeps the traffic.
+//! A failure while reverting or settling is tried again, after 1, 2, 4 … 30 s, and becomes a warning after some attempts.
+//! As long as an old container cannot be made ready, a new one that lives keeps the traffic;
+//! after some minutes of that going back is given up and the new deployment settles, so that somebody can bring a better one.
+//!
+//! Wherever it stands, a container that visitors are sent to and that is started again is followed to its new address.
 //!
 //! Every effect can be repeated, and [`Rollout::resume`] repeats those without an answer.
 
@@ -117,6 +120,9 @@ pub struct Rollout {
     ready: BTreeSet<Instance>,
     passed: BTreeSet<Gate>,
     failure: Option<Failure>,
+    /// Going back was given up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    stayed: bool,
     warnings: Vec<String>,
     timeline: Vec<(Phase, Timestamp)>,
 }
@@ -132,6 +138,13 @@ pub struct Failure {
     pub died: bool,
     /// For a person.
     pub why: String,
+}
+
+impl Failure {
+    /// Whether the new deployment certainly had the traffic.
+    pub fn after_switch(&self) -> bool {
+        self.phase >= Phase::Switched
+    }
 }
 
 impl Rollout {
@@ -150,6 +163,7 @@ impl Rollout {
             ready: BTreeSet::new(),
             passed: BTreeSet::new(),
             failure: None,
+            stayed: false,
             warnings: Vec::new(),
             timeline: vec![(Phase::Received, now)],
         };
@@ -211,6 +225,11 @@ impl Rollout {
     /// The gate at which it waits for leave.
     pub fn waits_at(&self) -> Option<Gate> {
         self.stage.gate()
+    }
+
+    /// Whether it should have been reverted, but the old deployment could not be brought back.
+    pub fn stayed(&self) -> bool {
+        self.stayed
     }
 
     /// Why it was or is being reverted.

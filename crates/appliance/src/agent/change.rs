@@ -14,7 +14,7 @@ use super::drive::Audience;
 use super::gate::{GateError, app_id};
 use super::lead::Lead;
 use super::lease::Holder;
-use super::{Agent, accessories, chain, exec, lock, manage, roll_out};
+use super::{Agent, accessories, chain, exec, images, lock, manage, roll_out};
 use crate::wire::{End, Event};
 
 /// How long uploads may go on after the signature; a cut link resumes within it.
@@ -123,7 +123,7 @@ pub(super) fn done(message: impl Into<String>) -> End {
 async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience, lead: Option<Lead>) -> End {
     let change = &verified.change;
     let outcome = match (&change.verb, &change.app) {
-        (Verb::Upload { blobs }, _) => upload(agent, verified, blobs),
+        (Verb::Upload { blobs }, _) => upload(agent, verified, blobs).await,
         (Verb::Tunnel { repository, bytes }, _) => Ok(token(
             agent,
             verified,
@@ -274,20 +274,28 @@ fn token(agent: &Agent, verified: &Verified, scope: Scope) -> End {
 }
 
 /// Room is checked before a byte moves; what is here already needs none.
-fn upload(agent: &Agent, verified: &Verified, blobs: &[change::BlobRef]) -> anyhow::Result<End> {
+async fn upload(agent: &Agent, verified: &Verified, blobs: &[change::BlobRef]) -> anyhow::Result<End> {
     let mut needed = 0;
     for blob in blobs {
         if agent.images.store().blob_size(&blob.digest)?.is_none() {
             needed += blob.size;
         }
     }
-    let room = agent.images.store().room()?;
     // The engine keeps an unpacked copy beside ours, about twice as large as what travels.
-    if let Err(error) = room.check(needed.saturating_mul(3)) {
+    let wanted = needed.saturating_mul(3);
+    let mut room = agent.images.store().room()?.check(wanted);
+    if room.is_err() {
+        // Images of pushes that failed need nobody's leave to go.
+        agent.images.collect(&agent.apps, images::MIN_AGE_FULL).await?;
+        room = agent.images.store().room()?.check(wanted);
+    }
+    if let Err(error) = room {
         return Ok(End::Refused {
             code: "disk-full".to_owned(),
             message: chain(&error),
-            next: "on the host: docker system df, and free some room; then push again".to_owned(),
+            next:
+                "appliance prune all, or on the host: docker system df, and free some room; then push again"
+                    .to_owned(),
         });
     }
     Ok(token(agent, verified, Scope::blobs(blobs)))
@@ -351,7 +359,7 @@ async fn remove(agent: &Arc<Agent>, app: &str) -> anyhow::Result<End> {
     // Rollouts are counted anew when the app comes again: what an old one of that number left must not be taken for its own.
     let (state, name) = (agent.state.clone(), app.to_owned());
     tokio::task::spawn_blocking(move || super::assets::prune(&state, &name, &[])).await??;
-    agent.images.collect(&agent.apps).await?;
+    agent.images.collect(&agent.apps, images::MIN_AGE).await?;
     Ok(done(format!("{app} is removed; its volumes are kept")))
 }
 

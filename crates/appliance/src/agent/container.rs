@@ -7,7 +7,7 @@ use appliance_containers::names;
 use appliance_containers::options::{self, OptionError};
 use appliance_containers::spec::{ContainerSpec, Log, Restart};
 use appliance_push::change::{EnvName, Release, Role};
-use appliance_rollout::{Deployment, Instance, ReleaseNumber};
+use appliance_rollout::{Deployment, Instance, ReleaseNumber, RolloutNumber};
 
 use super::host_env;
 
@@ -211,6 +211,11 @@ pub fn asset_volume(source: &std::path::Path, path: &str, options: Option<&str>)
     format!("{}:{path}:{options}", source.display())
 }
 
+/// The name of a rollout's release command.
+pub fn release_command_name(app: &str, rollout: RolloutNumber) -> String {
+    format!("{}-release-{}", app.replace('@', "-"), rollout.0)
+}
+
 /// The container of the release command: the role's own, but with another name and command, and run once.
 ///
 /// # Errors
@@ -222,7 +227,7 @@ pub fn release_command(
     command: &[String],
 ) -> Result<ContainerSpec, RoleError> {
     let mut spec = spec(making, role, instance)?;
-    spec.name = format!("{}-release-{}", making.app.replace('@', "-"), instance.rollout.0);
+    spec.name = release_command_name(making.app, instance.rollout);
     spec.cmd = Some(command.to_vec());
     spec.restart = Restart::No;
     spec.health = None;

@@ -20,9 +20,9 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::Agent;
 use super::effects::Effects;
 use super::lead::Lead;
+use super::{Agent, images};
 use crate::wire;
 
 /// Where the drives in progress can be reached, by app.
@@ -214,6 +214,14 @@ pub async fn drive(
                 let release = rollout.plan().new.release;
                 if let Err(error) = agent.apps.forget_unserved(app, release) {
                     tracing::warn!(app, "{app}: {release} stays listed: {}", super::chain(&error));
+                }
+                // A night of failing pushes must not fill the disk; the same image need not be sent again meanwhile.
+                if let Err(error) = agent.images.collect(&agent.apps, images::MIN_AGE).await {
+                    tracing::warn!(
+                        app,
+                        "{app}: the image of {release} stays: {}",
+                        super::chain(&*error)
+                    );
                 }
             }
             return Ok(rollout);

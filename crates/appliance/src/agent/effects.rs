@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use appliance_containers::engine::{ContainerInfo, LogQuery, NETWORK};
+use appliance_containers::engine::{ContainerInfo, LogQuery, NETWORK, State};
 use appliance_containers::{EngineError, names, ready};
 use appliance_proxy::control::{Batch, Counts};
 use appliance_proxy::snapshot::Service;
@@ -26,6 +26,9 @@ use crate::wire;
 
 /// Lines of a failed container shown to the developer.
 const LAST_LINES: u64 = 20;
+
+/// Between SIGTERM and SIGKILL for a release command that took too long.
+const COMMAND_GRACE: Duration = Duration::from_secs(10);
 
 /// Why an order failed.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +101,14 @@ pub enum EffectError {
         /// Ended by the kernel for want of memory.
         out_of_memory: bool,
     },
+    /// The release command took too long.
+    #[error(
+        "the release command was stopped after {seconds} s (x-appliance: release: timeout); what it did until then is done"
+    )]
+    ReleaseCommandTime {
+        /// How long it may take.
+        seconds: u32,
+    },
     /// The new release does worse than the old one.
     #[error("{0}")]
     Watch(String),
@@ -154,10 +165,7 @@ impl Effects {
             Effect::BridgeAssets { role } => self.bridge_assets(role).await,
             Effect::RunReleaseCommand => self.release_command().await,
             Effect::Create { instance } => self.create(instance).await,
-            Effect::Start { instance } => {
-                let found = self.container(instance).await?;
-                Ok(self.agent.docker.start(&found.id.0).await?)
-            }
+            Effect::Start { instance } => self.start(instance).await,
             Effect::AwaitReady { instance, until } => self.await_ready(instance, *until).await,
             Effect::Canary { to } => self.canary(to).await,
             Effect::Switch { routes } => {
@@ -165,6 +173,13 @@ impl Effects {
                 self.switch(routes).await
             }
             Effect::SwitchBack { routes } => self.switch(routes).await,
+            Effect::Follow { instance } => {
+                let route = Route {
+                    role: instance.role.clone(),
+                    to: Some(instance.clone()),
+                };
+                self.switch(&[route]).await
+            }
             Effect::Drain { instance, until } => self.drain(instance, *until).await,
             Effect::Stop { instance } => self.stop(instance).await,
             Effect::Watch { until } => self.watch(*until).await,
@@ -174,6 +189,7 @@ impl Effects {
                 state.served.insert(current.release);
             })?),
             Effect::Prune => {
+                self.end_release_command().await;
                 self.tag_latest().await;
                 self.prune().await;
                 Ok(())
@@ -367,6 +383,15 @@ impl Effects {
         })
     }
 
+    async fn start(&self, instance: &Instance) -> Result<(), EffectError> {
+        if self.find(instance).await?.is_none() {
+            // Somebody removed the old container by hand; its release and image are here.
+            self.create(instance).await?;
+        }
+        let found = self.container(instance).await?;
+        Ok(self.agent.docker.start(&found.id.0).await?)
+    }
+
     async fn release_command(&self) -> Result<(), EffectError> {
         let accepted = self.accepted(self.plan.new.release)?;
         let Some(command) = &accepted.release.release_command else {
@@ -389,7 +414,17 @@ impl Effects {
                 audience.tell(output("release command", &line.bytes)).await;
             }
         });
-        let exit = self.agent.docker.run_once(&spec, sender).await?;
+        let limit = Duration::from_secs(u64::from(command.timeout));
+        let run = self.agent.docker.run_once(&spec, sender);
+        let Ok(exit) = tokio::time::timeout(limit, run).await else {
+            // Left alone it would go on beside the next attempt's, on the same database.
+            self.agent.docker.stop(&spec.name, Some(COMMAND_GRACE)).await?;
+            let _shown = show.await;
+            return Err(EffectError::ReleaseCommandTime {
+                seconds: command.timeout,
+            });
+        };
+        let exit = exit?;
         let _shown = show.await;
         if exit.code == 0 {
             return Ok(());
@@ -398,6 +433,26 @@ impl Effects {
             code: exit.code,
             out_of_memory: exit.oom_killed,
         })
+    }
+
+    /// Stops a release command that still runs when its rollout is over: the agent had died while it went back.
+    async fn end_release_command(&self) {
+        let name = container::release_command_name(&self.app, self.plan.new.rollout);
+        let end = async {
+            let found = self.agent.docker.inspect(&name).await?;
+            match found.filter(|found| found.state == State::Running) {
+                Some(found) => self.agent.docker.stop(&found.id.0, Some(COMMAND_GRACE)).await,
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = end.await {
+            tracing::warn!(
+                app = self.app,
+                "{}: {name} may still run: {}",
+                self.app,
+                super::chain(&error)
+            );
+        }
     }
 
     async fn await_ready(&self, instance: &Instance, until: Timestamp) -> Result<(), EffectError> {

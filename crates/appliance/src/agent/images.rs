@@ -24,7 +24,9 @@ use jiff::Timestamp;
 use super::apps::Apps;
 
 /// Content used more recently stays: a push in progress has no release yet that names it.
-const MIN_AGE: Duration = Duration::from_secs(6 * 3600);
+pub const MIN_AGE: Duration = Duration::from_secs(6 * 3600);
+/// The same where the disk is full; a push that is alive has used its content since then.
+pub const MIN_AGE_FULL: Duration = Duration::from_secs(1800);
 /// Unfinished uploads that nobody continued this long are given up.
 const IDLE_UPLOAD: Duration = Duration::from_secs(24 * 3600);
 /// Prefix of the names under which our loopback registry's images are known to Docker.
@@ -330,11 +332,12 @@ impl Images {
         Ok(reference)
     }
 
-    /// Removes images that no release at hand names, from Docker and from the store.
+    /// Removes images that no release at hand names, from Docker and from the store, there only content that was not used
+    /// for `min_age`.
     ///
     /// # Errors
     /// When the store or the ledgers fail; images that Docker wants to keep are left to it.
-    pub async fn collect(&self, apps: &Apps) -> anyhow::Result<()> {
+    pub async fn collect(&self, apps: &Apps, min_age: Duration) -> anyhow::Result<()> {
         let mut roots = BTreeSet::new();
         let mut tags = BTreeSet::new();
         for app in apps.ids()? {
@@ -364,7 +367,7 @@ impl Images {
         let options = GcOptions {
             roots,
             keep_tagged: true,
-            min_age: MIN_AGE,
+            min_age,
         };
         let report = tokio::task::spawn_blocking(move || {
             store.clean_uploads(SystemTime::now(), IDLE_UPLOAD)?;

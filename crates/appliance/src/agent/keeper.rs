@@ -85,7 +85,15 @@ async fn container_event(agent: &Arc<Agent>, event: &ContainerEvent) {
             }
         }
         Happening::Started => {
-            agent.drives.tell(app, appliance_rollout::Event::Moved).await;
+            if let (Some(rollout), Some(role)) = (rollout, event.labels.get(container::ROLE)) {
+                let moved = appliance_rollout::Event::Moved {
+                    instance: Instance {
+                        role: role.clone(),
+                        rollout: RolloutNumber(rollout),
+                    },
+                };
+                agent.drives.tell(app, moved).await;
+            }
             tend(agent, app).await;
         }
         _ => {}
@@ -133,6 +141,10 @@ async fn tend(agent: &Arc<Agent>, app: &str) {
 /// Makes the routes of the current release what it says, to its containers.
 async fn reconcile(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
     let state = agent.apps.read(app)?;
+    // What is current may not be what has the traffic.
+    if state.rollout.as_ref().is_some_and(|rollout| !rollout.is_over()) {
+        return Ok(());
+    }
     let Some(current) = state.numbers.current else {
         return Ok(());
     };
@@ -252,7 +264,11 @@ pub async fn resume(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
                     tracing::error!(app, "{app}: cannot record the rollout's end: {}", chain(&error));
                 }
             }
-            Err(error) => tracing::error!(app, "{app}: {}", chain(&error)),
+            Err(error) => {
+                // Nobody knows which of the two has the traffic until it goes on.
+                tracing::error!(app, "{app}: {}", chain(&error));
+                return;
+            }
         }
         if let Err(error) = reconcile(&agent, &app).await {
             tracing::warn!(app, "{app}: {}", chain(&*error));

@@ -8,7 +8,7 @@ use appliance_push::change::{ContainersAction, RoleName};
 
 use super::change::{done, not_deployed};
 use super::parts::Part;
-use super::{Agent, container, effects, exec};
+use super::{Agent, container, effects, exec, images};
 use crate::wire::End;
 use appliance_rollout::Deployment;
 
@@ -138,7 +138,7 @@ pub async fn prune(
         ));
     }
     if images {
-        agent.images.collect(&agent.apps).await?;
+        agent.images.collect(&agent.apps, images::MIN_AGE_FULL).await?;
         said.push("images that no release needs are removed".to_owned());
     }
     Ok(done(format!("{app}: {}", said.join("; "))))

@@ -264,6 +264,17 @@ async fn end(agent: &Agent, app: &str, rollout: &Rollout, audience: &Audience) -
     }
     let number = rollout.plan().new.release;
     match rollout.phase() {
+        Phase::Settled if rollout.stayed() => {
+            let why = rollout.failure().map(|failure| failure.why.as_str());
+            End::Failed {
+                message: format!(
+                    "{} but the former release could not be brought back, so {app} {number} goes on serving",
+                    why.map(|why| format!("{why};")).unwrap_or_default()
+                ),
+                next: "push a release that mends it, or look at why the former one does not run: appliance app containers"
+                    .to_owned(),
+            }
+        }
         Phase::Settled => {
             let version = agent.apps.release(app, number).map_or_else(
                 |_| String::new(),

@@ -15,7 +15,7 @@ use super::container;
 use super::effects::EffectError;
 use super::gate::app_id;
 use super::identity::IdentityError;
-use super::{Agent, assets, extras, route};
+use super::{Agent, assets, extras, images, route};
 
 impl Agent {
     /// The container of one role of one rollout of `app`.
@@ -26,8 +26,9 @@ impl Agent {
         // A damaged ledger hides an adopted container, never one of ours.
         if let Ok(state) = self.apps.read(app)
             && let Some(id) = state.adopted_container(instance)
+            && let Some(found) = self.docker.inspect(id).await?
         {
-            return self.docker.inspect(id).await;
+            return Ok(Some(found));
         }
         let labels = [
             format!("{}={app}", container::APP),
@@ -222,7 +223,7 @@ impl Agent {
             }
         }
         if !dropped.is_empty() {
-            self.images.collect(&self.apps).await?;
+            self.images.collect(&self.apps, images::MIN_AGE).await?;
         }
         match first_error {
             Some(error) => Err(error.into()),

@@ -35,7 +35,9 @@ enum Choice {
     /// Whoever led is gone.
     Alone,
     /// A container has another address.
-    Moved,
+    Moved(prop::sample::Index),
+    /// The same while the driver is away.
+    MovedAndKill(prop::sample::Index),
     /// Time passes.
     Wait(u16),
 }
@@ -57,7 +59,8 @@ fn choices() -> impl Strategy<Value = Vec<Choice>> {
         1 => Just(Choice::Cancel),
         3 => gate().prop_map(Choice::Pass),
         1 => Just(Choice::Alone),
-        1 => Just(Choice::Moved),
+        2 => index().prop_map(Choice::Moved),
+        1 => index().prop_map(Choice::MovedAndKill),
         3 => (0u16..100).prop_map(Choice::Wait),
     ];
     prop::collection::vec(choice, 0..60)
@@ -184,6 +187,7 @@ fn play(rollout: &Rollout, choice: &Choice, world: &mut World) -> Rollout {
         },
         Choice::FailAfter(index) | Choice::FailBefore(index) => match pick(rollout, index) {
             Some(order) => {
+                world.lost_track |= matches!(order.effect, Effect::Follow { .. });
                 if matches!(choice, Choice::FailAfter(_)) {
                     let _ = world.perform(&order.effect, &plan);
                 }
@@ -233,7 +237,20 @@ fn play(rollout: &Rollout, choice: &Choice, world: &mut World) -> Rollout {
                 .0
         }
         Choice::Alone => rollout.step(&Event::Alone, world.now).0,
-        Choice::Moved => rollout.step(&Event::Moved, world.now).0,
+        Choice::Moved(index) | Choice::MovedAndKill(index) => {
+            let mut running: Vec<Instance> = world.containers.keys().cloned().collect();
+            running.retain(|instance| world.containers[instance] == crate::effect::Seen::Running);
+            // At its end the keeper takes over.
+            if running.is_empty() || rollout.is_over() {
+                return rollout.clone();
+            }
+            let instance = index.get(&running).clone();
+            world.restart(&instance);
+            match choice {
+                Choice::Moved(_) => rollout.step(&Event::Moved { instance }, world.now).0,
+                _ => restarted(rollout, world),
+            }
+        }
         Choice::Pass(gate) => rollout.step(&Event::Pass { gate: *gate }, world.now).0,
         Choice::Wait(seconds) => {
             world.now += SignedDuration::from_secs(i64::from(*seconds));
@@ -274,6 +291,11 @@ proptest! {
                     world.check(&rollout);
                 }
                 rollout = restarted(&rollout, &world);
+                // Every restart orders to follow the containers, which would never end if each one were cut off.
+                let follows = |order: &&Order| matches!(order.effect, Effect::Follow { .. });
+                while let Some(order) = rollout.open().iter().find(follows).cloned() {
+                    rollout = rollout.step(&answer(&order, &mut world, &plan), world.now).0;
+                }
                 let event = match (rollout.open().first().cloned(), rollout.waits_at()) {
                     (Some(order), _) => answer(&order, &mut world, &plan),
                     (None, Some(gate)) => Event::Pass { gate },

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::Phase;
+use super::{Failure, Phase};
 use crate::effect::{Effect, Route};
 use crate::plan::{Deployment, Gate, Instance, Plan, Role};
 
@@ -37,6 +37,8 @@ pub(super) enum Stage {
     SwitchBack,
     ReviveRest,
     RemoveNew,
+    /// The old deployment could not be brought back: the new one keeps the traffic.
+    Stay,
     Prune,
     Over,
 }
@@ -69,6 +71,7 @@ impl Stage {
             | Stage::SwitchBack
             | Stage::ReviveRest
             | Stage::RemoveNew
+            | Stage::Stay
             | Stage::Prune
             | Stage::Over => &[],
         }
@@ -98,6 +101,9 @@ impl Stage {
                 Some(Reverting::FromSwitched) => Stage::ReviveServing,
                 _ => Stage::RemoveNew,
             },
+            // Going back was given up.
+            Stage::ReviveServing | Stage::SwitchBack if reverting.is_none() => Stage::Stay,
+            Stage::Stay => Stage::Record,
             Stage::ReviveServing => Stage::SwitchBack,
             Stage::SwitchBack => Stage::ReviveRest,
             Stage::ReviveRest => Stage::RemoveNew,
@@ -116,13 +122,18 @@ impl Stage {
         (Stage::Canary..=Stage::SettleGate).contains(&self)
     }
 
-    /// How often a failed effect is tried again before it becomes a warning; `None`: for ever.
+    /// How often a failed effect is tried again before it becomes a warning, or going back is given up; `None`: for ever.
     pub(super) fn attempts(self, new_died: bool) -> Option<u32> {
         match self {
             // Nothing serves now; an old container that does not seem ready is better than none.
             Stage::ReviveServing if new_died => Some(3),
+            // About four minutes. Nobody could push a release that mends it meanwhile.
+            Stage::ReviveServing => Some(10),
+            // About 18 minutes: there is nothing else to serve, but a new push might.
+            Stage::SwitchBack if new_died => Some(40),
+            Stage::SwitchBack => Some(10),
             // Serving, and knowing what serves, depend on these.
-            Stage::Record | Stage::ReviveServing | Stage::SwitchBack => None,
+            Stage::Record | Stage::Stay => None,
             // About 18 minutes: longer than an upgrade of Docker takes.
             Stage::StopOld | Stage::ReviveRest | Stage::RemoveNew => Some(40),
             _ => Some(0),
@@ -176,7 +187,7 @@ impl Stage {
                 .into_iter()
                 .collect(),
             Stage::Rest => together(plan, others(plan, true)),
-            Stage::Switch => switch(plan),
+            Stage::Switch | Stage::Stay => switch(plan),
             Stage::Drain => {
                 let until = after(now, plan.timing.drain);
                 let drains = proxied(plan)
@@ -209,6 +220,51 @@ impl Stage {
             | Stage::SettleGate
             | Stage::Abandon
             | Stage::Over => Vec::new(),
+        }
+    }
+}
+
+impl Stage {
+    /// The containers that visitors are sent to during this stage, as far as it is certain, and that are not being
+    /// switched to or from right now; those that stay as they are not included.
+    ///
+    /// `failure`: why the rollout goes back, if it does.
+    pub(super) fn serving(self, plan: &Plan, failure: Option<&Failure>) -> Vec<Instance> {
+        let switched = failure.is_some_and(Failure::after_switch);
+        let perhaps = failure.is_some_and(|failure| failure.switched);
+        let new = || {
+            plan.new
+                .proxied()
+                .filter(|instance| !plan.stays(instance))
+                .collect()
+        };
+        match self {
+            Stage::Over => Vec::new(),
+            _ if self.own_routes(plan) => Vec::new(),
+            Stage::Abandon | Stage::ReviveServing if switched => new(),
+            // Routes are put right in a moment.
+            Stage::Abandon | Stage::ReviveServing if perhaps => Vec::new(),
+            Stage::Drain | Stage::Watch | Stage::SettleGate | Stage::Record | Stage::StopOld => new(),
+            Stage::Prune if failure.is_none() => new(),
+            _ => proxied(plan),
+        }
+    }
+
+    /// Whether the stage points routes itself, so that its own effects follow a container too.
+    pub(super) fn own_routes(self, plan: &Plan) -> bool {
+        match self {
+            Stage::Canary | Stage::PromoteGate | Stage::Rest => plan.canary.is_some(),
+            Stage::Switch | Stage::SwitchBack | Stage::Stay => true,
+            _ => false,
+        }
+    }
+
+    /// What points the routes of such a stage.
+    pub(super) fn routing(self, plan: &Plan, now: Timestamp) -> Vec<Effect> {
+        match self {
+            _ if !self.own_routes(plan) => Vec::new(),
+            Stage::PromoteGate | Stage::Rest => Stage::Canary.effects(plan, now),
+            other => other.effects(plan, now),
         }
     }
 }

@@ -25,15 +25,18 @@ impl Rollout {
             Event::Died { instance, why } if self.started(instance) && self.stage.can_revert() => {
                 self.abandon(format!("{instance} ended: {why}"), true, now)
             }
+            // What goes back has nothing to fall back on any more.
+            Event::Died { instance, .. } if self.started(instance) && self.stage <= Stage::SwitchBack => {
+                if let Some(failure) = &mut self.failure {
+                    failure.died = true;
+                }
+                Vec::new()
+            }
             Event::Cancel { why } if self.stage.can_revert() => self.abandon(why.clone(), false, now),
             Event::Died { .. } | Event::Cancel { .. } => Vec::new(),
             Event::Pass { gate } => self.pass(*gate, now),
             Event::Alone => self.alone(now),
-            Event::Moved if self.stage == Stage::PromoteGate => {
-                let effects = Stage::Canary.effects(&self.plan, now);
-                self.order(effects)
-            }
-            Event::Moved => Vec::new(),
+            Event::Moved { instance } => self.moved(instance, now),
             Event::Tick => self.tick(now),
         }
     }
@@ -49,7 +52,10 @@ impl Rollout {
             let why = format!("{lost} was ready, but does not run any more after a restart");
             // What was open is not being worked on any more, so there is no answer to wait for.
             self.open.clear();
-            return self.abandon(why, true, now);
+            let mut orders = self.abandon(why, true, now);
+            let follow = self.follow();
+            orders.extend(self.order(follow));
+            return orders;
         }
         match self.stage {
             // What was begun is being undone anyway.
@@ -70,13 +76,10 @@ impl Rollout {
         self.wakeup = None;
         let mut effects: Vec<Effect> = interrupted.chain(again).collect();
         // While nobody looked, a container may have got another address.
-        if self.stage == Stage::PromoteGate
-            && !effects
-                .iter()
-                .any(|effect| matches!(effect, Effect::Canary { .. }))
-        {
-            effects.extend(Stage::Canary.effects(&self.plan, now));
-        }
+        let routing = self.stage.routing(&self.plan, now);
+        effects.retain(|effect| !matches!(effect, Effect::Follow { .. }) && !routing.contains(effect));
+        effects.extend(routing);
+        effects.extend(self.follow());
         let effects: Vec<Effect> = effects
             .into_iter()
             .map(|effect| self.renewed(effect, now))
@@ -110,7 +113,7 @@ impl Rollout {
         if busy || self.stage == Stage::Over || self.stage.gate().is_some_and(closed) {
             return Vec::new();
         }
-        let reverting = self.failure.as_ref().map(|failure| match failure.switched {
+        let reverting = self.going_back().map(|failure| match failure.switched {
             true => Reverting::FromSwitched,
             false => Reverting::FromUnswitched,
         });
@@ -140,6 +143,38 @@ impl Rollout {
             self.open.retain(|order| !order.effect.only_waits());
         }
         self.advance(now)
+    }
+
+    /// What points every route at the present address of the container that it leads to.
+    fn follow(&self) -> Vec<Effect> {
+        let stays = self
+            .plan
+            .new
+            .proxied()
+            .filter(|instance| self.plan.stays(instance));
+        let serving = self.stage.serving(&self.plan, self.going_back());
+        let all = serving.into_iter().chain(stays);
+        all.map(|instance| Effect::Follow { instance }).collect()
+    }
+
+    /// Why it goes back, unless that was given up.
+    fn going_back(&self) -> Option<&Failure> {
+        self.failure.as_ref().filter(|_| !self.stayed)
+    }
+
+    /// A container has another address; if visitors are sent to it, the proxy has to know.
+    fn moved(&mut self, instance: &Instance, now: Timestamp) -> Vec<Order> {
+        let mut effects = self.follow();
+        effects.retain(|effect| matches!(effect, Effect::Follow { instance: other } if other == instance));
+        let concerned = self
+            .plan
+            .created()
+            .chain(self.plan.retired())
+            .any(|one| one == *instance);
+        if concerned {
+            effects.extend(self.stage.routing(&self.plan, now));
+        }
+        self.order(effects)
     }
 
     /// Nobody leads any more: back before the switch, on by itself after it.
@@ -184,7 +219,8 @@ impl Rollout {
 
     fn failed(&mut self, effect: Effect, why: &str, now: Timestamp) -> Vec<Order> {
         let told = format!("{effect}: {why}");
-        if self.stage == Stage::Abandon {
+        // Whatever made it impossible is followed by another start, and by the keeper's look at the end.
+        if self.stage == Stage::Abandon || matches!(effect, Effect::Follow { .. }) {
             // It is being undone anyway.
             return self.advance(now);
         }
@@ -197,7 +233,12 @@ impl Rollout {
             self.attempts += 1;
         }
         let died = self.failure.as_ref().is_some_and(|failure| failure.died);
-        if harmless || self.stage.attempts(died).is_some_and(|most| self.attempts > most) {
+        let exhausted = self.stage.attempts(died).is_some_and(|most| self.attempts > most);
+        let reviving = matches!(self.stage, Stage::ReviveServing | Stage::SwitchBack);
+        if exhausted && reviving && !died && self.going_back().is_some_and(Failure::after_switch) {
+            return self.stay(&told, now);
+        }
+        if harmless || exhausted {
             self.warnings.push(told);
             return self.advance(now);
         }
@@ -229,6 +270,21 @@ impl Rollout {
             self.reach(Phase::Reverted, now);
             return self.enter(Stage::Prune, now);
         }
+        self.advance(now)
+    }
+
+    /// Gives up going back: the new deployment runs and has the traffic, and somebody must be able to bring another.
+    fn stay(&mut self, told: &str, now: Timestamp) -> Vec<Order> {
+        let new = self.plan.new.release;
+        let old = self.plan.old.as_ref().map(|old| old.release.to_string());
+        self.warnings.push(format!(
+            "{} cannot be brought back ({told}); {new} goes on serving",
+            old.as_deref().unwrap_or("the former state"),
+        ));
+        self.stayed = true;
+        self.again.clear();
+        self.wakeup = None;
+        self.open.retain(|order| !order.effect.only_waits());
         self.advance(now)
     }
 

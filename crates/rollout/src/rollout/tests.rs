@@ -472,3 +472,139 @@ fn plans_that_make_no_sense_are_refused() {
     let same = plan(Some(deployment(1, 7, &["web"])), deployment(2, 7, &["web"]));
     assert_eq!(refused(same), PlanError::SameRollout(RolloutNumber(7)));
 }
+
+/// The watch trips, and the first open order is what should bring the old one back.
+fn going_back(plan: &Plan) -> (Rollout, World) {
+    let fate = Fate {
+        watch_trips: true,
+        ..Fate::default()
+    };
+    let mut world = World::new(plan, fate);
+    let rollout = drive_to(plan, &mut world, |effect| matches!(effect, Effect::Watch { .. }));
+    let order = rollout.open()[0].clone();
+    let rollout = rollout.step(&answer(&order, &mut world, plan), world.now).0;
+    (rollout, world)
+}
+
+/// Every order that is open fails until `until`, as often as it is given.
+fn fail_until(mut rollout: Rollout, world: &mut World, until: impl Fn(&Rollout) -> bool) -> (Rollout, u32) {
+    let mut failures = 0;
+    while !until(&rollout) {
+        assert!(failures < 400, "it never gives up");
+        if let Some(order) = rollout.open().first() {
+            failures += 1;
+            let failed = Event::Failed {
+                ticket: order.ticket,
+                why: "no such table".to_owned(),
+            };
+            rollout = rollout.step(&failed, world.now).0;
+        } else {
+            world.now = rollout.wakeup().expect("another attempt");
+            rollout = rollout.step(&Event::Tick, world.now).0;
+        }
+    }
+    (rollout, failures)
+}
+
+#[test]
+fn going_back_is_given_up_where_the_old_one_cannot_be_revived_and_the_new_one_lives() {
+    let plan = upgrade();
+    let (rollout, mut world) = going_back(&plan);
+    let (rollout, failures) = fail_until(rollout, &mut world, Rollout::stayed);
+    assert_eq!(failures, 11);
+    let rollout = drive(rollout, &mut world);
+    assert_eq!(rollout.phase(), Phase::Settled);
+    assert_eq!(world.recorded, Some(RolloutNumber(2)));
+    let said = rollout.warnings().join("\n");
+    assert!(
+        said.contains("v1 cannot be brought back") && said.contains("no such table"),
+        "{said}"
+    );
+    // The former one is what a rollback would go to again, and another push is possible.
+    let next = super::world::plan(Some(plan.new), deployment(3, 3, &["web", "jobs"]));
+    assert_eq!(run(&next, Fate::default()).0.phase(), Phase::Settled);
+}
+
+#[test]
+fn going_back_from_a_dead_release_ends_too() {
+    let plan = upgrade();
+    let web = plan.new.instance("web").expect("a role");
+    let (rollout, mut world) = going_back(&plan);
+    let died = Event::Died {
+        instance: web.clone(),
+        why: "exit code 1".to_owned(),
+    };
+    world.crash(&web);
+    let rollout = rollout.step(&died, world.now).0;
+    assert!(rollout.failure().is_some_and(|failure| failure.died));
+    let (rollout, _) = fail_until(rollout, &mut world, Rollout::is_over);
+    assert_eq!(rollout.phase(), Phase::Reverted);
+    assert!(!rollout.stayed());
+}
+
+#[test]
+fn a_container_with_visitors_is_followed_wherever_the_rollout_stands() {
+    let plan = upgrade();
+    let (old, new) = (
+        plan.old
+            .as_ref()
+            .and_then(|old| old.instance("web"))
+            .expect("a role"),
+        plan.new.instance("web").expect("a role"),
+    );
+    let jobs = plan.new.instance("jobs").expect("a role");
+    let followed = |rollout: &Rollout, instance: &Instance| {
+        let moved = Event::Moved {
+            instance: instance.clone(),
+        };
+        let (_, orders) = rollout.step(&moved, start());
+        orders
+            .iter()
+            .any(|order| matches!(&order.effect, Effect::Follow { instance: other } if other == instance))
+    };
+    let resumed = |rollout: &Rollout, world: &World, instance: &Instance| {
+        let (_, orders) = rollout.resume(&world.observe(), start());
+        orders
+            .iter()
+            .any(|order| matches!(&order.effect, Effect::Follow { instance: other } if other == instance))
+    };
+    for (at, serves) in [
+        (
+            (|effect: &Effect| matches!(effect, Effect::Pull { .. })) as fn(&Effect) -> bool,
+            &old,
+        ),
+        (|effect| matches!(effect, Effect::AwaitReady { .. }), &old),
+        (|effect| matches!(effect, Effect::Drain { .. }), &new),
+        (|effect| matches!(effect, Effect::Watch { .. }), &new),
+        (|effect| matches!(effect, Effect::Prune), &new),
+    ] {
+        let mut world = World::new(&plan, Fate::default());
+        let rollout = drive_to(&plan, &mut world, at);
+        let other = if *serves == old { &new } else { &old };
+        assert!(followed(&rollout, serves), "{}", rollout.phase());
+        assert!(
+            !followed(&rollout, other) && !followed(&rollout, &jobs),
+            "{}",
+            rollout.phase()
+        );
+        assert!(resumed(&rollout, &world, serves), "{}", rollout.phase());
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_followed_is_no_reason_to_go_back() {
+    let plan = upgrade();
+    let mut world = World::new(&plan, Fate::default());
+    let rollout = drive_to(&plan, &mut world, |effect| matches!(effect, Effect::Watch { .. }));
+    let moved = Event::Moved {
+        instance: plan.new.instance("web").expect("a role"),
+    };
+    let (rollout, orders) = rollout.step(&moved, world.now);
+    let failed = Event::Failed {
+        ticket: orders[0].ticket,
+        why: "no address".to_owned(),
+    };
+    let (rollout, _) = rollout.step(&failed, world.now);
+    assert_eq!(rollout.phase(), Phase::Watching);
+    assert!(rollout.warnings().is_empty());
+}

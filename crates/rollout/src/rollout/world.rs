@@ -22,6 +22,12 @@ pub(crate) struct World {
     pub(crate) now: Timestamp,
     pub(crate) containers: BTreeMap<Instance, Seen>,
     pub(crate) routes: BTreeMap<String, Instance>,
+    /// Another one for every start of a container.
+    addresses: BTreeMap<Instance, u32>,
+    /// Where the proxy sends the requests for a role.
+    targets: BTreeMap<String, u32>,
+    /// The tester made it impossible to follow a container.
+    pub(crate) lost_track: bool,
     /// New containers that get a part of the visitors.
     pub(crate) canary: BTreeSet<Instance>,
     pub(crate) recorded: Option<RolloutNumber>,
@@ -48,6 +54,9 @@ impl World {
                 .flat_map(Deployment::proxied)
                 .map(|i| (i.role.clone(), i))
                 .collect(),
+            addresses: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            lost_track: false,
             canary: BTreeSet::new(),
             recorded: old.map(|old| old.rollout).next(),
             command_runs: 0,
@@ -77,6 +86,9 @@ impl World {
             }
             Effect::Start { instance } => match self.containers.get_mut(instance) {
                 Some(seen) => {
+                    if *seen != Seen::Running {
+                        *self.addresses.entry(instance.clone()).or_default() += 1;
+                    }
                     *seen = Seen::Running;
                     self.crashed.remove(instance);
                 }
@@ -116,9 +128,9 @@ impl World {
                         && !plan.stays(worker)
                         && self.containers.contains_key(worker)
                 });
-                assert_eq!(
-                    worker, None,
-                    "a worker of a canary must not run beside the old one"
+                assert!(
+                    worker.is_none() || !self.canary.is_empty(),
+                    "{worker:?} of a canary must not run beside the old one, before it is promoted"
                 );
                 self.canary = to.iter().cloned().collect();
             }
@@ -159,6 +171,15 @@ impl World {
             }
             Effect::Record { current } => self.recorded = Some(current.rollout),
             Effect::Prune => self.command_exists = false,
+            Effect::Follow { instance } => {
+                assert_eq!(
+                    self.routes.get(&instance.role),
+                    Some(instance),
+                    "a container is followed that has no visitors"
+                );
+                let address = self.address(instance);
+                self.targets.insert(instance.role.clone(), address);
+            }
             Effect::Verify
             | Effect::Pull { .. }
             | Effect::UnsealSecrets
@@ -167,6 +188,15 @@ impl World {
             | Effect::Drain { .. } => {}
         }
         Ok(())
+    }
+
+    fn address(&self, instance: &Instance) -> u32 {
+        self.addresses.get(instance).copied().unwrap_or_default()
+    }
+
+    /// Docker starts a running container again.
+    pub(crate) fn restart(&mut self, instance: &Instance) {
+        *self.addresses.entry(instance.clone()).or_default() += 1;
     }
 
     pub(crate) fn crash(&mut self, instance: &Instance) {
@@ -183,7 +213,10 @@ impl World {
     fn point(&mut self, routes: &[Route]) {
         for route in routes {
             match &route.to {
-                Some(instance) => self.routes.insert(route.role.clone(), instance.clone()),
+                Some(instance) => {
+                    self.targets.insert(route.role.clone(), self.address(instance));
+                    self.routes.insert(route.role.clone(), instance.clone())
+                }
                 None => self.routes.remove(&route.role),
             };
         }
@@ -256,6 +289,10 @@ impl World {
             .map(|i| (i.role.clone(), i))
             .collect();
         assert_eq!(self.routes, routes);
+        for (role, instance) in self.routes.iter().filter(|_| !self.lost_track) {
+            let target = self.targets.get(role).copied().unwrap_or_default();
+            assert_eq!(target, self.address(instance), "{instance} was not followed");
+        }
         assert!(self.canary.is_empty(), "a canary outlived its rollout");
         let running: BTreeSet<&Instance> = self
             .containers
@@ -266,7 +303,7 @@ impl World {
         let wanted: BTreeSet<Instance> = serving.into_iter().flat_map(Deployment::instances).collect();
         assert_eq!(running, wanted.iter().collect(), "exactly one deployment runs");
         assert_eq!(self.recorded, serving.map(|deployment| deployment.rollout));
-        assert_eq!(rollout.failure().is_some(), !settled);
+        assert_eq!(rollout.failure().is_some(), !settled || rollout.stayed());
         if settled {
             assert_eq!(self.command_runs, u32::from(plan.release_command));
         } else {

@@ -35,7 +35,7 @@ use super::change::done;
 use super::container::{self, Making};
 use super::drive::Audience;
 use super::lease::Holder;
-use super::{Agent, chain, effects, identity, parts, random, route};
+use super::{Agent, chain, effects, identity, parts, random, roll_out, route};
 use crate::wire::{AdoptedApp, AdoptedRole, Adoption, End, Event};
 
 /// The lease that keeps two adoptions apart; no app can have this name.
@@ -490,6 +490,31 @@ async fn compare(agent: &Arc<Agent>, app: &App, audience: &Audience) -> anyhow::
     Ok(())
 }
 
+/// What has to be decided before the ports can go back: apps that kamal-proxy never knew, and rollouts in progress.
+async fn in_the_way(agent: &Arc<Agent>, adopted: &[(String, Adopted)]) -> anyhow::Result<Option<End>> {
+    for (id, _) in adopted {
+        if let Some(refused) = roll_out::interrupted(agent, id).await? {
+            return Ok(Some(refused));
+        }
+    }
+    let mut ours = Vec::new();
+    for id in agent.apps.ids()? {
+        let state = agent.apps.read(&id)?;
+        if state.adopted.is_none() && state.numbers.current.is_some() {
+            ours.push(id);
+        }
+    }
+    let Some(first) = ours.first() else {
+        return Ok(None);
+    };
+    let message = format!(
+        "kamal-proxy knows nothing of {}, and would have the ports to itself: visitors would find nobody there",
+        ours.join(", ")
+    );
+    let next = format!("appliance app remove --app {first}, if it is not needed any more");
+    Ok(Some(refused("adopt", &message, &next)))
+}
+
 async fn give_back(agent: &Arc<Agent>, holder: &Holder, audience: &Audience) -> anyhow::Result<End> {
     let mut apps = Vec::new();
     for id in agent.apps.ids()? {
@@ -508,6 +533,9 @@ async fn give_back(agent: &Arc<Agent>, holder: &Holder, audience: &Audience) -> 
         let message = format!("the container {PROXY} is not here any more; there is nothing to go back to");
         return Ok(refused("adopt", &message, "kamal setup"));
     };
+    if let Some(refused) = in_the_way(agent, &apps).await? {
+        return Ok(refused);
+    }
     let mut leases = Vec::new();
     for (id, adopted) in &apps {
         match agent.leases.acquire(id, holder.clone()) {

@@ -21,6 +21,8 @@ const WARM: u32 = 5;
 
 /// A service that is watched.
 struct Watched {
+    instance: Instance,
+    spec: ProxySpec,
     service: ServiceName,
     new: UpstreamAddress,
     warm: Counts,
@@ -119,6 +121,8 @@ impl Effects {
             };
             watched.push(Watched {
                 service: ServiceName::parse(&spec.service_name).map_err(EffectError::Route)?,
+                spec: spec.clone(),
+                instance: part.instance,
                 new,
                 warm: Counts::default(),
             });
@@ -143,7 +147,14 @@ impl Effects {
                 beside = Some(upstream.counts);
             }
         }
-        let Some(new) = new else { return Ok(()) };
+        let Some(new) = new else {
+            // Docker started it again, with another address and new counts.
+            if let Some(moved) = self.upstream(&one.instance, &one.spec).await {
+                one.new = moved;
+                one.warm = Counts::default();
+            }
+            return Ok(());
+        };
         if looks <= WARM {
             one.warm = new.clone();
         }
