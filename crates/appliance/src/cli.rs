@@ -1,5 +1,7 @@
 //! The command tree and its dispatch.
 
+mod service;
+
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -11,6 +13,8 @@ use crate::commands::{
 };
 use crate::globals::Globals;
 use crate::{agent, receive, ui};
+
+pub use service::parse as parse_service;
 
 /// Run your web apps on a server you own: bootstrap, signed pushes, zero-downtime rollouts, restored backups
 #[derive(Debug, Parser)]
@@ -212,7 +216,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Agent(args) => agent::run(&args)?,
         Command::Proxy(args) => match &args.verb {
             Some(verb) => block_on(proxy_verbs::run(verb, globals))?,
-            None => proxy::run(&args)?,
+            None => proxy::run(&args.serve)?,
         },
         Command::Receive(args) => block_on(receive::run(&args))?,
         Command::Completions { shell } => {

@@ -37,7 +37,11 @@ pub fn version() -> &'static str {
 
 fn main() -> ExitCode {
     appliance_config::yaml::silence_caught_panics();
-    let arguments = match aliases::expand(arguments()) {
+    let arguments = arguments();
+    if let Some(cli) = cli::parse_service(&arguments) {
+        return run(cli);
+    }
+    let arguments = match aliases::expand(arguments) {
         Ok(arguments) => arguments,
         Err(error) => return failed(&error),
     };
@@ -49,6 +53,10 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
         }
     };
+    run(cli)
+}
+
+fn run(cli: cli::Cli) -> ExitCode {
     ui::set_verbosity(cli.globals.verbosity());
     match cli::dispatch(cli) {
         Ok(code) => code,

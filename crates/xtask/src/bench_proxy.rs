@@ -79,15 +79,17 @@ enum Row {
     Https1,
     Https2,
     Handshakes,
+    Resumptions,
     Download,
 }
 
 impl Row {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Http,
         Self::Https1,
         Self::Https2,
         Self::Handshakes,
+        Self::Resumptions,
         Self::Download,
     ];
 
@@ -96,7 +98,8 @@ impl Row {
             Self::Http => "HTTP/1.1, 4 KiB, 64 connections",
             Self::Https1 => "HTTPS/1.1, 4 KiB, 64 connections",
             Self::Https2 => "HTTPS/2, 4 KiB, 64 connections",
-            Self::Handshakes => "new TLS connections, one request each",
+            Self::Handshakes => "new TLS 1.3 connections, full handshake, one request each",
+            Self::Resumptions => "new TLS 1.3 connections, resumed, one request each",
             Self::Download => "1 GiB download, HTTP/1.1 (MiB/s, CPU µs per MiB)",
         }
     }
@@ -285,6 +288,7 @@ fn nginx(home: &Path, upstream: SocketAddr) -> anyhow::Result<Contender> {
          upstream app {{ server {upstream}; keepalive 128; keepalive_requests 1000000000; }}\n\
          server {{ listen {http} reuseport backlog=4096; listen {https} ssl http2 reuseport backlog=4096;\n\
          ssl_certificate {root}/cert.pem; ssl_certificate_key {root}/key.pem; ssl_session_tickets on;\n\
+         ssl_protocols TLSv1.2 TLSv1.3;\n\
          location / {{ proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
          proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;\n\
          proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Request-ID $request_id;\n\
@@ -427,7 +431,9 @@ fn measure(row: Row, contender: &Contender, seconds: u32, home: &Path) -> anyhow
     let (mut sample, count) = match row {
         Row::Http => wrk(&small("http", contender.http), seconds, &[])?,
         Row::Https1 => wrk(&small("https", contender.https), seconds, &[])?,
-        Row::Handshakes => wrk(
+        Row::Handshakes => s_time(contender.https, seconds)?,
+        // wrk keeps the session of each of its connections, and resumes it.
+        Row::Resumptions => wrk(
             &small("https", contender.https),
             seconds,
             &["-H", "Connection: close"],
@@ -494,6 +500,52 @@ fn wrk(url: &str, seconds: u32, more: &[&str]) -> anyhow::Result<(Sample, u64)> 
         errors,
     };
     Ok((sample, requests))
+}
+
+/// Clients that each open one connection after the other, without a session to resume; they tell no latencies.
+fn s_time(address: SocketAddr, seconds: u32) -> anyhow::Result<(Sample, u64)> {
+    const CLIENTS: usize = 16;
+    let seconds = seconds.to_string();
+    let clients = (0..CLIENTS)
+        .map(|_| {
+            Command::new("openssl")
+                .args(["s_time", "-new", "-tls1_3", "-www", "/small", "-time", &seconds])
+                .args(["-connect", &address.to_string()])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .context("cannot run openssl s_time")
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let begun = Instant::now();
+    let (mut count, mut errors) = (0, 0);
+    for client in clients {
+        let output = client.wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        count += connections(&text).with_context(|| {
+            let why = String::from_utf8_lossy(&output.stderr);
+            format!("openssl s_time says nothing of connections: {text}{why}")
+        })?;
+        errors += u64::from(!output.status.success());
+    }
+    #[allow(clippy::cast_precision_loss)]
+    let sample = Sample {
+        per_second: count as f64 / begun.elapsed().as_secs_f64(),
+        errors,
+        ..Sample::default()
+    };
+    Ok((sample, count))
+}
+
+/// How many connections `openssl s_time` made, by its line `629 connections in 3 real seconds, …`.
+fn connections(text: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| {
+            line.split_once(" connections in ")
+                .filter(|(_, rest)| rest.contains(" real "))
+        })
+        .and_then(|(count, _)| count.trim().parse().ok())
 }
 
 /// `4.50ms`, `812.00us` or `1.20s`.
@@ -570,6 +622,15 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
+/// Milliseconds, where the load generator tells them.
+fn latency(ms: f64) -> String {
+    if ms > 0.0 {
+        format!("{ms:.2}")
+    } else {
+        "–".into()
+    }
+}
+
 /// The result, in Markdown.
 fn table(
     samples: &BTreeMap<(Row, &str), Vec<Sample>>,
@@ -603,11 +664,11 @@ fn table(
                 .sum();
             writeln!(
                 text,
-                "| {name} | {rate:.0} | {:.2} | {cpu:.1} | {:.2} | {:.2} | {:.2} | {errors} |",
+                "| {name} | {rate:.0} | {:.2} | {cpu:.1} | {:.2} | {} | {} | {errors} |",
                 rate / of("nginx", |s| s.per_second),
                 cpu / of("nginx", |s| s.cpu_us),
-                of(name, |s| s.p50_ms),
-                of(name, |s| s.p99_ms),
+                latency(of(name, |s| s.p50_ms)),
+                latency(of(name, |s| s.p99_ms)),
             )?;
         }
         text.push('\n');
@@ -670,6 +731,14 @@ fn machine() -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn connections_of_s_time_are_counted_once() {
+        let text = "629 connections in 0.38s; 1655.26 connections/user sec, bytes read 2724828\n\
+                    629 connections in 3 real seconds, 4332 bytes read per connection\n";
+        assert_eq!(super::connections(text), Some(629));
+        assert_eq!(super::connections("nothing"), None);
+    }
+
     #[test]
     fn times_of_wrk_are_read_in_every_unit() {
         for (text, expect) in [("4.50ms", 4.5), ("812.00us", 0.812), ("1.20s", 1200.0), ("", 0.0)] {

@@ -22,6 +22,16 @@ pub const STATE_DIRECTORY: &str = "/var/lib/appliance-proxy";
 /// replaced or on SIGHUP.
 #[derive(Debug, clap::Args)]
 pub struct ProxyArgs {
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// Kamal's verbs
+    #[command(subcommand)]
+    pub verb: Option<super::proxy_verbs::ProxyVerb>,
+}
+
+/// The proxy as a process
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
     /// Address for plain HTTP, such as 0.0.0.0:80; repeat for several
     #[arg(long, value_name = "ADDR")]
     http: Vec<SocketAddr>,
@@ -59,16 +69,13 @@ pub struct ProxyArgs {
     /// Seconds that open requests may go on after a stop signal
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain: u64,
-    /// Kamal's verbs
-    #[command(subcommand)]
-    pub verb: Option<super::proxy_verbs::ProxyVerb>,
 }
 
 /// Runs the proxy until a stop signal.
 ///
 /// # Errors
 /// When a listener or the control socket cannot be opened, or the snapshot file is wrong.
-pub fn run(args: &ProxyArgs) -> anyhow::Result<()> {
+pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     if args.quic.is_some() {
         anyhow::bail!(
             "--quic: HTTP/3 is not served, because memory with a slow reader is not known to stay bounded; \
