@@ -2,18 +2,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
-use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use crate::h1;
 use crate::http2;
 use crate::options::Scheme;
 use crate::proxy_header;
+use crate::secured::{self, Secured};
 use crate::worker::{Accepted, Slot, Worker};
 
 /// Longest time for a TLS handshake, and for a PROXY header before it.
@@ -121,12 +121,12 @@ async fn balancer(worker: &Worker, stream: &mut TcpStream) -> Option<proxy_heade
 
 async fn https(worker: &Rc<Worker>, stream: TcpStream, peer: Rc<Peer>) {
     let on_demand = worker.shared.table.load().settings.on_demand;
-    let acceptor = TlsAcceptor::from(std::sync::Arc::clone(&worker.tls));
     let handshake = async {
         if on_demand {
             Box::pin(demanded(worker, stream)).await
         } else {
-            Box::pin(tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)))
+            let handshake = Secured::accept(stream, Arc::clone(&worker.tls));
+            Box::pin(tokio::time::timeout(HANDSHAKE, handshake))
                 .await
                 .ok()?
                 .ok()
@@ -141,12 +141,12 @@ async fn https(worker: &Rc<Worker>, stream: TcpStream, peer: Rc<Peer>) {
         return;
     };
     worker.shared.handshakes.fetch_add(1, Ordering::Relaxed);
-    if let Some(name) = stream.get_ref().1.server_name()
+    if let Some(name) = stream.session().server_name()
         && let Some(route) = worker.shared.table.load().of_host(name)
     {
         route.counters[worker.index].shook_hands();
     }
-    let protocol = stream.get_ref().1.alpn_protocol();
+    let protocol = stream.session().alpn_protocol();
     if protocol == Some(crate::challenges::ACME_TLS) {
         // The handshake was the answer (RFC 8737 §3).
         return;
@@ -159,21 +159,21 @@ async fn https(worker: &Rc<Worker>, stream: TcpStream, peer: Rc<Peer>) {
 }
 
 /// A handshake that waits for a certificate, when its host has none yet.
-async fn demanded(worker: &Rc<Worker>, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
-    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
-    let start = tokio::time::timeout(HANDSHAKE, hello).await.ok()?.ok()?;
+async fn demanded(worker: &Rc<Worker>, mut stream: TcpStream) -> Option<Secured> {
+    let hello = tokio::time::timeout(HANDSHAKE, secured::hello(&mut stream)).await;
+    let hello = hello.ok()?.ok()?;
     let name = {
-        let hello = start.client_hello();
+        let hello = hello.client_hello();
         let name = hello.server_name().map(str::to_owned);
         name.filter(|_| !crate::tls::is_challenge(&hello))
     };
     if let Some(name) = name {
         tokio::select! {
             () = crate::on_demand::settle(&worker.shared, &name) => {}
-            () = left(&start.io) => return None,
+            () = left(&stream) => return None,
         }
     }
-    let finish = start.into_stream(std::sync::Arc::clone(&worker.tls));
+    let finish = Secured::finish(stream, hello, Arc::clone(&worker.tls));
     tokio::time::timeout(HANDSHAKE, finish).await.ok()?.ok()
 }
 

@@ -20,6 +20,7 @@
 //! | `http2`, `forward` | HTTP/2: clients, and upstreams that speak h2c |
 //! | `manager`, `store`, [`control`] | changes: checked, written down, made live |
 //! | `tls`, [`local_ca`], `challenges`, `on_demand` | certificates by host, answers to certificate authorities |
+//! | `secured` | a client connection inside TLS |
 //! | `run`, `worker`, `heir` | threads and listeners, the process that takes over |
 //!
 //! # When things go wrong
@@ -103,6 +104,7 @@ pub mod proxy_header;
 mod request_id;
 mod rewound;
 mod run;
+mod secured;
 mod shared;
 pub mod snapshot;
 mod spool;

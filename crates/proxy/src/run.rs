@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -367,7 +369,7 @@ async fn oversee(
     let workers = Arc::new(workers);
     let acceptors = tokio_util::task::TaskTracker::new();
     for (scheme, port, header, socket) in listening.sockets {
-        match tokio::net::TcpListener::from_std(socket) {
+        match watched(socket) {
             Ok(socket) => {
                 acceptors.spawn(accept(
                     socket,
@@ -439,9 +441,17 @@ fn this_boot(socket: &Path, disk: &Disk) -> Option<String> {
     }
 }
 
+/// Watches a listener without being tokio's, which would watch every connection it accepts as well, until it is handed
+/// to a worker, which watches it with a poller of its own.
+// Deprecated for types whose descriptor may change while it is watched; a listener's does not.
+#[allow(deprecated)]
+fn watched(socket: TcpListener) -> std::io::Result<AsyncFd<TcpListener>> {
+    AsyncFd::with_interest(socket, Interest::READABLE)
+}
+
 /// Accepts until the proxy stops; the kernel keeps what comes later for a successor.
 async fn accept(
-    socket: tokio::net::TcpListener,
+    socket: AsyncFd<TcpListener>,
     scheme: Scheme,
     local_port: u16,
     header: bool,
@@ -457,11 +467,11 @@ async fn accept(
             }
         }
         let accepted = tokio::select! {
-            accepted = socket.accept() => accepted,
+            accepted = socket.async_io(Interest::READABLE, TcpListener::accept) => accepted,
             () = shared.stopping.cancelled() => return,
         };
-        // The worker watches it with its own poller.
-        let accepted = accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
+        let accepted =
+            accepted.and_then(|(stream, peer)| stream.set_nonblocking(true).map(|()| (stream, peer)));
         match accepted {
             Ok((stream, peer)) => {
                 let ports = &shared.table.load().settings.proxy_protocol_ports;
