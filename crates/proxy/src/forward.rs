@@ -1,5 +1,7 @@
 //! Requests of HTTP/2 clients, from the head to the end of the response.
 
+mod send;
+
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -14,7 +16,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::assign::{self, Assignment, Lane};
+use crate::assign::{self, Assignment};
 use crate::clock::Clock;
 use crate::connection::Peer;
 use crate::decide::{Ask, Decision, decide, too_late};
@@ -23,7 +25,6 @@ use crate::h1;
 use crate::headers::{self, ClientView};
 use crate::held::{self, Held};
 use crate::http2::{self, Interim, Upload};
-use crate::link::Link;
 use crate::logged::{Line, Logged, line};
 use crate::names::ServiceName;
 use crate::pages;
@@ -34,6 +35,9 @@ use crate::table::{Route, Table};
 use crate::upstream::Upstream;
 use crate::visitor;
 use crate::worker::Worker;
+
+use self::send::send;
+pub(crate) use self::send::stream;
 
 /// How a request went wrong at an upstream before the response's head.
 #[derive(Debug)]
@@ -541,131 +545,4 @@ fn accept(response: &mut Response<Reply>) {
 /// Whether a method may be repeated (RFC 9110 §9.2.2).
 pub(crate) fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")
-}
-
-/// Sends the request to an upstream and waits for the head of its response.
-#[allow(clippy::too_many_arguments)]
-async fn send(
-    worker: &Rc<Worker>,
-    route: &Arc<Route>,
-    lane: Lane,
-    mut request: Request<Upload>,
-    begun: Instant,
-    patience: Patience,
-    interim: Interim<'_>,
-) -> Response<Reply> {
-    let upgrade = request.headers().contains_key(header::UPGRADE);
-    let mut tried: Vec<u64> = Vec::new();
-    let mut route = Arc::clone(route);
-    let mut repeated = false;
-    loop {
-        let Some(upstream) = route.pick(lane, &tried) else {
-            return failure(if tried.is_empty() {
-                StatusCode::SERVICE_UNAVAILABLE
-            } else {
-                StatusCode::BAD_GATEWAY
-            });
-        };
-        let Some(in_flight) = upstream.enter(worker.index) else {
-            // A switch came between; the new table is already live.
-            match worker.shared.table.load().routes.get(&route.service.name) {
-                Some(fresh) if !Arc::ptr_eq(fresh, &route) => route = Arc::clone(fresh),
-                _ => return failure(StatusCode::SERVICE_UNAVAILABLE),
-            }
-            continue;
-        };
-        let counters = upstream.counters(worker.index);
-        let opened = match route.service.upstream_protocol {
-            UpstreamProtocol::Http1 => link(worker, upstream, repeated).await.map(Opened::Http1),
-            UpstreamProtocol::H2c => stream(worker, upstream, repeated).await.map(Opened::H2c),
-        };
-        let outcome = match opened {
-            Ok(Opened::Http1((link, reused))) => {
-                let taken = h1::Taken {
-                    link,
-                    reused,
-                    in_flight,
-                };
-                h1::fetch(worker, taken, &mut request, upgrade, patience, interim)
-                    .await
-                    .map(|response| {
-                        response.map(|mut relay| {
-                            relay.count_for(&route);
-                            Reply::Relayed(Relay::Http1(Box::new(relay)))
-                        })
-                    })
-            }
-            Ok(Opened::H2c(lease)) => {
-                let counted = (Arc::clone(upstream), Some(in_flight));
-                http2::upstream::fetch(worker, lease, counted, &mut request, patience, interim)
-                    .await
-                    .map(|response| {
-                        response.map(|mut relay| {
-                            relay.count_for(&route);
-                            Reply::Relayed(Relay::H2c(Box::new(relay)))
-                        })
-                    })
-            }
-            Err(error) => {
-                // Nothing was sent, so any method may go to another upstream.
-                tracing::warn!(
-                    service = %route.service.name, upstream = %upstream.address,
-                    error = &error as &dyn std::error::Error, "cannot connect to the upstream"
-                );
-                counters.failed();
-                tried.push(upstream.id);
-                continue;
-            }
-        };
-        match outcome {
-            Ok(response) => {
-                counters.answered(response.status().as_u16(), begun.elapsed());
-                return response;
-            }
-            Err(Broken::Stale) if !repeated => repeated = true,
-            Err(broken) => {
-                let status = match broken {
-                    Broken::Status(status) => status,
-                    Broken::Stale => StatusCode::BAD_GATEWAY,
-                };
-                if status.is_server_error() {
-                    tracing::warn!(
-                        service = %route.service.name, upstream = %upstream.address,
-                        status = status.as_u16(), "the upstream did not answer as it should"
-                    );
-                    counters.failed();
-                }
-                return failure(status);
-            }
-        }
-    }
-}
-
-/// A connection to an upstream.
-enum Opened {
-    Http1((Link, bool)),
-    H2c(http2::upstream::Lease),
-}
-
-/// A connection for one request at a time, and whether it carried one before.
-async fn link(worker: &Worker, upstream: &Upstream, fresh: bool) -> io::Result<(Link, bool)> {
-    let resting = (!fresh)
-        .then(|| worker.links.take(upstream, tokio::time::Instant::now()))
-        .flatten();
-    match resting {
-        Some(link) => Ok((link, true)),
-        None => Ok((Link::connect(&upstream.address).await?, false)),
-    }
-}
-
-/// A stream of a connection that many requests share.
-pub(crate) async fn stream(
-    worker: &Worker,
-    upstream: &Arc<Upstream>,
-    fresh: bool,
-) -> io::Result<http2::upstream::Lease> {
-    match worker.streams.take(upstream).filter(|_| !fresh) {
-        Some(lease) => Ok(lease),
-        None => worker.streams.connect(upstream).await,
-    }
 }

@@ -17,6 +17,7 @@
 //! | `compress`, `encoded`, [`template`] | responses made smaller, error pages of an app |
 //! | `h1`, `link`, `buffer`, `clock`, `wakers` | the HTTP/1.1 engine and what it stands on |
 //! | `proxy_header`, `rewound` | what may stand before a connection's first request |
+//! | `attempt` | which upstream is tried next, for every protocol |
 //! | `http2`, `forward` | HTTP/2: clients, and upstreams that speak h2c |
 //! | `manager`, `store`, [`control`] | changes: checked, written down, made live |
 //! | `tls`, [`local_ca`], `challenges`, `on_demand` | certificates by host, answers to certificate authorities |
@@ -68,6 +69,7 @@
 
 mod access_log;
 mod assign;
+mod attempt;
 mod auth;
 mod buffer;
 mod challenges;

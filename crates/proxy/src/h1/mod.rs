@@ -12,6 +12,7 @@
 //! ```
 
 mod bridge;
+mod carry;
 mod chunks;
 mod encode;
 mod exchange;
@@ -25,7 +26,6 @@ mod rewrite;
 mod trailer;
 mod tunnel;
 
-use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -39,11 +39,10 @@ use http::{Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use self::exchange::Exchange;
 pub(crate) use self::fetch::{Relay, Taken, fetch};
 use self::held::wants_requests;
 use self::log::{announced, log_head};
-use self::order::{Failure, Order, Outcome};
+use self::order::Order;
 use self::parse::Framing;
 pub(crate) use self::parse::is_host;
 use self::tunnel::Tunnel;
@@ -54,15 +53,14 @@ use crate::clock::Clock;
 use crate::compress;
 use crate::connection::Peer;
 use crate::decide::{Ask, Decision, decide, too_late};
-use crate::forward::{self, Patience};
+use crate::forward;
 use crate::http2;
 use crate::link::Link;
 use crate::pages;
 use crate::policy::{self, Verdict};
 use crate::rewound::Rewound;
-use crate::snapshot::UpstreamProtocol;
 use crate::table::{Route, Table};
-use crate::upstream::{InFlight, Upstream};
+use crate::upstream::InFlight;
 use crate::visitor;
 use crate::wakers::Place;
 use crate::worker::Worker;
@@ -447,169 +445,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
         visitor::address(self.peer.address, &table.trusted, named, forwarded)
     }
 
-    /// Sends the order to an upstream; to another one when the connection cannot be made.
-    async fn carry_out(&mut self, mut order: Order) -> Next {
-        let worker = Rc::clone(&self.worker);
-        let mut tried: Vec<u64> = Vec::new();
-        let mut fresh_only = false;
-        let mut upload = None;
-        let mut refused = None;
-        if !order.upgrade && order.framing != Framing::Length(0) && wants_requests(&order.route) {
-            match Box::pin(self.hold(&mut order)).await {
-                Ok(spool) => upload = Some(spool),
-                Err(Failure::Status(status)) => refused = Some(status),
-                Err(_) => {
-                    self.log(&order, 499, "", 0, &[]);
-                    worker.buffers.give(order.head);
-                    return Next::Gone;
-                }
-            }
-        }
-        let status = loop {
-            if let Some(status) = refused {
-                break status;
-            }
-            let Some(upstream) = order.route.pick(order.assignment.lane, &tried) else {
-                break if tried.is_empty() {
-                    StatusCode::SERVICE_UNAVAILABLE
-                } else {
-                    StatusCode::BAD_GATEWAY
-                };
-            };
-            let Some(in_flight) = upstream.enter(worker.index) else {
-                // A switch came between; the new table is already live.
-                let table = worker.shared.table.load();
-                match table.routes.get(&order.route.service.name) {
-                    Some(fresh) if !Arc::ptr_eq(fresh, &order.route) => order.route = Arc::clone(fresh),
-                    _ => break StatusCode::SERVICE_UNAVAILABLE,
-                }
-                continue;
-            };
-            let upstream = Arc::clone(upstream);
-            let resting = if fresh_only {
-                None
-            } else {
-                worker.links.take(&upstream, order.begun)
-            };
-            let reused = resting.is_some();
-            let mut link = match resting {
-                Some(link) => link,
-                None => match self.connect(&upstream, &order, fresh_only).await {
-                    Ok(link) => link,
-                    Err(error) => {
-                        // Nothing was sent, so any method may go to another upstream.
-                        tracing::warn!(
-                            service = %order.route.service.name, upstream = %upstream.address,
-                            error = &error as &dyn std::error::Error, "cannot connect to the upstream"
-                        );
-                        upstream.counters(worker.index).failed();
-                        tried.push(upstream.id);
-                        continue;
-                    }
-                },
-            };
-            let mut exchange =
-                Exchange::new(self, &order, &mut link, reused, &in_flight, upload.as_deref_mut());
-            let outcome = exchange.run(self).await;
-            let held = exchange.held.take();
-            let (answered, status, bytes) = (exchange.answered, exchange.status, exchange.bytes);
-            let body = exchange.body_bytes();
-            let logged = std::mem::take(&mut exchange.logged);
-            exchange.finish(self);
-            order.route.counters[worker.index].moved(bytes.0, bytes.1);
-            if let (Ok(Outcome::Complete { keep, reusable }), Some(held)) = (&outcome, held) {
-                // The upstream is free, however slowly the client takes its response.
-                if *reusable {
-                    worker.links.put(&upstream, link, Instant::now());
-                }
-                drop(in_flight);
-                let given = Box::pin(self.play(held)).await;
-                self.log(&order, status, &upstream.address.to_string(), body, &logged);
-                worker.buffers.give(order.head);
-                return match (given, keep) {
-                    (false, _) => Next::Gone,
-                    (true, true) => Next::Keep,
-                    (true, false) => Next::Close,
-                };
-            }
-            if order.log.is_some() && outcome_is_final(&outcome, answered) {
-                let status = match outcome {
-                    Ok(Outcome::Tunnel(_)) => 101,
-                    // kamal-proxy's and nginx's word for a client that left.
-                    Err(Failure::Client) if !answered => 499,
-                    _ => status,
-                };
-                // What a tunnel carries comes after its line.
-                self.log(&order, status, &upstream.address.to_string(), body, &logged);
-            }
-            match outcome {
-                Ok(Outcome::Complete { keep, reusable }) => {
-                    if reusable {
-                        worker.links.put(&upstream, link, Instant::now());
-                    }
-                    worker.buffers.give(order.head);
-                    return if keep { Next::Keep } else { Next::Close };
-                }
-                Ok(Outcome::Tunnel(rest)) => {
-                    worker.buffers.give(order.head);
-                    self.tunnel(link, rest, in_flight.into_tunnel()).await;
-                    return Next::Gone;
-                }
-                Err(Failure::Stale) => fresh_only = true,
-                Err(Failure::Client) => {
-                    worker.buffers.give(order.head);
-                    return Next::Gone;
-                }
-                Err(Failure::Cut) if answered => return Next::Gone,
-                Err(Failure::Cut) => break StatusCode::GATEWAY_TIMEOUT,
-                Err(Failure::Status(status)) => {
-                    if status.is_server_error() {
-                        tracing::warn!(
-                            service = %order.route.service.name, upstream = %upstream.address,
-                            status = status.as_u16(), answered, "the upstream did not answer as it should"
-                        );
-                        upstream.counters(worker.index).failed();
-                    }
-                    if answered {
-                        return Next::Gone;
-                    }
-                    break status;
-                }
-            }
-        };
-        let counters = &order.route.counters[worker.index];
-        counters.answered(status.as_u16(), order.begun.elapsed());
-        let taken = order.framing == Framing::Length(0) || upload.is_some();
-        let keep = order.keep && taken && !self.is_closing();
-        let mut page = order.route.page(status, "");
-        let given = if order.is_head {
-            0
-        } else {
-            page.body().len() as u64
-        };
-        self.log(&order, status.as_u16(), "", given, &[]);
-        if let Ok(id) = http::HeaderValue::from_bytes(&order.head[order.id.clone()]) {
-            page.headers_mut().insert(crate::headers::X_REQUEST_ID, id);
-        }
-        self.give(&page, Some(&order.route), keep, order.minor, order.is_head)
-            .await
-    }
-
-    /// A connection that nothing was sent on yet.
-    async fn connect(&self, upstream: &Arc<Upstream>, order: &Order, fresh: bool) -> io::Result<Link> {
-        if order.route.service.upstream_protocol == UpstreamProtocol::Http1 {
-            return Link::connect(&upstream.address).await;
-        }
-        let lease = forward::stream(&self.worker, upstream, fresh).await?;
-        let patience = Patience {
-            response: order.route.service.response_timeout,
-            stall: self.stall(),
-        };
-        bridge::start(&self.worker, lease, upstream, order, patience)
-            .map(Link::Bridge)
-            .ok_or_else(|| io::Error::other("the request cannot be said in HTTP/2"))
-    }
-
     /// Gives an answer of our own.
     async fn give(
         &mut self,
@@ -712,14 +547,5 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conn<S> {
             Poll::Pending
         })
         .await;
-    }
-}
-
-/// Whether this exchange's end is also the request's: the client has an answer, or is gone.
-fn outcome_is_final(outcome: &Result<Outcome, Failure>, answered: bool) -> bool {
-    match outcome {
-        Ok(_) | Err(Failure::Client) => true,
-        Err(Failure::Stale) => false,
-        Err(Failure::Status(_) | Failure::Cut) => answered,
     }
 }

@@ -15,6 +15,7 @@ mod lanes;
 mod lifecycle;
 mod observing;
 mod rig;
+mod routing;
 mod strict;
 mod switching;
 mod tls;
