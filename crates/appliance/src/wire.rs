@@ -112,6 +112,9 @@ pub struct App {
     pub current: Option<Release>,
     /// The releases that can be rolled back to, newest first.
     pub previous: Vec<Release>,
+    /// Where a rollback goes that names no release: the one that served before the current.
+    #[serde(default)]
+    pub back: Option<ReleaseNumber>,
     /// The last rollout, while it is not settled or when it was reverted.
     pub rollout: Option<Rollout>,
     /// Containers of the current release.
@@ -217,6 +220,9 @@ pub struct Rollout {
     pub number: ReleaseNumber,
     /// The state it is in.
     pub phase: String,
+    /// The app's own version of that release; empty when it is not listed any more.
+    #[serde(default)]
+    pub version: String,
     /// Why it goes back, when it does.
     pub why: Option<String>,
 }

@@ -207,6 +207,11 @@ impl Rollout {
         matches!(self.phase, Phase::Settled | Phase::Reverted)
     }
 
+    /// Whether [`Event::Cancel`] still leads back: it is neither settled nor going back already.
+    pub fn can_be_taken_back(&self) -> bool {
+        self.stage.can_revert() && self.failure.is_none()
+    }
+
     /// Where it stands.
     pub fn phase(&self) -> Phase {
         self.phase

@@ -156,6 +156,11 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience, lead:
             let app = app_id(app, change.destination.as_ref());
             super::backups::change(agent, &app, accessory.as_str(), action, audience).await
         }
+        // No lease: whoever holds it is the one whose rollout is to be taken back.
+        (Verb::Abort, Some(app)) => {
+            let app = app_id(app, change.destination.as_ref());
+            roll_out::abort(agent, verified, &app, audience).await
+        }
         (Verb::Adopt(action), _) => super::adopt::change(agent, verified, action, audience).await,
         (Verb::Firewall(_), _) => firewall(agent, verified).await,
         (Verb::AlertsTest, _) => Ok(super::alerts::test(agent).await),
@@ -177,7 +182,7 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience, lead:
             }
             let own = matches!(
                 verb,
-                Verb::Promote | Verb::Abort | Verb::LockAcquire { .. } | Verb::LockRelease
+                Verb::Promote | Verb::LockAcquire { .. } | Verb::LockRelease
             );
             if !own {
                 match roll_out::interrupted(agent, &app).await {
@@ -205,7 +210,6 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience, lead:
                     roll_out::rollback(agent, &app, *to, roles, audience, lead).await
                 }
                 Verb::Promote => roll_out::promote(agent, &app, audience).await,
-                Verb::Abort => roll_out::abort(agent, verified, &app, audience).await,
                 Verb::LockAcquire { .. } => lock::acquire(agent, verified, &app),
                 Verb::LockRelease => lock::release(agent, &app),
                 Verb::AppRemove => remove(agent, &app).await,

@@ -304,41 +304,6 @@ async fn end(agent: &Agent, app: &str, rollout: &Rollout, audience: &Audience) -
 /// # Errors
 /// When the app's state cannot be read, or Docker does not answer.
 pub async fn promote(agent: &Arc<Agent>, app: &str, audience: &Audience) -> anyhow::Result<End> {
-    let pass = appliance_rollout::Event::Pass { gate: Gate::Promote };
-    decide(agent, app, pass, audience).await
-}
-
-/// Takes the canary away.
-///
-/// # Errors
-/// When the app's state cannot be read, or Docker does not answer.
-pub async fn abort(
-    agent: &Arc<Agent>,
-    verified: &Verified,
-    app: &str,
-    audience: &Audience,
-) -> anyhow::Result<End> {
-    let cancel = appliance_rollout::Event::Cancel {
-        why: format!("the canary was aborted by {}", verified.signer),
-    };
-    Ok(match decide(agent, app, cancel, audience).await? {
-        End::Reverted { serving, .. } => End::Done {
-            release: serving,
-            message: match serving {
-                Some(number) => format!("the canary is gone; {app} {number} serves everybody"),
-                None => "the canary is gone".to_owned(),
-            },
-        },
-        other => other,
-    })
-}
-
-async fn decide(
-    agent: &Arc<Agent>,
-    app: &str,
-    decision: appliance_rollout::Event,
-    audience: &Audience,
-) -> anyhow::Result<End> {
     let state = agent.apps.read(app)?;
     if state.numbers.current.is_none() {
         return Ok(not_deployed(app));
@@ -351,17 +316,75 @@ async fn decide(
             next: "appliance push --canary 10%".to_owned(),
         });
     }
+    let pass = appliance_rollout::Event::Pass { gate: Gate::Promote };
+    decide(agent, app, pass, audience).await
+}
+
+/// Takes a rollout back that has not settled: a canary, or a push that somebody else still follows.
+///
+/// # Errors
+/// When the app's state cannot be read, or Docker does not answer.
+pub async fn abort(
+    agent: &Arc<Agent>,
+    verified: &Verified,
+    app: &str,
+    audience: &Audience,
+) -> anyhow::Result<End> {
+    let rollout = agent.apps.read(app)?.rollout.filter(|rollout| !rollout.is_over());
+    let what = match rollout {
+        Some(rollout) if rollout.waits_at() == Some(Gate::Promote) => "the canary".to_owned(),
+        Some(rollout) if rollout.can_be_taken_back() => rollout.plan().new.release.to_string(),
+        Some(rollout) if rollout.failure().is_some() => {
+            return Ok(End::Refused {
+                code: "reverting".to_owned(),
+                message: format!("{app} {} is going back already", rollout.plan().new.release),
+                next: "appliance status".to_owned(),
+            });
+        }
+        _ => {
+            return Ok(End::Refused {
+                code: "no-rollout".to_owned(),
+                message: format!("{app} has no canary and no rollout in progress on this host"),
+                next: "appliance rollback, to leave a release that has settled".to_owned(),
+            });
+        }
+    };
+    let cancel = appliance_rollout::Event::Cancel {
+        why: format!("{what} was aborted by {}", verified.signer),
+    };
+    Ok(match decide(agent, app, cancel, audience).await? {
+        End::Reverted { serving, .. } => End::Done {
+            release: serving,
+            message: match serving {
+                Some(number) => format!("{what} is gone; {app} {number} serves everybody"),
+                None => format!("{what} is gone; nothing serves, as before"),
+            },
+        },
+        other => other,
+    })
+}
+
+/// Tells the rollout what was decided about it, and follows it to its end.
+async fn decide(
+    agent: &Arc<Agent>,
+    app: &str,
+    decision: appliance_rollout::Event,
+    audience: &Audience,
+) -> anyhow::Result<End> {
     if !agent.drives.busy(app) {
         keeper::resume(agent, app).await?;
     }
     let (sender, mut news) = mpsc::channel(256);
     if !agent.drives.attend(app, sender) || !agent.drives.tell(app, decision).await {
         return Ok(done(
-            "the canary came to its end in this moment: appliance status",
+            "the rollout came to its end in this moment: appliance status",
         ));
     }
-    // Ends when the drive does.
+    // Ends when the drive does; whoever began the rollout, and still follows it, is told the end of their change.
     while let Some(event) = news.recv().await {
+        if matches!(event, Event::End(_)) {
+            break;
+        }
         audience.tell(event).await;
     }
     match agent.apps.read(app)?.rollout {

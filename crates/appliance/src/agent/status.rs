@@ -135,6 +135,9 @@ impl Agent {
         let rollout = state.rollout.as_ref().map(|rollout| wire::Rollout {
             number: change::ReleaseNumber(rollout.plan().new.release.0),
             phase: phase_name(rollout.phase()).to_owned(),
+            version: list(rollout.plan().new.release)
+                .map(|release| release.version)
+                .unwrap_or_default(),
             why: rollout.failure().map(|failure| failure.why.clone()),
         });
         let containers = match current {
@@ -145,6 +148,11 @@ impl Agent {
             app: id.to_owned(),
             current: current.and_then(|current| list(current.release)),
             previous,
+            back: state
+                .numbers
+                .previous
+                .as_ref()
+                .map(|previous| change::ReleaseNumber(previous.release.0)),
             rollout: rollout.filter(|rollout| rollout.phase != "settled"),
             containers,
             stopped: state.stopped.is_some(),
