@@ -14,6 +14,7 @@
 //!   hosts without it when one container of the primary role is ready (Kamal's barrier).
 //! - A slice switches when all of its hosts are ready, and the next one begins when all of them are watched.
 //! - No host stops its old containers for good before all hosts are good, so that a failure takes all of them back.
+//! - A host that is lost after its switch goes on by itself, so the others go on too: taking them back would split the group.
 
 use std::collections::BTreeSet;
 
@@ -75,6 +76,8 @@ struct Standing {
     passed: BTreeSet<Gate>,
     /// `Some(true)`: the new release serves.
     ended: Option<bool>,
+    /// Nobody heard how it ended; where it stood decides what it does without a leader.
+    lost: bool,
 }
 
 impl Standing {
@@ -85,6 +88,12 @@ impl Standing {
 
     fn healthy(&self) -> bool {
         self.waits >= Some(Gate::Switch) || self.serves()
+    }
+
+    /// Whether it told that its visitors get the new release, and not that it goes back.
+    fn switched(&self) -> bool {
+        self.phase
+            .is_some_and(|phase| (Phase::Switched..=Phase::Settled).contains(&phase))
     }
 
     fn serves(&self) -> bool {
@@ -114,6 +123,7 @@ impl Group {
             phase: None,
             passed: BTreeSet::new(),
             ended: None,
+            lost: false,
         };
         Self {
             hosts: members.into_iter().map(standing).collect(),
@@ -144,9 +154,17 @@ impl Group {
             }
             Heard::Waits(gate) => standing.waits = Some(gate),
             Heard::Good => standing.ended = Some(true),
-            // A host that was told to settle does, heard or not.
-            Heard::Lost(_) if standing.passed.contains(&Gate::Settle) => standing.ended = Some(true),
-            Heard::Bad(why) | Heard::Lost(why) => {
+            // Without a leader it settles by itself.
+            Heard::Lost(_) if standing.switched() => {
+                standing.ended = Some(true);
+                standing.lost = true;
+            }
+            Heard::Lost(why) => {
+                standing.ended = Some(false);
+                standing.lost = true;
+                self.fail(format!("{name}: {why}"));
+            }
+            Heard::Bad(why) => {
                 standing.ended = Some(false);
                 self.fail(format!("{name}: {why}"));
             }
@@ -187,6 +205,13 @@ impl Group {
     /// Whether every host has ended.
     pub fn is_over(&self) -> bool {
         self.hosts.iter().all(|host| host.ended.is_some())
+    }
+
+    /// Whether this host was lost after its switch: without a leader it goes on with the new release.
+    pub fn goes_on_alone(&self, host: usize) -> bool {
+        self.hosts
+            .get(host)
+            .is_some_and(|host| host.lost && host.switched())
     }
 
     /// Why the group goes back, if it does.

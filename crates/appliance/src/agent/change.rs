@@ -180,10 +180,7 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience, lead:
                 Ok(Some(refused)) => return refused,
                 Err(error) => return failed(error.into()),
             }
-            let own = matches!(
-                verb,
-                Verb::Promote | Verb::LockAcquire { .. } | Verb::LockRelease
-            );
+            let own = matches!(verb, Verb::Promote | Verb::LockAcquire { .. } | Verb::LockRelease);
             if !own {
                 match roll_out::interrupted(agent, &app).await {
                     Ok(None) => {}

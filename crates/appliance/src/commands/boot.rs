@@ -2,12 +2,13 @@
 
 use appliance_push::change::{Expectation, RoleName, Verb};
 
+use crate::developer::earlier;
 use crate::developer::hooks::Hooks;
 use crate::developer::project::Project;
 use crate::developer::targets::{AppArgs, Targets};
 use crate::globals::Globals;
+use crate::ui;
 use crate::wire::{self, End};
-use crate::{commands::rollback, ui};
 
 /// Starts the current release again, or that of `--version`.
 ///
@@ -40,7 +41,7 @@ pub async fn run(args: &AppArgs, globals: &Globals) -> anyhow::Result<()> {
         };
         let verb = match (other, current) {
             (Some(wanted), _) => Verb::Rollback {
-                to: Some(rollback::find(&app, wanted)?),
+                to: Some(earlier::find(&app, wanted)?.number),
                 roles,
             },
             // A part of what runs, in new containers.

@@ -187,8 +187,8 @@ async fn reboot(args: &RebootArgs, globals: &Globals) -> anyhow::Result<()> {
     let hooks = project
         .as_ref()
         .map(|project| Hooks::new(project, globals, &names));
-    let hook = |name: &str, hosts: &[String]| match &hooks {
-        Some(hooks) => hooks.run_for(name, hosts),
+    let hook = async |name: &str, hosts: &[String]| match &hooks {
+        Some(hooks) => hooks.run_for(name, hosts).await,
         None => Ok(()),
     };
     let groups: Vec<_> = if args.rolling {
@@ -198,11 +198,11 @@ async fn reboot(args: &RebootArgs, globals: &Globals) -> anyhow::Result<()> {
     };
     for group in groups {
         let names: Vec<String> = group.iter().map(|(name, _)| name.clone()).collect();
-        hook("pre-proxy-reboot", &names)?;
+        hook("pre-proxy-reboot", &names).await?;
         for (name, link) in group {
             succeed(name, link, &args.reach, &settings).await?;
         }
-        hook("post-proxy-reboot", &names)?;
+        hook("post-proxy-reboot", &names).await?;
     }
     Ok(())
 }

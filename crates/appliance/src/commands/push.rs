@@ -1,7 +1,7 @@
 //! `appliance push`: check, send, sign, start, switch, drain — on every host of the configuration together.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use appliance_push::change::{Canary, Expectation, Image, Release, Verb};
 use appliance_push::image::Prepared;
@@ -16,7 +16,7 @@ use crate::developer::link::Link;
 use crate::developer::project::Project;
 use crate::developer::reach::ReachArgs;
 use crate::developer::release::{self, Making, secret_names};
-use crate::developer::turn;
+use crate::developer::turn::Patience;
 use crate::developer::wanted::Wanted;
 use crate::globals::Globals;
 use crate::ui;
@@ -63,6 +63,9 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
     let mut secrets = project.secrets(&names)?;
     let error_pages = release::error_pages(config, &project.directory)?;
     args.canary.resolve(&project.loaded.extension, true)?;
+    if let Some(warning) = release::command_left_out(config, &project.loaded.extension, &hosts) {
+        ui::warn(&warning);
+    }
     let mut hooks = Hooks::new(&project, globals, &hosts);
     hooks.before_connecting()?;
     let wanted = Wanted::find(&project, &args.image, || hooks.run("pre-build")).await?;
@@ -80,14 +83,22 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
         settings: project.ssh(),
     };
     let mut reached = way.connect(&hosts).await?;
-    turn::wait(&way, globals, &mut reached).await?;
+    let patience = Patience::of(globals);
+    patience.wait(&way, reached.iter_mut()).await?;
     let serves = reached.iter().any(|host| host.app.current.is_some());
+    let mut canary = args.canary.resolve(&project.loaded.extension, serves)?;
+    // One host promotes its canary by itself; of several each would decide for itself.
+    let hold = canary
+        .as_mut()
+        .filter(|_| reached.len() > 1)
+        .and_then(|canary| canary.hold.take())
+        .map(|seconds| Duration::from_secs(seconds.into()));
     let cargo = Cargo {
         project: &project,
         wanted: &wanted,
         secrets,
         error_pages,
-        canary: args.canary.resolve(&project.loaded.extension, serves)?,
+        canary,
         only: &globals.roles,
     };
     let releases = join_all(reached.iter_mut().map(|host| cargo.bring(&way, host))).await;
@@ -98,11 +109,14 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
     let verbs = releases
         .into_iter()
         .map(|release| Verb::Deploy(Box::new(release)));
-    let changes: Vec<(Host, Verb)> = reached.into_iter().zip(verbs).collect();
-    let first = changes.first().map(|(host, _)| host.link.clone());
-    fleet::roll_out(&way, &Order::of(config), &hooks, changes).await?;
-    if let Some(link) = first {
-        tell_trust(&link, config).await;
+    let mut changes: Vec<(Host, Verb)> = reached.into_iter().zip(verbs).collect();
+    fleet::roll_out(&way, &Order::of(config), &hooks, &patience, &mut changes).await?;
+    if let Some(hold) = hold {
+        let hosts: Vec<&Host> = changes.iter().map(|(host, _)| host).collect();
+        super::canary::hold(&way, &hosts, &config.version, hold).await?;
+    }
+    if let Some((host, _)) = changes.first() {
+        tell_trust(&host.link, config).await;
     }
     super::accessory::announce(&args.reach, globals).await;
     hooks.run_after("post-deploy", begun.elapsed())

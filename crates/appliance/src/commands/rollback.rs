@@ -2,17 +2,17 @@
 
 use std::time::Instant;
 
-use appliance_push::change::{ReleaseNumber, RoleName, Verb};
+use appliance_push::change::{RoleName, Verb};
 
+use crate::developer::earlier;
 use crate::developer::fleet::{self, Order, Way};
 use crate::developer::hooks::Hooks;
 use crate::developer::project::Project;
 use crate::developer::reach::ReachArgs;
 use crate::developer::release::roles_on;
-use crate::developer::turn;
-use crate::failure::{Kind, failure};
+use crate::developer::turn::Patience;
 use crate::globals::Globals;
-use crate::wire;
+use crate::{ui, wire};
 
 /// Run an earlier release again, with the image, configuration and secrets it had
 #[derive(Debug, clap::Args)]
@@ -23,10 +23,10 @@ pub struct RollbackArgs {
     release: Option<String>,
 }
 
-/// Rolls every host of the app back, together.
+/// Rolls every host of the app back to the same release, together.
 ///
 /// # Errors
-/// When a host cannot be reached, has no such release, or the release does not become healthy again on all of them.
+/// When a host cannot be reached, one does not have the release, or it does not become healthy again on all of them.
 pub async fn run(args: &RollbackArgs, globals: &Globals) -> anyhow::Result<()> {
     let begun = Instant::now();
     let project = Project::open(globals)?;
@@ -39,12 +39,18 @@ pub async fn run(args: &RollbackArgs, globals: &Globals) -> anyhow::Result<()> {
         settings: project.ssh(),
     };
     let mut reached = way.connect(&hosts).await?;
-    turn::wait(&way, globals, &mut reached).await?;
+    let patience = Patience::of(globals);
+    patience.wait(&way, reached.iter_mut()).await?;
+    let there: Vec<(&str, &wire::App)> = reached
+        .iter()
+        .map(|host| (host.name.as_str(), &host.app))
+        .collect();
+    let target = earlier::target(&there, args.release.as_deref())?;
     let mut changes = Vec::new();
-    for host in reached {
-        let to = match &args.release {
-            Some(wanted) => Some(find(&host.app, wanted)?),
-            None => None,
+    for (host, number) in reached.into_iter().zip(target.numbers) {
+        let Some(number) = number else {
+            ui::note(&format!("{}: serves {} already", host.name, target.version));
+            continue;
         };
         let roles = match globals.roles.as_slice() {
             [] => Vec::new(),
@@ -53,49 +59,14 @@ pub async fn run(args: &RollbackArgs, globals: &Globals) -> anyhow::Result<()> {
                 .map(|role| RoleName::parse(&role.name))
                 .collect::<Result<_, _>>()?,
         };
+        ui::note(&format!("{}: back to {number} ({})", host.name, target.version));
+        let to = Some(number);
         changes.push((host, Verb::Rollback { to, roles }));
     }
+    hooks.about(&target.version);
     hooks.locked();
     hooks.run("pre-deploy")?;
-    fleet::roll_out(&way, &Order::of(&project.loaded.config), &hooks, changes).await?;
+    let order = Order::of(&project.loaded.config);
+    fleet::roll_out(&way, &order, &hooks, &patience, &mut changes).await?;
     hooks.run_after("post-deploy", begun.elapsed())
-}
-
-/// The release that `wanted` names: `v42`, or the app's own version.
-///
-/// # Errors
-/// When there is none, with those that are there.
-pub fn find(app: &wire::App, wanted: &str) -> anyhow::Result<ReleaseNumber> {
-    let by_number = wanted
-        .strip_prefix('v')
-        .and_then(|number| number.parse().ok())
-        .map(ReleaseNumber);
-    let found = app
-        .previous
-        .iter()
-        .chain(&app.current)
-        .find(|release| Some(release.number) == by_number || release.version == wanted);
-    match found {
-        Some(release) => Ok(release.number),
-        None => {
-            let there: Vec<String> = app
-                .previous
-                .iter()
-                .map(|release| format!("{} ({})", release.number, release.version))
-                .collect();
-            let there = if there.is_empty() {
-                "none".to_owned()
-            } else {
-                there.join(", ")
-            };
-            Err(failure(
-                Kind::Refused,
-                format!(
-                    "{} has no release {wanted}; earlier releases on this host: {there}",
-                    app.app
-                ),
-            )
-            .into())
-        }
-    }
 }

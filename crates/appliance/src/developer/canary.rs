@@ -1,10 +1,11 @@
-//! `--canary`: which visitors get a new release first.
+//! `--canary`: which visitors get a new release first, and whether all hosts have the same one.
 
 use appliance_config::Extension;
 use appliance_config::units::{Seconds, Share};
 use appliance_push::change::{Canary, CanaryHeader};
 
-use crate::failure::{Kind, failure};
+use crate::failure::{Failure, Kind, failure};
+use crate::wire;
 
 /// Which visitors get the new release first
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -86,9 +87,155 @@ fn wrong(who: &str) -> anyhow::Error {
     .into()
 }
 
+/// Where an app stands on one host, as far as a canary is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing<'a> {
+    /// A version serves a part of the visitors until somebody decides.
+    Canary(&'a str),
+    /// A version is being rolled out.
+    Moving(&'a str),
+    /// A version is being taken back.
+    GoingBack,
+    /// A version serves, or nothing does.
+    Still(Option<&'a str>),
+}
+
+impl<'a> Standing<'a> {
+    /// Where it stands.
+    pub fn of(app: &'a wire::App) -> Self {
+        match &app.rollout {
+            Some(rollout) if rollout.phase == "canary" => Self::Canary(&rollout.version),
+            Some(rollout) if rollout.phase == "reverting" => Self::GoingBack,
+            Some(rollout) if rollout.phase != "reverted" => Self::Moving(&rollout.version),
+            _ => Self::Still(app.current.as_ref().map(|current| current.version.as_str())),
+        }
+    }
+
+    /// Whether there is something that could be taken back.
+    pub fn is_in_progress(&self) -> bool {
+        matches!(self, Self::Canary(_) | Self::Moving(_))
+    }
+
+    /// Whether somebody has to decide.
+    pub fn is_canary(&self) -> bool {
+        matches!(self, Self::Canary(_))
+    }
+
+    /// Whether this version is here, for a part of the visitors or for all.
+    pub fn brings(&self, version: &str) -> bool {
+        match self {
+            Self::Canary(found) | Self::Moving(found) | Self::Still(Some(found)) => *found == version,
+            Self::GoingBack | Self::Still(None) => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Standing<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Canary(version) => write!(f, "{version} is a canary"),
+            Self::Moving(version) => write!(f, "{version} is being rolled out"),
+            Self::GoingBack => f.write_str("a release is going back"),
+            Self::Still(Some(version)) => write!(f, "has no canary, {version} serves"),
+            Self::Still(None) => f.write_str("has no canary, nothing serves"),
+        }
+    }
+}
+
+/// Checks that every host has a canary, and the same: promoting it on a part of them would split the app.
+///
+/// # Errors
+/// When a host has none or another, with where each stands.
+pub fn agreed<'a>(hosts: impl Iterator<Item = (&'a str, &'a wire::App)>) -> Result<(), Failure> {
+    let standings: Vec<_> = hosts.map(|(name, app)| (name, Standing::of(app))).collect();
+    let first = standings.first().map(|(_, standing)| standing);
+    if first.is_some_and(Standing::is_canary) && standings.iter().all(|(_, standing)| Some(standing) == first)
+    {
+        return Ok(());
+    }
+    let told: Vec<String> = standings
+        .iter()
+        .map(|(name, standing)| format!("{name}: {standing}"))
+        .collect();
+    let told = told.join("\n");
+    Err(if standings.iter().any(|(_, standing)| standing.is_canary()) {
+        failure(
+            Kind::Refused,
+            format!("the hosts do not all have the same canary, so nothing was promoted\n{told}"),
+        )
+        .hint("appliance abort, and push again; or decide for one host: appliance promote -h HOST")
+    } else {
+        failure(Kind::Refused, told).hint("appliance push --canary 10%")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn app(current: &str, rollout: Option<(&str, &str)>) -> wire::App {
+        use appliance_push::change::ReleaseNumber;
+        wire::App {
+            app: "shop".to_owned(),
+            current: Some(wire::Release {
+                number: ReleaseNumber(1),
+                version: current.to_owned(),
+                digest: String::new(),
+                created_by: String::new(),
+                signer: String::new(),
+                at: jiff::Timestamp::UNIX_EPOCH,
+            }),
+            rollout: rollout.map(|(phase, version)| wire::Rollout {
+                number: ReleaseNumber(2),
+                phase: phase.to_owned(),
+                version: version.to_owned(),
+                why: None,
+            }),
+            ..wire::App::default()
+        }
+    }
+
+    #[test]
+    fn a_canary_is_promoted_on_all_hosts_or_on_none() {
+        let canary = app("a", Some(("canary", "b")));
+        let reverted = app("a", Some(("reverted", "b")));
+        let another = app("a", Some(("canary", "c")));
+        let check = |second: &wire::App| {
+            agreed([("one", &canary), ("two", second)].into_iter()).map_err(|failed| failed.message)
+        };
+        assert_eq!(check(&canary.clone()), Ok(()));
+        for (second, said) in [
+            (&reverted, "two: has no canary, a serves"),
+            (&another, "two: c is a canary"),
+        ] {
+            let refused = check(second).expect_err(said);
+            assert!(
+                refused.starts_with("the hosts do not all have the same canary"),
+                "{refused}"
+            );
+            assert!(
+                refused.contains("one: b is a canary") && refused.contains(said),
+                "{refused}"
+            );
+        }
+        let none = agreed([("one", &reverted)].into_iter()).expect_err("none");
+        assert_eq!(none.message, "one: has no canary, a serves");
+    }
+
+    #[test]
+    fn what_can_be_taken_back_is_known() {
+        for (rollout, expect) in [
+            (None, false),
+            (Some(("reverted", "b")), false),
+            (Some(("reverting", "b")), false),
+            (Some(("canary", "b")), true),
+            (Some(("starting", "b")), true),
+        ] {
+            let app = app("a", rollout);
+            assert_eq!(Standing::of(&app).is_in_progress(), expect, "{rollout:?}");
+            assert_eq!(Standing::of(&app).brings("b"), expect, "{rollout:?}");
+        }
+    }
 
     fn resolve(canary: &[&str], serves: bool) -> Result<Option<Canary>, String> {
         let args = CanaryArgs {

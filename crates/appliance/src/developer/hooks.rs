@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -79,6 +79,16 @@ impl<'a> Hooks<'a> {
         self.env.insert("KAMAL_LOCK".to_owned(), "true".to_owned());
     }
 
+    /// The version that the command turned out to be about.
+    pub fn about(&mut self, version: &str) {
+        let service = &self.project.loaded.config.service;
+        self.env.insert("KAMAL_VERSION".to_owned(), version.to_owned());
+        self.env.insert(
+            "KAMAL_SERVICE_VERSION".to_owned(),
+            service_version(service, version),
+        );
+    }
+
     /// Runs a hook if the project has it.
     ///
     /// # Errors
@@ -87,12 +97,16 @@ impl<'a> Hooks<'a> {
         self.run_with(hook, &[])
     }
 
-    /// Runs a hook about a part of the hosts.
+    /// Runs a hook about a part of the hosts, while others are heard and answered: it may take as long as it likes.
     ///
     /// # Errors
     /// As [`Hooks::run`].
-    pub fn run_for(&self, hook: &str, hosts: &[String]) -> anyhow::Result<()> {
-        self.run_with(hook, &[("KAMAL_HOSTS", hosts.join(","))])
+    pub async fn run_for(&self, hook: &str, hosts: &[String]) -> anyhow::Result<()> {
+        let Some(call) = self.call(hook, &[("KAMAL_HOSTS", hosts.join(","))])? else {
+            return Ok(());
+        };
+        let output = tokio::process::Command::from(call.command).output().await;
+        self.conclude(hook, call.step, output.with_context(|| call.complaint))
     }
 
     /// Runs `post-deploy`, which learns how long it took.
@@ -104,9 +118,18 @@ impl<'a> Hooks<'a> {
     }
 
     fn run_with(&self, hook: &str, more: &[(&str, String)]) -> anyhow::Result<()> {
+        let Some(mut call) = self.call(hook, more)? else {
+            return Ok(());
+        };
+        let output = call.command.output().with_context(|| call.complaint);
+        self.conclude(hook, call.step, output)
+    }
+
+    /// A hook about to be run; none if the project has none of that name, or hooks are left out.
+    fn call(&self, hook: &str, more: &[(&str, String)]) -> anyhow::Result<Option<Call>> {
         let file = self.path.join(hook);
         if self.skip || !file.is_file() {
-            return Ok(());
+            return Ok(None);
         }
         let mut command = Command::new(&file);
         command
@@ -118,10 +141,15 @@ impl<'a> Hooks<'a> {
         if WITH_SECRETS.contains(&hook) {
             command.envs(self.project.every_secret()?);
         }
-        let step = ui::step(&format!("hook {hook}"));
-        let output = command
-            .output()
-            .with_context(|| format!("cannot run {}; is it executable?", file.display()))?;
+        Ok(Some(Call {
+            command,
+            step: ui::step(&format!("hook {hook}")),
+            complaint: format!("cannot run {}; is it executable?", file.display()),
+        }))
+    }
+
+    fn conclude(&self, hook: &str, step: ui::Step, output: anyhow::Result<Output>) -> anyhow::Result<()> {
+        let output = output?;
         let good = output.status.success();
         if !good || self.loud(hook) {
             for line in [output.stdout, output.stderr].iter().flat_map(|bytes| {
@@ -159,6 +187,14 @@ impl<'a> Hooks<'a> {
         };
         level.map(|level| level.trim_start_matches(':')) != Some("quiet")
     }
+}
+
+/// A hook about to be run.
+struct Call {
+    command: Command,
+    step: ui::Step,
+    /// What is said if it cannot be started.
+    complaint: String,
 }
 
 /// `service@` and seven characters of the version; all of it if there is an underscore (`_uncommitted_…`).

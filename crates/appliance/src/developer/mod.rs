@@ -4,6 +4,7 @@ pub mod accessories;
 pub mod build;
 pub mod canary;
 pub mod change;
+pub mod earlier;
 pub mod fleet;
 pub mod front;
 pub mod git;

@@ -178,6 +178,18 @@ fn release_command(
     }))
 }
 
+/// What to say where `hosts` leave out the one that runs the release command.
+pub fn command_left_out(config: &Resolved, extension: &Extension, hosts: &[String]) -> Option<String> {
+    let primary = config.primary_host.as_ref()?;
+    if extension.release().is_none() || hosts.contains(primary) {
+        return None;
+    }
+    Some(format!(
+        "x-appliance/release runs on {primary}, which this command leaves out: the new code starts without it on {}",
+        hosts.join(", ")
+    ))
+}
+
 fn watch(extension: &Extension) -> anyhow::Result<Option<Watch>> {
     let Some(watch) = extension.watch() else {
         return Ok(None);

@@ -12,57 +12,83 @@ use crate::failure::{Kind, failure};
 use crate::globals::Globals;
 use crate::ui;
 
-/// Waits, as far as the flags allow, until nobody changes the app on any of the hosts; their view of it is taken anew then.
-///
-/// # Errors
-/// When a lock was taken by hand, or the time is over; both tell who holds the app.
-pub async fn wait(way: &Way<'_>, globals: &Globals, hosts: &mut [Host]) -> anyhow::Result<()> {
-    let Some(patience) = globals.lock_patience() else {
-        return Ok(());
-    };
-    let deadline = Instant::now() + patience;
-    for host in hosts {
-        let mut told = None;
-        loop {
-            if let Some(lock) = &host.app.lock {
-                return Err(failure(
-                    Kind::Refused,
-                    format!(
-                        "{}: Deploy lock held manually, not waiting: locked by {} at {}: {}",
-                        host.name, lock.by, lock.at, lock.message
-                    ),
-                )
-                .hint("appliance lock release")
-                .into());
-            }
-            let Some(holder) = host.app.changing.clone() else {
-                break;
-            };
-            let who = format!(
-                "{} is being changed by {} ({}) since {}",
-                host.name, holder.owner, holder.verb, holder.since
-            );
-            if Instant::now() >= deadline {
-                return Err(failure(
-                    Kind::Refused,
-                    format!(
-                        "Timed out waiting for deploy lock after {} s: {who}",
-                        patience.as_secs()
-                    ),
-                )
-                .hint("appliance status")
-                .into());
-            }
-            if told.as_ref() != Some(&holder) {
-                ui::note(&format!("{who}; waiting up to {} s", patience.as_secs()));
-                told = Some(holder);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            tokio::time::sleep(globals.lock_pause().min(left)).await;
-            host.app = way.app(&host.link).await?;
+/// How long a command waits for others, over all its attempts.
+pub struct Patience {
+    deadline: Option<Instant>,
+    seconds: u64,
+    pause: Duration,
+}
+
+impl Patience {
+    /// What the flags say, from now on.
+    pub fn of(globals: &Globals) -> Self {
+        let patience = globals.lock_patience();
+        Self {
+            deadline: patience.map(|patience| Instant::now() + patience),
+            seconds: patience.unwrap_or_default().as_secs(),
+            pause: globals.lock_pause(),
         }
     }
-    Ok(())
+
+    /// Whether there is any left.
+    pub fn lasts(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() < deadline)
+    }
+
+    /// Waits, as far as the flags allow, until nobody changes the app on any of the hosts; their view of it is taken
+    /// anew then.
+    ///
+    /// # Errors
+    /// When a lock was taken by hand, or the time is over; both tell who holds the app.
+    pub async fn wait(&self, way: &Way<'_>, hosts: impl Iterator<Item = &mut Host>) -> anyhow::Result<()> {
+        let Some(deadline) = self.deadline else {
+            return Ok(());
+        };
+        for host in hosts {
+            // Also where nobody holds it now: whoever did may have changed what runs there.
+            host.app = way.app(&host.link).await?;
+            let mut told = None;
+            loop {
+                if let Some(lock) = &host.app.lock {
+                    return Err(failure(
+                        Kind::Refused,
+                        format!(
+                            "{}: Deploy lock held manually, not waiting: locked by {} at {}: {}",
+                            host.name, lock.by, lock.at, lock.message
+                        ),
+                    )
+                    .hint("appliance lock release")
+                    .into());
+                }
+                let Some(holder) = host.app.changing.clone() else {
+                    break;
+                };
+                let who = format!(
+                    "{} is being changed by {} ({}) since {}",
+                    host.name, holder.owner, holder.verb, holder.since
+                );
+                if Instant::now() >= deadline {
+                    return Err(failure(
+                        Kind::Refused,
+                        format!(
+                            "Timed out waiting for deploy lock after {} s: {who}",
+                            self.seconds
+                        ),
+                    )
+                    .hint("appliance status")
+                    .into());
+                }
+                if told.as_ref() != Some(&holder) {
+                    ui::note(&format!("{who}; waiting up to {} s", self.seconds));
+                    told = Some(holder);
+                }
+                let left = deadline.saturating_duration_since(Instant::now());
+                tokio::time::sleep(self.pause.min(left)).await;
+                host.app = way.app(&host.link).await?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Asking costs the host nothing, so that a turn begins soon after the one before.

@@ -15,6 +15,8 @@ struct Fleet {
     told: Vec<Vec<Phase>>,
     /// Whether the leader still leads.
     led: bool,
+    /// Hosts that the leader neither hears nor reaches.
+    deaf: BTreeSet<usize>,
     /// What the leader has to do besides telling hosts.
     todo: Vec<Action>,
     switched: BTreeSet<usize>,
@@ -40,6 +42,7 @@ impl Fleet {
             told: vec![Vec::new(); hosts.len()],
             hosts,
             led: true,
+            deaf: BTreeSet::new(),
             todo: Vec::new(),
             switched: BTreeSet::new(),
         };
@@ -57,7 +60,7 @@ impl Fleet {
     }
 
     fn tell_leader(&mut self, host: usize) {
-        if !self.led {
+        if !self.led || self.deaf.contains(&host) {
             return;
         }
         let (rollout, _) = &self.hosts[host];
@@ -86,6 +89,7 @@ impl Fleet {
         let actions = match self.todo.remove(at % self.todo.len()) {
             Action::Open(_) => self.group.opened(),
             Action::Close(_) => self.group.closed(),
+            Action::Pass(host, _) | Action::Cancel(host, _) if self.deaf.contains(&host) => Vec::new(),
             Action::Pass(host, gate) => {
                 if gate == Gate::Switch {
                     self.switched.insert(host);
@@ -128,6 +132,14 @@ impl Fleet {
             (None, None) => return,
         };
         self.step(host, &event);
+    }
+
+    /// The host is alone, and the leader knows what it told last.
+    fn lose_host(&mut self, host: usize) {
+        self.deaf.insert(host);
+        self.step(host, &Event::Alone);
+        let actions = self.group.heard(host, Heard::Lost("no answer".to_owned()));
+        self.todo.extend(actions);
     }
 
     fn lose_leader(&mut self) {
@@ -243,6 +255,54 @@ fn the_barrier_holds_hosts_without_the_primary_role() {
     assert!(!group.is_over());
 }
 
+/// What both hosts of a group told until they are watched.
+fn watched() -> Group {
+    let member = |name: &str| Member {
+        name: name.to_owned(),
+        primary: true,
+    };
+    let mut group = Group::new(vec![member("a"), member("b")], 9);
+    for host in 0..2 {
+        group.heard(host, Heard::Waits(Gate::Start));
+    }
+    group.opened();
+    for host in 0..2 {
+        group.heard(host, Heard::Reached(Phase::Healthy));
+        group.heard(host, Heard::Waits(Gate::Switch));
+    }
+    for host in 0..2 {
+        group.heard(host, Heard::Reached(Phase::Watching));
+    }
+    assert_eq!(group.closed(), []);
+    group
+}
+
+#[test]
+fn a_host_lost_after_its_switch_goes_on_and_so_do_the_others() {
+    let mut group = watched();
+    assert_eq!(group.heard(1, Heard::Lost("no answer".to_owned())), []);
+    assert_eq!(group.failure(), None);
+    assert!(group.goes_on_alone(1) && !group.goes_on_alone(0));
+    assert_eq!(
+        group.heard(0, Heard::Waits(Gate::Settle)),
+        [Action::Pass(0, Gate::Settle)]
+    );
+    group.heard(0, Heard::Good);
+    assert!(group.is_over());
+}
+
+#[test]
+fn a_host_lost_while_it_goes_back_takes_the_others_along() {
+    let mut group = watched();
+    let cancelled = group.heard(1, Heard::Reached(Phase::Reverting));
+    assert!(
+        matches!(&cancelled[..], [Action::Cancel(0, _), Action::Cancel(1, _)]),
+        "{cancelled:?}"
+    );
+    assert_eq!(group.heard(1, Heard::Lost("no answer".to_owned())), []);
+    assert!(!group.goes_on_alone(1));
+}
+
 fn fates() -> impl Strategy<Value = Vec<Fate>> {
     let fate = (
         prop::option::weighted(0.1, prop::sample::select(vec!["web", "jobs"])),
@@ -263,6 +323,8 @@ enum Choice {
     Lead(usize),
     /// The agent of a host is killed and the leader loses it.
     KillAgent(usize),
+    /// The network between the leader and a host is gone for good.
+    LoseHost(usize),
     Cancel,
 }
 
@@ -280,6 +342,7 @@ proptest! {
                 20 => (0usize..4).prop_map(Choice::Work),
                 10 => (0usize..9).prop_map(Choice::Lead),
                 1 => (0usize..4).prop_map(Choice::KillAgent),
+                1 => (0usize..4).prop_map(Choice::LoseHost),
                 1 => Just(Choice::Cancel),
             ],
             0..200,
@@ -288,17 +351,33 @@ proptest! {
     ) {
         let mut fleet = Fleet::new(&LAYOUT, &fates, limit, canary);
         let mut killed = false;
+        let mut cut = false;
         for choice in choices {
             match choice {
                 Choice::Work(host) => fleet.work(host),
                 Choice::Lead(at) => fleet.lead(at),
+                // A word to switch that was said and not seen to arrive may have arrived or not: nobody can know.
+                // A failure of the release after that, here or elsewhere, splits the group as well.
+                Choice::LoseHost(host) => {
+                    let unclear = fleet.switched.contains(&host)
+                        && fleet.hosts[host].0.phase() < Phase::Switched;
+                    let spoilt = fleet.switched.contains(&host)
+                        && (fates.iter().any(|fate| *fate != Fate::default())
+                            || fleet.group.failure().is_some());
+                    killed |= unclear || spoilt;
+                    cut |= fleet.switched.contains(&host);
+                    if !fleet.deaf.contains(&host) {
+                        fleet.lose_host(host);
+                    }
+                }
                 Choice::Cancel => {
+                    killed |= cut;
                     let actions = fleet.group.cancel("the tester says so");
                     fleet.todo.extend(actions);
                 }
                 // An agent that starts again has no leader; the leader hears later how it ended.
                 Choice::KillAgent(host) => {
-                    killed |= fleet.switched.contains(&host);
+                    killed |= fleet.switched.contains(&host) || !fleet.deaf.is_empty();
                     let (rollout, world) = &mut fleet.hosts[host];
                     *rollout = rollout.resume(&world.observe(), world.now).0;
                     fleet.step(host, &Event::Alone);

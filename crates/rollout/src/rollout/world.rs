@@ -9,7 +9,7 @@ use crate::effect::{Effect, Event, Observed, Order, Route, Seen};
 use crate::plan::{Deployment, Gate, Instance, Plan, ReleaseNumber, Role, RolloutNumber, Timing};
 
 /// What will go wrong by itself.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Fate {
     /// New containers of these roles never become ready.
     pub(crate) never_ready: BTreeSet<String>,
