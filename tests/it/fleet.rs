@@ -3,6 +3,8 @@
 //! It prints the timeline of each rollout.
 #![allow(clippy::print_stdout)]
 
+mod troubles;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
