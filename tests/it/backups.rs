@@ -3,6 +3,19 @@
 use anyhow::{Context as _, ensure};
 use appliance_sandbox::{Command, Distro, Image};
 use appliance_tests::World;
+use appliance_tests::receiver::Receiver;
+
+use crate::alerts::{settings, told};
+use crate::doctor::{found, gone};
+
+/// What a message said to run, on the developer's machine.
+async fn run(world: &World, next: &str) -> anyhow::Result<()> {
+    for command in next.split("; ") {
+        let words = command.split_whitespace().skip(1);
+        world.developer.appliance(words).run().await?.expect_code(0)?;
+    }
+    Ok(())
+}
 
 #[tokio::test]
 async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Result<()> {
@@ -75,6 +88,13 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
         .run()
         .await?
         .expect_code(0)?;
+
+    let receiver = Receiver::start().await?;
+    let url = receiver.url(&world).await?;
+    let alerts = format!("alerts: {{webhooks: ['{url}/hook'], interval: 1s}}\n");
+    settings(&world, &alerts).await?;
+    found(&world, "backup-none").await?;
+    found(&world, "recovery-key").await?;
 
     // Before the first one, `status` says so.
     let ran = developer.appliance(["status"]).run().await?.expect_code(0)?;
@@ -155,6 +175,46 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
         .expect_error("demo-db")?;
     let ran = developer.appliance(["status"]).run().await?.expect_code(0)?;
     ensure!(ran.stdout.contains("backup of demo/db failed"), "{}", ran.stdout);
+    let failed = told(&receiver, "firing", "backup-age", "demo/db").await?;
+    let next = found(&world, "backup-failed").await?.next;
+    ensure!(failed["next"] == next.as_str(), "{failed}");
+    world.run(&["docker", "start", "demo-db"]).await?;
+    let begun = std::time::Instant::now();
+    while psql("shop", "SELECT 1").await.is_err() {
+        ensure!(begun.elapsed().as_secs() < 60, "the database does not start");
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
+    run(&world, &next).await?;
+    told(&receiver, "resolved", "backup-age", "demo/db").await?;
+    gone(&world, "backup-none").await?;
+    gone(&world, "backup-failed").await?;
+
+    // Every volume of it rots.
+    let rot = "find /var/backups/db -type f -size +1k -exec dd if=/dev/zero of={} bs=1 seek=600 count=400 conv=notrunc status=none \\;";
+    world.run(&["bash", "-euc", rot]).await?;
+    let drilled = developer.appliance(["backup", "drill", "db"]).run().await?;
+    ensure!(drilled.code != 0, "{drilled:?}");
+    let failed = told(&receiver, "firing", "drill", "demo/db").await?;
+    found(&world, "drill-failed").await?;
+    run(&world, failed["next"].as_str().context("a command")?).await?;
+    told(&receiver, "resolved", "drill", "demo/db").await?;
+    gone(&world, "drill-failed").await?;
+    for (status, kind) in [
+        ("firing", "backup-age"),
+        ("resolved", "backup-age"),
+        ("firing", "drill"),
+        ("resolved", "drill"),
+    ] {
+        let count = receiver
+            .received("/hook")
+            .iter()
+            .filter(|request| {
+                serde_json::from_slice::<serde_json::Value>(&request.body)
+                    .is_ok_and(|notice| notice["status"] == status && notice["kind"] == kind)
+            })
+            .count();
+        ensure!(count == 1, "{status}: {kind} was told {count} times");
+    }
     let audit = world.run(&["appliance", "audit", "--verify"]).await?;
     ensure!(!audit.is_empty());
     Ok(())

@@ -67,6 +67,13 @@ async fn not_half_open(world: &World) -> anyhow::Result<()> {
         .filter(|line| !line.contains(":22 ") && !line.contains("127.0.0.11:"))
         .collect();
     ensure!(strangers.is_empty(), "{strangers:?}");
+    // And by packets: nothing but the SSH door that was there before answers.
+    let ip = world.ip().await?;
+    let answers = async |port: u16| tokio::net::TcpStream::connect((ip, port)).await.is_ok();
+    ensure!(answers(22).await, "the SSH door is shut");
+    for port in [80, 443, 2375, 5432, 9323] {
+        ensure!(!answers(port).await, "port {port} answers from outside");
+    }
     let sshd = world.run(&["sshd", "-T"]).await?;
     ensure!(
         sshd.lines().any(|line| line == "passwordauthentication no"),

@@ -197,7 +197,12 @@ async fn a_newer_binary_takes_over_a_sick_one_goes_back_and_nobody_notices() -> 
     ensure!(world.run(&["sha256sum", "/usr/local/bin/appliance"]).await? == digest);
 
     let file = bring(&world, "newer", &v2, &key).await?;
-    ended(&update(&world, &[&file]).await?, 0, &format!("{newer} runs"))?;
+    // By the newer program itself, from where it was downloaded to: what is installed is what counts.
+    world.run(&["install", &file, "/root/downloaded"]).await?;
+    let doctor = Command::new(["/root/downloaded", "doctor", "--json"]);
+    ensure!(world.host.exec(&doctor).await?.text().contains("\"versions\""));
+    let by_itself = Command::new(["/root/downloaded", "update", &file]).timeout(LIMIT);
+    ended(&world.host.exec(&by_itself).await?, 0, &format!("{newer} runs"))?;
     ensure!(world.run(&["appliance", "version"]).await? == newer);
     let status = world
         .developer
@@ -215,13 +220,21 @@ async fn a_newer_binary_takes_over_a_sick_one_goes_back_and_nobody_notices() -> 
 
     let file = bring(&world, "older", &program, &key).await?;
     ended(&update(&world, &[&file]).await?, 3, "is older than")?;
+    world.run(&["install", &file, "/root/downloaded"]).await?;
+    let by_itself = Command::new(["/root/downloaded", "update", &file]).timeout(LIMIT);
+    ended(&world.host.exec(&by_itself).await?, 0, "")?;
+    ensure!(world.run(&["appliance", "version"]).await? == newer, "went back");
 
     let file = bring(&world, "sick", &v3, &key).await?;
     ended(&update(&world, &[&file]).await?, 5, &format!("{newer} is back"))?;
     world.ready().await?;
     ensure!(world.run(&["appliance", "version"]).await? == newer);
-    let doctor = world.host.exec(&Command::new(["appliance", "doctor"])).await?;
-    ensure!(doctor.text().contains("was taken back"), "{}", doctor.text());
+    let reverted = crate::doctor::found(&world, "update-reverted").await?;
+    ensure!(
+        reverted.message.contains("was taken back"),
+        "{}",
+        reverted.message
+    );
     socket.echoes("after the sick one").await?;
 
     // The updater dies in the middle: the guard goes back. Its timer is not waited for here.

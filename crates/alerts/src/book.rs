@@ -30,10 +30,11 @@ impl Policy {
     /// How long something has to hold before anybody is told.
     fn patience(kind: Kind, subject: &str) -> SignedDuration {
         // A build or an upload takes the memory for a moment, and gives it back.
-        if kind == Kind::Memory && subject == "available" {
-            SignedDuration::from_secs(120)
-        } else {
-            SignedDuration::ZERO
+        match kind {
+            Kind::Memory if subject == "available" => SignedDuration::from_secs(120),
+            // An update restarts them, which takes seconds.
+            Kind::Services => SignedDuration::from_secs(20),
+            _ => SignedDuration::ZERO,
         }
     }
 }

@@ -17,12 +17,14 @@
 //! Deliberately absent: Docker, the network, files, the clock. The driver is in the `appliance` crate.
 
 pub mod book;
+pub mod kills;
 pub mod notice;
 pub mod outbox;
 pub mod recent;
 pub mod rules;
 
 pub use book::{Book, Policy, Standing};
+pub use kills::Kills;
 pub use notice::{Finding, Kind, Notice, What};
 pub use outbox::{Delivery, Outbox};
 pub use recent::{Answered, Rate, Recent};

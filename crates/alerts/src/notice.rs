@@ -27,11 +27,13 @@ pub enum Kind {
     Reboot,
     /// The host is not as it should be.
     Drift,
+    /// The proxy or Docker does not answer.
+    Services,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Certificate,
         Self::Disk,
         Self::Memory,
@@ -41,6 +43,7 @@ impl Kind {
         Self::Drill,
         Self::Reboot,
         Self::Drift,
+        Self::Services,
     ];
 
     /// Its stable word.
@@ -55,6 +58,7 @@ impl Kind {
             Self::Drill => "drill",
             Self::Reboot => "reboot",
             Self::Drift => "drift",
+            Self::Services => "services",
         }
     }
 }

@@ -14,6 +14,8 @@ const FIRST: SignedDuration = SignedDuration::from_secs(5);
 const LONGEST: SignedDuration = SignedDuration::from_mins(10);
 /// What could not be delivered for this long is given up.
 const PATIENCE: SignedDuration = SignedDuration::from_hours(72);
+/// So often a notice that its destination will not have holds up those behind it.
+const TRIES: u32 = 3;
 /// Most notices on their way; the oldest is given up for a newer one.
 const MOST: usize = 1_000;
 
@@ -30,6 +32,9 @@ pub struct Delivery {
     pub due: Timestamp,
     /// Why it failed last.
     pub why: Option<String>,
+    /// The destination will not have it, so later ones may pass it; it is tried on all the same.
+    #[serde(default)]
+    pub aside: bool,
 }
 
 /// All notices on their way, oldest first.
@@ -46,6 +51,7 @@ impl Outbox {
             failures: 0,
             due: now,
             why: None,
+            aside: false,
         }));
         let surplus = self.0.len().saturating_sub(MOST);
         self.0.drain(..surplus).collect()
@@ -71,8 +77,10 @@ impl Outbox {
 
     fn heads(&self) -> impl Iterator<Item = &Delivery> {
         self.0.iter().enumerate().filter_map(|(index, delivery)| {
-            let first = self.0[..index].iter().all(|before| before.to != delivery.to);
-            first.then_some(delivery)
+            let first = self.0[..index]
+                .iter()
+                .all(|before| before.aside || before.to != delivery.to);
+            (delivery.aside || first).then_some(delivery)
         })
     }
 
@@ -83,7 +91,16 @@ impl Outbox {
     }
 
     /// It did not; returns it if it is given up.
-    pub fn failed(&mut self, id: u64, to: &str, why: String, now: Timestamp) -> Option<Delivery> {
+    ///
+    /// `lasting`: the destination was reached and will not have this very notice, now or later.
+    pub fn failed(
+        &mut self,
+        id: u64,
+        to: &str,
+        why: String,
+        lasting: bool,
+        now: Timestamp,
+    ) -> Option<Delivery> {
         let index = self
             .0
             .iter()
@@ -91,6 +108,7 @@ impl Outbox {
         let delivery = &mut self.0[index];
         delivery.failures += 1;
         delivery.why = Some(why);
+        delivery.aside = lasting && delivery.failures >= TRIES;
         if now.duration_since(delivery.notice.at) > PATIENCE {
             return Some(self.0.remove(index));
         }
@@ -125,7 +143,11 @@ mod tests {
         outbox.add(&two, &to, at(1));
         assert_eq!(outbox.due(at(1)).len(), 2, "the older one for each");
         outbox.sent(one.id, "b");
-        assert!(outbox.failed(one.id, "a", "refused".to_owned(), at(1)).is_none());
+        assert!(
+            outbox
+                .failed(one.id, "a", "refused".to_owned(), false, at(1))
+                .is_none()
+        );
         let due: Vec<_> = outbox
             .due(at(2))
             .into_iter()
@@ -134,11 +156,37 @@ mod tests {
         assert_eq!(due, [("b".to_owned(), two.id)], "a waits, and keeps its order");
         assert_eq!(outbox.due(at(6)).len(), 2);
         let late = at(73 * 3_600);
-        let given_up = outbox.failed(one.id, "a", "refused".to_owned(), late);
+        let given_up = outbox.failed(one.id, "a", "refused".to_owned(), false, late);
         assert_eq!(given_up.map(|delivery| delivery.failures), Some(2));
         assert_eq!(outbox.list().len(), 2, "and the next one goes on");
         outbox.keep_only(&["b".to_owned()]);
         assert!(outbox.list().iter().all(|delivery| delivery.to == "b"));
+    }
+
+    #[test]
+    fn a_notice_that_nobody_will_have_holds_up_no_other_for_long() {
+        let (mut book, mut outbox) = (Book::default(), Outbox::default());
+        let to = ["a".to_owned()];
+        let notices: Vec<_> = (0..3).map(|second| book.test(at(second))).collect();
+        for notice in &notices {
+            outbox.add(notice, &to, at(3));
+        }
+        let mut now = 3;
+        let mut arrived = Vec::new();
+        while arrived.len() < 2 {
+            now += 60;
+            assert!(now < 3_600, "{outbox:?}");
+            for due in outbox.due(at(now)) {
+                if due.notice.id == notices[0].id {
+                    outbox.failed(due.notice.id, "a", "too long".to_owned(), true, at(now));
+                } else {
+                    arrived.push(due.notice.id);
+                    outbox.sent(due.notice.id, "a");
+                }
+            }
+        }
+        assert_eq!(arrived, [notices[1].id, notices[2].id], "in their order");
+        assert_eq!(outbox.list().len(), 1, "the first is tried on");
     }
 
     proptest! {
@@ -157,7 +205,7 @@ mod tests {
                         arrived[index].push(due.notice.id);
                         outbox.sent(due.notice.id, &due.to);
                     } else {
-                        outbox.failed(due.notice.id, &due.to, "no".to_owned(), at(now));
+                        outbox.failed(due.notice.id, &due.to, "no".to_owned(), false, at(now));
                     }
                 }
             };

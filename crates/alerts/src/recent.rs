@@ -23,16 +23,38 @@ impl Recent {
 
     /// How often each happened within `window` before `now`; what is older is forgotten.
     pub fn counts(&mut self, now: Timestamp, window: SignedDuration) -> BTreeMap<String, u64> {
+        self.forget(now, window);
+        self.within(now, window)
+    }
+
+    /// How often each happened within `window` before `now`.
+    pub fn within(&self, now: Timestamp, window: SignedDuration) -> BTreeMap<String, u64> {
+        let count = |events: &VecDeque<Timestamp>| {
+            events
+                .iter()
+                .filter(|at| now.duration_since(**at) <= window)
+                .count() as u64
+        };
+        self.0
+            .iter()
+            .map(|(subject, events)| (subject.clone(), count(events)))
+            .filter(|(_, times)| *times > 0)
+            .collect()
+    }
+
+    /// Forgets what is older than `window`.
+    pub fn forget(&mut self, now: Timestamp, window: SignedDuration) {
         for events in self.0.values_mut() {
             while events.front().is_some_and(|at| now.duration_since(*at) > window) {
                 events.pop_front();
             }
         }
         self.0.retain(|_, events| !events.is_empty());
-        self.0
-            .iter()
-            .map(|(subject, events)| (subject.clone(), events.len() as u64))
-            .collect()
+    }
+
+    /// Whether anything happened between the two, both included.
+    pub fn any_between(&self, from: Timestamp, to: Timestamp) -> bool {
+        self.0.values().flatten().any(|at| (from..=to).contains(at))
     }
 }
 

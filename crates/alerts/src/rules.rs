@@ -24,8 +24,8 @@ const CERTIFICATE_PART: i32 = 4;
 const MEMORY: (f64, f64) = (0.05, 0.10);
 /// The disk has to have this much more than the limit before it is well again.
 const DISK_MARGIN: f64 = 0.02;
-/// A disk that is full within this time is told.
-const DISK_SOON: u64 = 24 * 3_600;
+/// A disk that is full within the first time is told, and well again beyond the second, seconds.
+const DISK_SOON: (u64, u64) = (24 * 3_600, 36 * 3_600);
 
 /// What was seen; `None` where it could not be seen this time.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -48,6 +48,21 @@ pub struct Facts {
     pub reboot: Option<Vec<String>>,
     /// Items of the host that are not as they should be.
     pub drift: Option<Vec<String>>,
+    /// Services that do not answer.
+    pub away: Option<Vec<Away>>,
+    /// What was seen in part only: what is wrong counts, what is missing is not over.
+    pub partly: BTreeSet<Kind>,
+}
+
+/// A service that does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Away {
+    /// `proxy`, `Docker`.
+    pub name: String,
+    /// Why, in a sentence.
+    pub why: String,
+    /// The command that brings it back.
+    pub next: String,
 }
 
 /// A certificate that is shown.
@@ -170,8 +185,11 @@ pub fn look(facts: &Facts, limits: Limits, now: Timestamp, stands: &dyn Fn(Kind,
                     finding(
                         Kind::Reboot,
                         HOST,
-                        format!("a reboot is needed: {}", why.join(", ")),
-                        "systemctl reboot; or let the host choose a time: `updates: {reboot_at: '03:30'}` in /etc/appliance/host.yml, then appliance host apply",
+                        format!(
+                            "a reboot is needed: {} (for one at night by itself: `updates: {{reboot_at: '03:30'}}` in /etc/appliance/host.yml)",
+                            why.join(", ")
+                        ),
+                        "systemctl reboot",
                     )
                 })
                 .into_iter()
@@ -188,13 +206,23 @@ pub fn look(facts: &Facts, limits: Limits, now: Timestamp, stands: &dyn Fn(Kind,
                         Kind::Drift,
                         HOST,
                         format!("the host is not as it should be: {}", items.join(", ")),
-                        "appliance host plan, then appliance host apply",
+                        "appliance host plan; appliance host apply",
                     )
                 })
                 .into_iter()
                 .collect()
         }),
     );
+    see(
+        Kind::Services,
+        facts.away.as_ref().map(|found| {
+            found
+                .iter()
+                .map(|away| finding(Kind::Services, &away.name, away.why.clone(), &away.next))
+                .collect()
+        }),
+    );
+    look.blind.extend(&facts.partly);
     look
 }
 
@@ -245,7 +273,8 @@ fn disk(found: Disk, limits: Limits, stands: bool) -> Option<Finding> {
             limits.disk_free * 100.0
         )
     } else {
-        let hours = found.full_in.filter(|seconds| *seconds < DISK_SOON)? / 3_600;
+        let soon = if stands { DISK_SOON.1 } else { DISK_SOON.0 };
+        let hours = found.full_in.filter(|seconds| *seconds < soon)? / 3_600;
         format!("the disk is full in about {hours} h if it goes on like in the last day")
     };
     Some(finding(
@@ -270,9 +299,13 @@ fn short(
             } else {
                 format!("the kernel killed processes of {subject} for want of memory, {times} times")
             };
-            let next = format!(
-                "docker stats --no-stream; give {subject} more memory (options: memory) or the server, or find the leak"
-            );
+            let next = if subject == HOST {
+                "journalctl -k --grep 'out of memory' --lines 20; ps aux --sort -rss | head".to_owned()
+            } else {
+                format!(
+                    "docker stats --no-stream; docker logs --tail 50 {subject}; then more memory for it (options: memory), or find the leak"
+                )
+            };
             finding(Kind::Memory, subject, message, &next)
         })
         .collect();
@@ -355,7 +388,11 @@ fn backup(job: &Backup) -> Option<Finding> {
 fn drill(job: &Backup) -> Option<Finding> {
     let (at, why) = job.drill_failed.as_ref()?;
     let message = format!("the backup of {} could not be restored at {at}: {why}", job.name);
-    let next = format!("appliance backup drill {}", job.accessory);
+    // Another drill of the same backup may well end the same way.
+    let next = format!(
+        "appliance backup now {0}; appliance backup drill {0}",
+        job.accessory
+    );
     Some(finding(Kind::Drill, &job.name, message, &next))
 }
 
@@ -387,6 +424,19 @@ mod tests {
         });
         assert_eq!(look.findings, []);
         assert_eq!(look.blind, Kind::ALL.into_iter().collect());
+    }
+
+    #[test]
+    fn what_was_seen_in_part_is_told_and_not_over() {
+        let mut facts = Facts {
+            restarts: Some([("web".to_owned(), 5)].into()),
+            partly: [Kind::RestartLoop].into(),
+            ..Facts::default()
+        };
+        assert_eq!(found(&facts, false), ["restart-loop web"]);
+        facts.restarts = Some(BTreeMap::new());
+        let look = look(&facts, LIMITS, at("2026-11-21T12:00:00Z"), &|_, _| true);
+        assert!(look.findings.is_empty() && look.blind.contains(&Kind::RestartLoop));
     }
 
     #[test]
@@ -423,6 +473,19 @@ mod tests {
         assert!(found(&disk(11), false).is_empty());
         assert_eq!(found(&disk(11), true), ["disk host"], "not well again yet");
         assert!(found(&disk(13), true).is_empty());
+
+        let soon = |hours: u64| Facts {
+            disk: Some(Disk {
+                free: 50,
+                total: 100,
+                full_in: Some(hours * 3_600),
+            }),
+            ..Facts::default()
+        };
+        assert_eq!(found(&soon(23), false), ["disk host"]);
+        assert!(found(&soon(24), false).is_empty());
+        assert_eq!(found(&soon(35), true), ["disk host"], "it wavers");
+        assert!(found(&soon(36), true).is_empty());
 
         let answers = |requests, errors| Facts {
             answered: Some([("web".to_owned(), Answered { requests, errors })].into()),

@@ -37,6 +37,7 @@ mod adoption;
 mod alerts;
 mod containers;
 pub mod doctor;
+pub mod finding;
 
 pub use accessories::Accessory;
 pub use adoption::{AdoptedApp, AdoptedRole, Adoption};

@@ -33,6 +33,31 @@ pub struct Download {
     url: String,
     sha256: String,
     signature: Option<Signature>,
+    architecture: Option<Architecture>,
+}
+
+/// Which processors a program is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// Intel and AMD.
+    X86,
+    /// ARM, 64 bits.
+    Arm,
+}
+
+impl Architecture {
+    /// As `uname -m` and Rust say: `x86_64`, `aarch64`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::X86 => "x86_64",
+            Self::Arm => "aarch64",
+        }
+    }
+
+    /// From that word; `None` for processors there is no program for.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::X86, Self::Arm].into_iter().find(|one| one.word() == word)
+    }
 }
 
 /// Who signed the program, and where the signature is.
@@ -67,7 +92,17 @@ impl Download {
             url: address(url)?,
             sha256: digits.to_ascii_lowercase(),
             signature: None,
+            architecture: None,
         })
+    }
+
+    /// The same, and only on such a server: another would find out when it runs the program.
+    #[must_use]
+    pub fn only_on(self, architecture: Architecture) -> Self {
+        Self {
+            architecture: Some(architecture),
+            ..self
+        }
     }
 
     /// The same, and only if the SSHSIG at `url` is one of `key` over its bytes.
@@ -138,14 +173,22 @@ const NEW: &str = "/usr/local/bin/.appliance.download";
 fn fetch(download: &Download) -> Vec<String> {
     let curl = |url: &str, to: &str| {
         format!(
-            "curl --fail --silent --show-error --location --connect-timeout 20 --retry 5 --output {to} {}",
+            "curl --fail --silent --show-error --location --connect-timeout 20 --speed-limit 1000 --speed-time 60 --max-time 1800 --retry 5 --output {to} {}",
             quoted(url)
         )
     };
-    let mut commands = vec![
-        curl(&download.url, NEW),
-        format!("echo '{}  {NEW}' | sha256sum --check --quiet -", download.sha256),
-    ];
+    let mut commands = Vec::new();
+    if let Some(architecture) = download.architecture {
+        let word = architecture.word();
+        commands.push(format!(
+            "[ \"$(uname -m)\" = {word} ] || {{ echo \"this program is for {word}, and the server is $(uname -m): print this anew, with --arch $(uname -m)\" >&2; exit 1; }}"
+        ));
+    }
+    commands.push(curl(&download.url, NEW));
+    commands.push(format!(
+        "echo '{}  {NEW}' | sha256sum --check --quiet -",
+        download.sha256
+    ));
     if let Some(signature) = &download.signature {
         let allowed = format!("release namespaces=\"{NAMESPACE}\" {}", bare(&signature.key));
         commands.push(curl(&signature.url, &format!("{NEW}.sig")));
@@ -173,15 +216,17 @@ fn bare(key: &PublicKey) -> String {
     line.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// One line for a root shell; stops at the first thing that fails.
+/// One line for a root shell; stops at the first thing that fails, and leaves no half of a download.
 pub fn one_liner(download: &Download, boot: &FirstBoot) -> String {
-    let mut words = fetch(download);
+    let mut words = vec![format!("trap 'rm -f {NEW} {NEW}.sig {NEW}.key' EXIT")];
+    words.extend(fetch(download));
     if let Some(text) = &boot.host_yml {
         words.push("install -d /etc/appliance".to_owned());
         words.push(format!("printf %s {} > /etc/appliance/host.yml", quoted(text)));
     }
     words.push(format!("appliance bootstrap{}", boot.arguments()));
-    words.join(" && ")
+    // A shell of its own, which may end and clean up without ending the one it was pasted into.
+    format!("( {} )", words.join(" && "))
 }
 
 /// The script that user-data leaves on the host.
@@ -299,6 +344,45 @@ mod tests {
         let line = one_liner(&signed(), &boot());
         assert!(line.contains("--admin-key 'ssh-ed25519 AAAA"), "{line}");
         assert!(line.contains("it'\\''s ann: #1'"), "{line}");
+    }
+
+    #[test]
+    fn a_server_of_another_architecture_is_refused_before_the_download() {
+        let run = |architecture| {
+            let download = signed().only_on(architecture);
+            let line = one_liner(&download, &boot());
+            // Everything after the check would have to go to the network.
+            let (check, rest) = line.split_once(" && curl ").expect("a download");
+            assert!(check.contains("uname -m") && !rest.contains("uname -m"), "{line}");
+            let script = format!("{check} && echo fetched )");
+            let output = std::process::Command::new("sh")
+                .args(["-c", &script])
+                .output()
+                .expect("sh runs");
+            (
+                output.status.success(),
+                String::from_utf8_lossy(&output.stdout).into_owned(),
+                String::from_utf8_lossy(&output.stderr).into_owned(),
+            )
+        };
+        let own = Architecture::parse(std::env::consts::ARCH).expect("a server's processor");
+        assert_eq!(run(own), (true, "fetched\n".to_owned(), String::new()));
+        let other = match own {
+            Architecture::X86 => Architecture::Arm,
+            Architecture::Arm => Architecture::X86,
+        };
+        let (fine, stdout, stderr) = run(other);
+        assert!(!fine && stdout.is_empty(), "{stdout}");
+        assert!(stderr.contains(&format!("--arch {}", own.word())), "{stderr}");
+    }
+
+    #[test]
+    fn a_download_that_stalls_ends() {
+        let line = one_liner(&signed(), &boot());
+        assert!(
+            line.contains("--speed-limit 1000 --speed-time 60 --max-time 1800"),
+            "{line}"
+        );
     }
 
     #[test]

@@ -476,7 +476,7 @@ fn os(text: &str) -> Os {
     }
 }
 
-fn engine(host: &dyn Host) -> Result<Engine, ObserveError> {
+pub(crate) fn engine(host: &dyn Host) -> Result<Engine, ObserveError> {
     let asked = |source| ObserveError::Ask {
         what: "which Docker Engine is installed",
         source,

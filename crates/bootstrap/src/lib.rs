@@ -31,6 +31,7 @@ pub mod host;
 pub mod item;
 pub mod journal;
 pub mod key;
+pub mod newer;
 pub mod options;
 pub mod plan;
 pub mod sshd;

@@ -418,6 +418,8 @@ pub enum AlertKind {
     Reboot,
     /// The host is not as it should be.
     Drift,
+    /// The proxy or Docker does not answer.
+    Services,
 }
 
 /// What the apps together may use, and how much the host keeps free.

@@ -19,7 +19,7 @@ pub mod spec;
 mod docker;
 mod request;
 
-pub use docker::Docker;
+pub use docker::{Docker, api_range};
 pub use engine::Engine;
 pub use error::EngineError;
 pub use spec::ContainerSpec;

@@ -35,6 +35,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("pebble", "pebble"),
     // A mail server for the alerts.
     ("aiosmtpd", "python3-aiosmtpd"),
+    // A developer whose clock is wrong.
+    ("faketime", "faketime"),
     // Test boxes, as people without a container at hand start them.
     ("vagrant", "vagrant"),
 ];

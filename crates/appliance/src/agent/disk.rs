@@ -10,10 +10,14 @@ use std::time::Duration;
 
 use appliance_bootstrap::Local;
 use appliance_bootstrap::host::{Command, Host as _};
+use appliance_state::{Key, Ledger, Store};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{Agent, chain, container};
 
+/// Layout of the ledger.
+const SCHEMA: u32 = 1;
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(300);
 /// Seconds that the trend looks back.
@@ -23,13 +27,16 @@ const SHORTEST: u64 = 2 * 3_600;
 /// Seconds until the disk is full, below which somebody is told.
 const SOON: u64 = 3 * 24 * 3_600;
 
-/// Free bytes over time.
-#[derive(Debug, Clone, Default)]
+/// Free bytes over time, as `(Unix seconds, bytes)`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Trend(VecDeque<(u64, u64)>);
 
 impl Trend {
     /// One look: `free` bytes at `now` (Unix seconds).
     pub fn see(&mut self, now: u64, free: u64) {
+        // Of a clock that was put back, what lies ahead says nothing.
+        self.0.retain(|(time, _)| *time < now);
         self.0.push_back((now, free));
         while self.0.front().is_some_and(|(time, _)| time + WINDOW < now) {
             self.0.pop_front();
@@ -64,13 +71,35 @@ impl Trend {
 }
 
 /// What the agent holds of the disk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Guard {
+    /// What is written of the trend: an agent that was updated goes on foretelling.
+    ledger: Ledger<Trend>,
     trend: Mutex<Trend>,
     unbounded: Mutex<Vec<String>>,
 }
 
 impl Guard {
+    /// With the trend as it was written down; one that cannot be read begins anew.
+    pub fn open(store: &Store) -> Self {
+        let ledger = store.single(&Key::new("disk").expect("our own name is a good key"), SCHEMA);
+        let trend = ledger.read().map(|snapshot| snapshot.data).unwrap_or_default();
+        Self {
+            ledger,
+            trend: Mutex::new(trend),
+            unbounded: Mutex::default(),
+        }
+    }
+
+    fn see(&self, now: u64, free: u64) {
+        let mut trend = self.trend.lock().unwrap_or_else(PoisonError::into_inner);
+        trend.see(now, free);
+        // A full disk keeps nothing, and this least of all.
+        if let Err(error) = self.ledger.update(|written| written.clone_from(&trend)) {
+            tracing::debug!("the trend of the disk is not written down: {}", chain(&error));
+        }
+    }
+
     /// Seconds until the disk is full, as the trend foretells.
     pub fn full_in(&self) -> Option<u64> {
         let trend = self.trend.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,12 +154,7 @@ pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
             _ = ticks.tick() => {}
         }
         let (free, total) = super::status::disk(&agent.state);
-        agent
-            .disk
-            .trend
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .see(Local.now(), free);
+        agent.disk.see(Local.now(), free);
         let found = tokio::task::spawn_blocking(unbounded).await.unwrap_or_default();
         *agent
             .disk
@@ -222,7 +246,18 @@ mod tests {
 
     #[test]
     fn a_full_disk_a_trend_and_old_containers_are_problems_with_a_next_command() {
-        let guard = Guard::default();
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::open(directory.path()).expect("opens");
+        let guard = Guard::open(&store);
+        for hour in 0..=20 {
+            guard.see(hour * 3_600, (40 - hour) * GIB);
+        }
+        assert_eq!(
+            Guard::open(&store).full_in(),
+            Some(20 * 3_600),
+            "a restart forgets nothing"
+        );
+        let guard = Guard::open(&Store::open(&directory.path().join("other")).expect("opens"));
         assert!(guard.problems(50, 100, 0.1).is_empty());
         guard.unbounded.lock().expect("whole").push("db".to_owned());
         let problems = guard.problems(5, 100, 0.1);

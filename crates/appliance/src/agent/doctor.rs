@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::{Agent, alerts, chain, disk, firewall, status};
 use crate::wire::doctor::{Area, Complaint, Examination};
+use crate::wire::finding::Id;
 
 /// Below this much memory a host without swap is one leak away from losing a process.
 const SMALL: u64 = 4 << 30;
@@ -19,18 +20,25 @@ pub async fn examine(agent: &Arc<Agent>) -> Examination {
     let look = alerts::look_now(agent).await;
     let watched = |kind: Kind| watched(&look, kind);
     let mut areas = vec![docker(agent).await, proxy(agent).await];
-    areas.push(blocking("firewall", || problems("firewall", &firewall::problems())).await);
+    areas.push(
+        blocking("firewall", || {
+            problems("firewall", Id::Firewall, &firewall::problems())
+        })
+        .await,
+    );
     let mut certificates = watched(Kind::Certificate);
     let served = agent.served(&|_| true);
     let served: Vec<_> = served.iter().collect();
     let own = agent.certificates.problems(&served, Timestamp::now());
-    certificates
-        .findings
-        .extend(own.iter().map(|problem| Complaint::of_problem(problem)));
+    certificates.findings.extend(
+        own.iter()
+            .map(|problem| Complaint::of_problem(Id::Certificates, problem)),
+    );
     areas.push(certificates);
     let (free, total) = status::disk(&agent.state);
     areas.push(problems(
         "disk",
+        Id::DiskLow,
         &agent.disk.problems(free, total, disk::reserve()),
     ));
     areas.push(watched(Kind::Memory));
@@ -40,7 +48,7 @@ pub async fn examine(agent: &Arc<Agent>) -> Examination {
     areas.push(watched(Kind::Errors));
     areas.push(backups(agent));
     let (_, wrong) = agent.accessories(None).await;
-    areas.push(problems("accessories", &wrong));
+    areas.push(problems("accessories", Id::Accessories, &wrong));
     areas.push(watched(Kind::Reboot));
     areas.push(watched(Kind::Drift));
     areas.push(blocking("programs", programs).await);
@@ -67,54 +75,77 @@ async fn blocking(name: &str, look: fn() -> Area) -> Area {
         .unwrap_or_else(|_| Area::skipped(name, "the look failed"))
 }
 
-fn problems(name: &str, found: &[String]) -> Area {
+fn problems(name: &str, otherwise: Id, found: &[String]) -> Area {
     Area::of(
         name,
         found
             .iter()
-            .map(|problem| Complaint::of_problem(problem))
+            .map(|problem| Complaint::of_problem(otherwise, problem))
             .collect(),
     )
 }
 
 fn watched(look: &Look, kind: Kind) -> Area {
-    if look.blind.contains(&kind) {
+    let id = match kind {
+        Kind::Certificate => Id::CertificateEnds,
+        Kind::Disk => Id::DiskLow,
+        Kind::Memory => Id::Memory,
+        Kind::RestartLoop => Id::RestartLoop,
+        Kind::Errors => Id::Errors,
+        Kind::BackupAge => Id::BackupLate,
+        Kind::Drill => Id::DrillFailed,
+        Kind::Reboot => Id::Reboot,
+        Kind::Drift => Id::Drift,
+        Kind::Services => Id::ProxyAway,
+    };
+    let found: Vec<Complaint> = look
+        .findings
+        .iter()
+        .filter(|finding| finding.kind == kind)
+        .map(|finding| Complaint::new(id, &finding.message, &finding.next))
+        .collect();
+    if found.is_empty() && look.blind.contains(&kind) {
         return Area::skipped(kind.word(), "it cannot be seen at this moment");
     }
-    let found = look.findings.iter().filter(|finding| finding.kind == kind);
-    Area::of(
-        kind.word(),
-        found
-            .map(|finding| Complaint {
-                message: finding.message.clone(),
-                next: finding.next.clone(),
-            })
-            .collect(),
-    )
+    Area::of(kind.word(), found)
 }
 
 async fn docker(agent: &Agent) -> Area {
     match agent.docker.info().await {
-        Ok(info) => problems("docker", &info.degraded().into_iter().collect::<Vec<_>>()),
+        Ok(info) => Area::of(
+            "docker",
+            info.degraded()
+                .into_iter()
+                .map(|message| {
+                    Complaint::new(
+                        Id::DockerSettings,
+                        message,
+                        "appliance host apply; systemctl restart docker",
+                    )
+                })
+                .collect(),
+        ),
         Err(error) => Area::of(
             "docker",
-            vec![Complaint {
-                message: format!("{}; running apps are served on", chain(&error)),
-                next: "systemctl start docker".to_owned(),
-            }],
+            vec![Complaint::new(
+                Id::DockerAway,
+                format!("{}; running apps are served on", chain(&error)),
+                "systemctl start docker",
+            )],
         ),
     }
 }
 
 async fn proxy(agent: &Agent) -> Area {
     match agent.proxy.status().await {
-        Ok(status) => problems("proxy", &status.problems),
+        Ok(status) => problems("proxy", Id::Proxy, &status.problems),
         Err(error) => Area::of(
             "proxy",
-            vec![Complaint {
-                message: chain(&error),
-                next: "systemctl restart appliance-proxy".to_owned(),
-            }],
+            vec![Complaint::new(
+                Id::ProxyAway,
+                chain(&error),
+                "systemctl restart appliance-proxy",
+            )],
         ),
     }
 }
@@ -140,28 +171,43 @@ fn backups(agent: &Agent) -> Area {
         }
         found.extend(job.problems);
     }
-    problems("backups", &found)
+    problems("backups", Id::Backups, &found)
 }
 
 /// Whether people would hear of it.
 fn told(agent: &Agent) -> Area {
     let alerts = alerts::list(agent);
-    let mut found: Vec<String> = alerts.problems;
+    let mut found: Vec<Complaint> = alerts
+        .problems
+        .iter()
+        .map(|problem| {
+            let complaint = Complaint::of_problem(Id::Alerts, problem);
+            match problem.contains("; next: ") {
+                true => complaint,
+                false => Complaint {
+                    next: "correct /etc/appliance/host.yml; appliance alerts test".to_owned(),
+                    ..complaint
+                },
+            }
+        })
+        .collect();
     if alerts.destinations.is_empty() {
-        found.push(
-            "nobody is told when something goes wrong; next: alerts: {webhooks: [https://…]} in /etc/appliance/host.yml, then appliance alerts test"
-                .to_owned(),
-        );
+        found.push(Complaint::new(
+            Id::NobodyTold,
+            "nobody is told when something goes wrong",
+            "alerts: {webhooks: [https://…]} in /etc/appliance/host.yml; appliance alerts test",
+        ));
     }
     for waiting in &alerts.waiting {
         if let Some(why) = &waiting.why {
-            found.push(format!(
-                "{} did not take a message: {why}; next: appliance alerts test",
-                waiting.to
+            found.push(Complaint::new(
+                Id::Undelivered,
+                format!("{} did not take a message: {why}", waiting.to),
+                "appliance alerts test",
             ));
         }
     }
-    problems("alerts", &found)
+    Area::of("alerts", found)
 }
 
 fn swap() -> Area {
@@ -175,13 +221,20 @@ fn swap() -> Area {
             .is_ok_and(|host| host.swap == appliance_config::host::Swap::Switch(false))
     });
     if system.total_swap() == 0 && system.total_memory() < SMALL && !off {
-        found.push("there is no swap, and little memory; next: appliance host apply".to_owned());
+        found.push(Complaint::new(
+            Id::NoSwap,
+            "there is no swap, and little memory",
+            "appliance host apply",
+        ));
     }
     if system.total_swap() > 0 && system.used_swap() * 10 > system.total_swap() * 9 {
-        found
-            .push("more than nine tenths of the swap are in use; next: ps aux --sort -rss | head".to_owned());
+        found.push(Complaint::new(
+            Id::SwapFull,
+            "more than nine tenths of the swap are in use",
+            "ps aux --sort -rss | head",
+        ));
     }
-    problems("swap", &found)
+    Area::of("swap", found)
 }
 
 /// Signed changes are valid for minutes: a clock that is wrong shuts everybody out.
@@ -200,39 +253,51 @@ fn clock() -> Area {
     ]));
     let found = match asked {
         Ok(output) if output.stdout.trim() == "yes" => Vec::new(),
-        Ok(_) => vec![
-            "nobody keeps the clock right; next: timedatectl set-ntp true; timedatectl timesync-status"
-                .to_owned(),
-        ],
+        Ok(_) => vec![Complaint::new(
+            Id::Clock,
+            "nobody keeps the clock right",
+            "timedatectl set-ntp true; timedatectl timesync-status",
+        )],
         Err(error) => return Area::skipped("clock", &chain(&error)),
     };
-    problems("clock", &found)
+    Area::of("clock", found)
 }
 
 /// Whether what runs is what is installed.
 fn programs() -> Area {
     let mut found = Vec::new();
     if !crate::update::runs_program("appliance-agent.service") {
-        found
-            .push("the agent is of another installation; next: systemctl restart appliance-agent".to_owned());
+        found.push(Complaint::new(
+            Id::AgentOld,
+            "the agent is of another installation",
+            "systemctl restart appliance-agent",
+        ));
     }
-    if !crate::update::runs_program("appliance-proxy.service") {
-        found.push(
-            "the proxy is of another installation; next: systemctl kill --kill-who=main --signal=SIGUSR2 appliance-proxy"
-                .to_owned(),
-        );
+    // One that does not run is another finding.
+    if crate::update::runs("appliance-proxy.service")
+        && !crate::update::runs_program("appliance-proxy.service")
+    {
+        found.push(Complaint::new(
+            Id::ProxyOld,
+            "the proxy is of another installation",
+            "systemctl kill --kill-who=main --signal=SIGUSR2 appliance-proxy",
+        ));
     }
     if let Ok(Some(record)) = crate::update::record()
         && record.stage == crate::update::Stage::Reverted
     {
-        found.push(format!(
-            "the update from {} to {} was taken back: {}; next: journalctl -u appliance-agent -u appliance-proxy; then appliance update, with a version that mends it",
-            record.from,
-            record.to,
-            record.why.unwrap_or_default()
+        found.push(Complaint::new(
+            Id::UpdateReverted,
+            format!(
+                "the update from {} to {} was taken back: {}",
+                record.from,
+                record.to,
+                record.why.unwrap_or_default()
+            ),
+            "journalctl -u appliance-agent -u appliance-proxy; then appliance update, with a version that mends it",
         ));
     }
-    problems("programs", &found)
+    Area::of("programs", found)
 }
 
 fn text(path: &str) -> Option<String> {

@@ -186,6 +186,7 @@ impl Agent {
         let started = Timestamp::now();
         let gate = Gate::open(&store, &args.config.join("keys.d"), host.clone(), started)?;
         let docker: Arc<dyn Engine> = Arc::new(Docker::at(&args.docker));
+        let disk = disk::Guard::open(&store);
         Ok(Self {
             images: Images::open(&args.state.join("images"), Arc::clone(&docker))?,
             identity,
@@ -200,7 +201,7 @@ impl Agent {
             sessions: exec::Sessions::default(),
             docker,
             firewall: firewall::Keeper::default(),
-            disk: disk::Guard::default(),
+            disk,
             proxy: appliance_proxy::Client::new(&args.proxy),
             certificates: Certificates::open(
                 &args.config,

@@ -61,7 +61,7 @@ pub enum DockerSource {
 }
 
 /// Held while a run changes the host.
-const LOCK: &str = "/run/appliance-bootstrap.lock";
+pub const LOCK: &str = "/run/appliance-bootstrap.lock";
 
 /// Observes, plans, and unless `--dry-run` applies.
 ///
@@ -277,7 +277,8 @@ pub fn options(args: &BootstrapArgs) -> anyhow::Result<Options> {
         DockerSource::Docker => appliance_bootstrap::DockerSource::Docker,
         DockerSource::Distribution => appliance_bootstrap::DockerSource::Distribution,
     };
-    options.allow_container = args.allow_container;
+    // What became an appliance once is not asked again whether it may be one.
+    options.allow_container = args.allow_container || crate::update::on_a_host();
     options.force = args.force;
     let installed = Path::new(appliance_config::host::PATH);
     if let Some(text) = &args.host_yml_text {

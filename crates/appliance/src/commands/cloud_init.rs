@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use appliance_bootstrap::cloud_init::{Download, DownloadError, FirstBoot, one_liner, user_data};
+use appliance_bootstrap::cloud_init::{
+    Architecture, Download, DownloadError, FirstBoot, one_liner, user_data,
+};
 
 use super::bootstrap::keys;
 use crate::failure::{Kind, failure};
@@ -29,6 +31,9 @@ pub struct CloudInitArgs {
     /// What the server should be; becomes its /etc/appliance/host.yml
     #[arg(long, value_name = "FILE")]
     host_yml: Option<PathBuf>,
+    /// The server's processors (default: as here); for others than here, --sha256 has to be given
+    #[arg(long, value_enum)]
+    arch: Option<Arch>,
     /// Where the server fetches this program from (default: the release of this version)
     #[arg(long)]
     url: Option<String>,
@@ -50,6 +55,17 @@ pub struct CloudInitArgs {
     /// What to print
     #[arg(long, value_enum, default_value_t = Format::UserData)]
     format: Format,
+}
+
+/// The processors of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Arch {
+    /// Intel and AMD
+    #[value(name = "x86_64")]
+    X86,
+    /// ARM, 64 bits
+    #[value(name = "aarch64")]
+    Arm,
 }
 
 /// How the instructions are given to the server.
@@ -88,18 +104,46 @@ pub fn run(args: &CloudInitArgs) -> anyhow::Result<()> {
 
 fn download(args: &CloudInitArgs) -> anyhow::Result<Download> {
     let wrong = |error: DownloadError| failure(Kind::Config, error.to_string());
+    let own = Architecture::parse(std::env::consts::ARCH);
+    let architecture = match args.arch {
+        Some(Arch::X86) => Some(Architecture::X86),
+        Some(Arch::Arm) => Some(Architecture::Arm),
+        None => own,
+    };
+    let Some(architecture) = architecture else {
+        return Err(failure(
+            Kind::Config,
+            format!("there is no program for servers with {}", std::env::consts::ARCH),
+        )
+        .hint("--arch x86_64 or --arch aarch64, with --sha256")
+        .into());
+    };
     let url = args.url.clone().unwrap_or_else(|| {
         format!(
             "{RELEASES}/v{}/appliance-{}",
             env!("CARGO_PKG_VERSION"),
-            std::env::consts::ARCH
+            architecture.word()
         )
     });
     let sha256 = match &args.sha256 {
         Some(sha256) => sha256.clone(),
+        None if Some(architecture) != own => {
+            return Err(failure(
+                Kind::Config,
+                format!(
+                    "the checksum of the program for {} is not known here: this one is for {}",
+                    architecture.word(),
+                    std::env::consts::ARCH
+                ),
+            )
+            .hint(format!(
+                "curl --fail --location {url} | sha256sum, where you trust the line; then --sha256 HEX"
+            ))
+            .into());
+        }
         None => own_sha256()?,
     };
-    let download = Download::new(&url, &sha256).map_err(wrong)?;
+    let download = Download::new(&url, &sha256).map_err(wrong)?.only_on(architecture);
     if args.unsigned {
         return Ok(download);
     }

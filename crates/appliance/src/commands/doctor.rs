@@ -9,12 +9,13 @@ use appliance_bootstrap::firewall::exposure::Report;
 use appliance_bootstrap::firewall::opening::Protocol;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::commands::status::links;
 use crate::developer::link::Link;
+use crate::developer::project::Project;
 use crate::developer::reach::{ReachArgs, SshSettings};
 use crate::failure::{Kind, classify};
 use crate::globals::Globals;
 use crate::wire::doctor::{Area, Complaint, Examination};
+use crate::wire::finding::Id;
 use crate::{ui, wire};
 
 /// Find what is wrong with the servers, and say which command mends it
@@ -27,6 +28,9 @@ pub struct DoctorArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// Only list the words of all findings there are, and what each means
+    #[arg(long)]
+    list: bool,
 }
 
 /// How long a port may take to answer.
@@ -41,19 +45,38 @@ const USUAL: [u16; 8] = [2375, 3306, 5432, 6379, 8080, 9200, 11211, 27017];
 /// # Errors
 /// When the configuration is wrong, or a remote host cannot be reached at all.
 pub async fn run(args: &DoctorArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
+    if args.list {
+        let all = Id::ALL.iter().map(|id| (id.word(), id.what()));
+        if args.json {
+            let all: std::collections::BTreeMap<_, _> = all.collect();
+            ui::json(&all);
+        } else {
+            all.for_each(|(word, what)| ui::line(&format!("{word:<20} {what}")));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut hosts = Vec::new();
-    match links(&args.reach, globals).await {
-        Ok(links) => {
-            for link in links {
-                hosts.push((link.name(), examine(&link, &args.reach).await?));
+    match reached(&args.reach, globals).await {
+        Ok(found) => {
+            for (name, link) in found {
+                let areas = match link {
+                    Ok(link) => examine(&link, &args.reach).await,
+                    Err(error) => Err(error),
+                };
+                hosts.push((name, areas.unwrap_or_else(|error| vec![unreachable(&error)])));
             }
         }
         // On the host itself, an agent that is away is what a doctor is called for.
-        Err(error) if classify(&error).0 == Kind::Unreachable && on_a_host() && args.reach.is_local() => {
-            let away = Complaint {
-                message: format!("{error:#}"),
-                next: "systemctl start appliance-agent; journalctl -u appliance-agent --lines 20".to_owned(),
-            };
+        Err(error)
+            if classify(&error).0 == Kind::Unreachable
+                && crate::update::on_a_host()
+                && args.reach.is_local() =>
+        {
+            let away = Complaint::new(
+                Id::AgentAway,
+                format!("{error:#}"),
+                "systemctl start appliance-agent; journalctl -u appliance-agent --lines 20 --no-pager",
+            );
             hosts.push(("this host".to_owned(), vec![Area::of("agent", vec![away])]));
         }
         Err(error) => return Err(error),
@@ -81,14 +104,68 @@ pub async fn run(args: &DoctorArgs, globals: &Globals) -> anyhow::Result<ExitCod
     })
 }
 
-fn on_a_host() -> bool {
-    std::path::Path::new("/etc/appliance/host.key").exists()
+/// Each host with its connection; one that cannot be reached keeps nobody from the others.
+///
+/// # Errors
+/// When the configuration is wrong, or none at all can be reached.
+async fn reached(
+    reach: &ReachArgs,
+    globals: &Globals,
+) -> anyhow::Result<Vec<(String, anyhow::Result<Link>)>> {
+    let configured = globals.directory()?.join(&globals.config_file).exists();
+    let local = !configured && crate::update::on_a_host();
+    let (names, settings) = if reach.on.is_empty() && !local {
+        let project = Project::open(globals)?;
+        (project.connecting(globals)?, project.ssh())
+    } else {
+        (reach.on.clone(), SshSettings::default())
+    };
+    if names.is_empty() {
+        let links = reach.hosts().await?;
+        return Ok(links.into_iter().map(|link| (link.name(), Ok(link))).collect());
+    }
+    let mut found = Vec::new();
+    for name in names {
+        match reach.connect(&name, &settings).await {
+            Ok(link) => found.push((link.name(), Ok(link))),
+            Err(error) => found.push((name, Err(error))),
+        }
+    }
+    match found.iter().any(|(_, link)| link.is_ok()) {
+        true => Ok(found),
+        // With nobody to examine there is no report, only the reason.
+        false => Err(found
+            .into_iter()
+            .find_map(|(_, link)| link.err())
+            .unwrap_or_else(|| anyhow::anyhow!("there is no host to examine"))),
+    }
+}
+
+fn unreachable(error: &anyhow::Error) -> Area {
+    let next = classify(error)
+        .1
+        .first()
+        .cloned()
+        .unwrap_or_else(|| "your provider's console: does the server run?".to_owned());
+    Area::of(
+        "reach",
+        vec![Complaint::new(Id::Unreachable, format!("{error:#}"), next)],
+    )
 }
 
 fn show(name: &str, areas: &[Area]) {
     let count: usize = areas.iter().map(|area| area.findings.len()).sum();
+    let skipped: Vec<&str> = areas
+        .iter()
+        .filter(|area| area.skipped.is_some())
+        .map(|area| area.name.as_str())
+        .collect();
     ui::line(&match count {
-        0 => format!("{name}: nothing is wrong"),
+        0 if skipped.is_empty() => format!("{name}: nothing is wrong"),
+        0 => format!(
+            "{name}: nothing is wrong in what could be seen; not seen: {}",
+            skipped.join(", ")
+        ),
         1 => format!("{name}: 1 finding"),
         count => format!("{name}: {count} findings"),
     });
@@ -122,7 +199,15 @@ async fn examine(link: &Link, reach: &ReachArgs) -> anyhow::Result<Vec<Area>> {
     let inside = match inside {
         Ok(inside) => inside,
         Err(error) => {
-            areas.push(Area::skipped("host", &format!("{error:#}")));
+            let next = match classify(&error).0 {
+                Kind::Refused => "an administrator: appliance doctor; or appliance keys add FILE.pub --admin",
+                _ => "on the host: appliance doctor; journalctl -u appliance-agent --lines 50",
+            };
+            let message = format!("the host could not be examined: {error:#}");
+            areas.push(Area::of(
+                "host",
+                vec![Complaint::new(Id::NotExamined, message, next)],
+            ));
             return Ok(areas);
         }
     };
@@ -145,10 +230,11 @@ fn versions(agent: &str) -> Area {
     let own = crate::version();
     let mut findings = Vec::new();
     if agent != own {
-        findings.push(Complaint {
-            message: format!("the host runs {agent}, this is {own}"),
-            next: "appliance update, on the older side".to_owned(),
-        });
+        findings.push(Complaint::new(
+            Id::Versions,
+            format!("the host runs {agent}, this is {own}"),
+            "appliance update, on the older side",
+        ));
     }
     Area::of("versions", findings)
 }
@@ -160,10 +246,11 @@ async fn ssh(link: &Link, reach: &ReachArgs) -> Area {
         Err(error) => {
             return Area::of(
                 "ssh",
-                vec![Complaint {
-                    message: format!("there is no key to sign with: {error:#}"),
-                    next: "ssh-add, or --identity FILE".to_owned(),
-                }],
+                vec![Complaint::new(
+                    Id::NoKey,
+                    format!("there is no key to sign with: {error:#}"),
+                    "ssh-add, or --identity FILE",
+                )],
             );
         }
     };
@@ -175,15 +262,24 @@ async fn ssh(link: &Link, reach: &ReachArgs) -> Area {
     let known = keys.iter().find(|key| key.fingerprint == own);
     let wrong = match known {
         Some(key) if key.permissions.iter().any(|words| !words.starts_with("read")) => None,
-        Some(key) => Some(format!("{own} may only look ({})", key.permissions.join(", "))),
-        None => Some(format!("{own} signs nothing that this host obeys")),
+        Some(key) => Some((
+            Id::OnlyLooks,
+            format!("{own} may only look ({})", key.permissions.join(", ")),
+        )),
+        None => Some((
+            Id::UnknownKey,
+            format!("{own} signs nothing that this host obeys"),
+        )),
     };
     Area::of(
         "ssh",
         wrong
-            .map(|message| Complaint {
-                message,
-                next: "an administrator: appliance keys add FILE.pub --deploy APP".to_owned(),
+            .map(|(id, message)| {
+                Complaint::new(
+                    id,
+                    message,
+                    "an administrator: appliance keys add FILE.pub --deploy APP",
+                )
             })
             .into_iter()
             .collect(),
@@ -196,14 +292,15 @@ fn skew(before: Timestamp, host: Timestamp, after: Timestamp) -> Area {
     let behind = before.duration_since(host);
     let off = ahead.max(behind);
     let findings = if off > SKEW {
-        vec![Complaint {
-            message: format!(
+        vec![Complaint::new(
+            Id::Skew,
+            format!(
                 "the host's clock is {} s {} of this machine's; signed changes may be refused",
                 off.as_secs(),
                 if ahead > behind { "ahead" } else { "behind" }
             ),
-            next: "on whichever is wrong: timedatectl set-ntp true".to_owned(),
-        }]
+            "on whichever is wrong: timedatectl set-ntp true",
+        )]
     } else {
         Vec::new()
     };
@@ -218,33 +315,36 @@ async fn dns(inside: &Examination, address: Option<IpAddr>) -> Area {
         let found: BTreeSet<IpAddr> = match tokio::net::lookup_host((name.as_str(), 443)).await {
             Ok(found) => found.map(|address| address.ip()).collect(),
             Err(error) => {
-                findings.push(Complaint {
-                    message: format!("{name} has no address: {error}"),
-                    next: format!(
+                findings.push(Complaint::new(
+                    Id::DnsNone,
+                    format!("{name} has no address: {error}"),
+                    format!(
                         "make an A record of {name} with {}; then: dig +short {name}",
                         first(&ours)
                     ),
-                });
+                ));
                 continue;
             }
         };
         let strangers: Vec<String> = found.difference(&ours).map(ToString::to_string).collect();
         if found.is_disjoint(&ours) {
-            findings.push(Complaint {
-                message: format!("{name} leads to {}, not to this host", strangers.join(", ")),
-                next: format!(
+            findings.push(Complaint::new(
+Id::DnsElsewhere,
+format!("{name} leads to {}, not to this host", strangers.join(", ")),
+                format!(
                     "make an A record of {name} with {}, unless a load balancer or CDN is meant to stand between; then: dig +short {name}",
                     first(&ours)
                 ),
-            });
+            ));
         } else if !strangers.is_empty() && address.is_some() {
-            findings.push(Complaint {
-                message: format!(
+            findings.push(Complaint::new(
+                Id::DnsPartly,
+                format!(
                     "{name} leads here, and to {} too, which is not an address of this host",
                     strangers.join(", ")
                 ),
-                next: format!("remove what is wrong from the zone; then: dig +short {name}"),
-            });
+                format!("remove what is wrong from the zone; then: dig +short {name}"),
+            ));
         }
     }
     Area::of("dns", findings)
@@ -279,20 +379,21 @@ async fn ports(address: IpAddr, report: &Report, serves: bool) -> Area {
             .iter()
             .any(|found| found.protocol == Protocol::Tcp && found.port == port && found.open);
         if open && !planned {
-            findings.push(Complaint {
-                message: format!("port {port} answers from here, and is meant to be closed"),
-                next: format!("appliance firewall explain tcp {port}; appliance firewall deny {port}"),
-            });
+            findings.push(Complaint::new(
+                Id::PortOpen,
+                format!("port {port} answers from here, and is meant to be closed"),
+                format!("appliance firewall explain tcp {port}; appliance firewall deny {port}"),
+            ));
         }
         if !open && serves && [80, 443].contains(&port) {
-            findings.push(Complaint {
-                message: format!(
-                    "port {port} of {address} does not answer from here: visitors stand before a closed door"
+            findings.push(Complaint::new(
+Id::PortShut,
+format!(
+                    "port {port} of {address} does not answer from here: visitors stand before a closed door; \
+                     if it is open on the host, your provider's firewall shuts it"
                 ),
-                next: format!(
-                    "on the host: systemctl start appliance-proxy-http.socket appliance-proxy-https.socket appliance-proxy; then look at your provider's firewall; appliance firewall explain tcp {port}"
-                ),
-            });
+                "on the host: systemctl start appliance-proxy-http.socket appliance-proxy-https.socket appliance-proxy",
+            ));
         }
     }
     Area::of("ports", findings)

@@ -9,6 +9,7 @@ use appliance_bootstrap::{Local, observe, plan, rollback, sshd};
 use crate::cli::block_on;
 use crate::commands::bootstrap::{self, BootstrapArgs};
 use crate::commands::host_remote;
+use crate::commands::host_update::{self, UpdateArgs};
 use crate::developer::reach::ReachArgs;
 use crate::failure::{Kind, failure};
 use crate::globals::Globals;
@@ -39,6 +40,10 @@ pub enum HostCommand {
         #[command(flatten)]
         args: HostArgs,
     },
+    /// Bring packages and the Docker Engine up to date, after showing what would change
+    ///
+    /// Docker is replaced with the containers running; what speaks against that is found before anything is touched.
+    Update(UpdateArgs),
     /// Keep a change of sshd's settings, over a connection made after it
     Confirm(ReachArgs),
     /// Put sshd's former settings back (what the revert timer runs)
@@ -74,6 +79,7 @@ pub fn run(command: &HostCommand, globals: &Globals) -> anyhow::Result<ExitCode>
         HostCommand::Audit(args) => audit(&args.what),
         HostCommand::Explain { item, args } => explain(item, &args.what),
         HostCommand::Rollback { item, args } => roll_back(item, &args.what),
+        HostCommand::Update(args) => host_update::run(args),
         HostCommand::Confirm(_) => {
             let kept = sshd::pending::confirm(&Local).map_err(|error| match error {
                 PendingError::NoNewConnection => failure(Kind::Other, error.to_string())
@@ -100,6 +106,10 @@ fn elsewhere<'a>(
     command: &'a HostCommand,
     globals: &Globals,
 ) -> anyhow::Result<Option<(Vec<String>, &'a ReachArgs)>> {
+    if let HostCommand::Update(args) = command {
+        let meant = host_remote::is_meant(args.reach(), globals)?;
+        return Ok(meant.then(|| (args.words(), args.reach())));
+    }
     let (verb, item, args, reach) = match command {
         HostCommand::Plan(args) => ("plan", None, Some(&args.what), &args.reach),
         HostCommand::Apply(args) => ("apply", None, Some(&args.what), &args.reach),
@@ -107,7 +117,7 @@ fn elsewhere<'a>(
         HostCommand::Explain { item, args } => ("explain", Some(item), Some(&args.what), &args.reach),
         HostCommand::Rollback { item, args } => ("rollback", Some(item), Some(&args.what), &args.reach),
         HostCommand::Confirm(reach) => ("confirm", None, None, reach),
-        HostCommand::RevertSsh { .. } => return Ok(None),
+        HostCommand::RevertSsh { .. } | HostCommand::Update(_) => return Ok(None),
     };
     if !host_remote::is_meant(reach, globals)? {
         return Ok(None);

@@ -22,6 +22,7 @@ pub mod exec;
 pub mod firewall;
 pub mod host;
 pub mod host_remote;
+pub mod host_update;
 pub mod init;
 pub mod keys;
 pub mod listing;

@@ -61,6 +61,12 @@ pub fn runs_program(unit: &str) -> bool {
     super::is_program(&executable(unit))
 }
 
+/// Whether a unit's main process runs at all.
+pub fn runs(unit: &str) -> bool {
+    let asked = Local.run(&Command::new(["systemctl", "is-active", "--quiet", unit]));
+    asked.is_ok_and(|output| output.ok())
+}
+
 /// Restarts the agent; rollouts under way are gone on with by the next one.
 pub(super) fn restart_agent() -> anyhow::Result<()> {
     // It is started again by systemd for ever: what counts is whether it answers, not whether the job went well.

@@ -32,7 +32,7 @@ use appliance_push::sign::{PublicKey as SigningKey, Signature};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::health::runs_program;
+pub use self::health::{runs, runs_program};
 pub use self::source::{Source, latest};
 pub use self::version::Version;
 use crate::failure::{Kind, failure};
@@ -140,8 +140,21 @@ fn stage(source: &Source, key: &PublicKey, program: &Path) -> anyhow::Result<Sta
 }
 
 /// Whether this machine is an appliance, so that agent and proxy have to follow.
-fn on_a_host() -> bool {
+pub fn on_a_host() -> bool {
     Path::new("/etc/appliance/host.key").exists()
+}
+
+/// The version of the program at `path`, as it says itself; ours, if there is none.
+fn installed(path: &Path) -> anyhow::Result<Version> {
+    if is_program(&std::env::current_exe()?) || !path.exists() {
+        return crate::version().parse();
+    }
+    let path = path.to_string_lossy();
+    let said = Local.run(&Command::new([path.as_ref(), "version"]))?;
+    said.stdout
+        .trim()
+        .parse()
+        .with_context(|| format!("{path} does not say which version it is"))
 }
 
 /// Brings the program of `source`; says what came of it.
@@ -154,7 +167,8 @@ pub async fn install(source: &Source, key: &PublicKey) -> anyhow::Result<()> {
     } else {
         std::env::current_exe().context("cannot tell where this program lies")?
     };
-    let own: Version = crate::version().parse()?;
+    // The one that would be replaced, which need not be the one that was called.
+    let own = installed(&program)?;
     let staged = stage(source, key, &program)?;
     if staged.version <= own {
         fs_err::remove_file(&staged.path)?;
@@ -198,7 +212,8 @@ pub async fn roll_back() -> anyhow::Result<()> {
     // Another name, because the former stays the former if it is not healthy either.
     let staged = Path::new(PROGRAM).with_file_name(STAGED);
     replace_by_link(former, &staged)?;
-    swap(&staged, crate::version(), &to).await
+    let own = installed(Path::new(PROGRAM))?;
+    swap(&staged, &own.to_string(), &to).await
 }
 
 /// The rename, agent and proxy after it, and back if they are not healthy.

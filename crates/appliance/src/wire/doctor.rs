@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::finding::Id;
+
 /// Everything that was looked at on the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Examination {
@@ -30,6 +32,9 @@ pub struct Area {
 /// Something wrong, and the command that mends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Complaint {
+    /// A word of [`Id`]; a text, since the host may be newer than who asks.
+    #[serde(default)]
+    pub id: String,
     /// One sentence.
     pub message: String,
     /// What to run.
@@ -37,8 +42,17 @@ pub struct Complaint {
 }
 
 impl Complaint {
-    /// A sentence of the status, which ends in `; next: COMMAND`.
-    pub fn of_problem(problem: &str) -> Self {
+    /// Of that kind.
+    pub fn new(id: Id, message: impl Into<String>, next: impl Into<String>) -> Self {
+        Self {
+            id: id.word().to_owned(),
+            message: message.into(),
+            next: next.into(),
+        }
+    }
+
+    /// A sentence of the status, which ends in `; next: COMMAND`; of kind `otherwise`, unless its words say more.
+    pub fn of_problem(otherwise: Id, problem: &str) -> Self {
         let (message, next) = problem
             .split_once("; next: ")
             .or_else(|| problem.split_once("; next, over a new connection: "))
@@ -46,10 +60,7 @@ impl Complaint {
                 problem,
                 "on the host: journalctl -u appliance-agent -u appliance-proxy",
             ));
-        Self {
-            message: message.to_owned(),
-            next: next.to_owned(),
-        }
+        Self::new(Id::of_sentence(message, otherwise), message, next)
     }
 }
 

@@ -34,6 +34,13 @@ use crate::spec::ContainerSpec;
 const OLDEST: (usize, usize) = (1, 41);
 const OLDEST_TEXT: &str = "1.41";
 
+/// The oldest and the newest version of Docker's API that we speak, as `(1, 41)`.
+#[must_use]
+pub fn api_range() -> ((usize, usize), (usize, usize)) {
+    let newest = API_DEFAULT_VERSION;
+    (OLDEST, (newest.major_version, newest.minor_version))
+}
+
 /// Until a daemon that has something to do begins to answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Until a daemon answers that it is there.
@@ -91,8 +98,17 @@ impl Docker {
         Ok(client)
     }
 
-    /// What went wrong, in our words; forgets the settled version if the daemon was away.
+    /// What went wrong, in our words; forgets the settled version if the daemon was away, or is another one now.
     fn failure(&self, doing: &str, error: Error) -> EngineError {
+        // An upgrade can drop the version that was settled with the engine before.
+        if let Error::DockerResponseServerError {
+            status_code: 400,
+            message,
+        } = &error
+            && message.contains("client version")
+        {
+            *self.held() = None;
+        }
         let error = translate::error(doing, &self.socket, error);
         if error.is_unreachable() {
             *self.held() = None;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use appliance_alerts::{Notice, What};
 use appliance_config::host::{Alerts, Email};
 use bytes::Bytes;
@@ -19,13 +19,17 @@ use super::mail;
 const LIMIT: Duration = Duration::from_secs(20);
 /// Most bytes of an answer that are read, for the reason of a refusal.
 const ANSWER: usize = 4 << 10;
+/// Longest message for people, characters: Telegram takes 4,096 and Discord 2,000, with all around it.
+const LONGEST: usize = 1_000;
 /// Where bots of Telegram are spoken to.
 const TELEGRAM: &str = "https://api.telegram.org";
 
 /// One of those who are told.
 #[derive(Debug)]
 pub(super) struct Destination {
-    /// Kind and address; stays the same while the settings do.
+    /// Its place in the settings: what waits for it follows it to a corrected address.
+    pub(super) slot: String,
+    /// Kind and address, for people by way of [`shown`].
     pub(super) key: String,
     how: How,
 }
@@ -60,6 +64,39 @@ pub(super) fn shown(key: &str) -> String {
     }
 }
 
+/// A destination's answer that is no.
+#[derive(Debug, thiserror::Error)]
+#[error("it answered {status} {why}")]
+struct Refused {
+    status: http::StatusCode,
+    why: String,
+}
+
+/// Whether the destination will not have this very notice, as opposed to any just now.
+pub(super) fn is_lasting(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refused>().is_some_and(|refused| {
+        refused.status.is_client_error() && !matches!(refused.status.as_u16(), 401 | 403 | 408 | 429)
+    })
+}
+
+/// The places in the settings that name somebody, whether they can be told or not.
+pub(super) fn slots(alerts: &Alerts) -> Vec<String> {
+    let webhooks = (1..=alerts.webhooks.len()).map(|number| format!("webhook {number}"));
+    let others = [
+        ("mail", alerts.email.is_some()),
+        ("ntfy", alerts.ntfy.is_some()),
+        ("telegram", alerts.telegram.is_some()),
+    ];
+    webhooks
+        .chain(
+            others
+                .into_iter()
+                .filter(|(_, there)| *there)
+                .map(|(slot, _)| slot.to_owned()),
+        )
+        .collect()
+}
+
 /// Those that can be told, and why others cannot.
 pub(super) fn all(alerts: &Alerts, secrets: &Path) -> (Vec<Destination>, Vec<String>) {
     let lines = super::super::host_env::read(secrets);
@@ -67,7 +104,9 @@ pub(super) fn all(alerts: &Alerts, secrets: &Path) -> (Vec<Destination>, Vec<Str
     let mut found: Vec<Destination> = alerts
         .webhooks
         .iter()
-        .map(|address| Destination {
+        .enumerate()
+        .map(|(index, address)| Destination {
+            slot: format!("webhook {}", index + 1),
             key: format!("webhook {address}"),
             how: How::Webhook(address.clone()),
         })
@@ -75,6 +114,7 @@ pub(super) fn all(alerts: &Alerts, secrets: &Path) -> (Vec<Destination>, Vec<Str
     if let Some(email) = &alerts.email {
         match optional(email.password.as_ref(), &lines, secrets) {
             Ok(password) => found.push(Destination {
+                slot: "mail".to_owned(),
                 key: format!("mail to {} by {}", email.to.join(", "), email.server),
                 how: How::Mail {
                     email: email.clone(),
@@ -87,6 +127,7 @@ pub(super) fn all(alerts: &Alerts, secrets: &Path) -> (Vec<Destination>, Vec<Str
     if let Some(address) = &alerts.ntfy {
         match optional(alerts.ntfy_token.as_ref(), &lines, secrets) {
             Ok(token) => found.push(Destination {
+                slot: "ntfy".to_owned(),
                 key: format!("ntfy {address}"),
                 how: How::Ntfy {
                     address: address.clone(),
@@ -99,6 +140,7 @@ pub(super) fn all(alerts: &Alerts, secrets: &Path) -> (Vec<Destination>, Vec<Str
     if let Some(telegram) = &alerts.telegram {
         match secret(&telegram.token, &lines, secrets) {
             Ok(token) => found.push(Destination {
+                slot: "telegram".to_owned(),
                 key: format!("telegram {}", telegram.chat),
                 how: How::Telegram {
                     server: telegram.server.clone().unwrap_or_else(|| TELEGRAM.to_owned()),
@@ -180,8 +222,15 @@ impl Destination {
                         .header("content-type", "application/json");
                     // Errors of the client name the address, and it holds the token.
                     let outcome = post(request, body.to_string()).await;
-                    outcome.map_err(|error| {
-                        anyhow::anyhow!("{}", format!("{error:#}").replace(token.as_str(), "…"))
+                    outcome.map_err(|error| match error.downcast::<Refused>() {
+                        Ok(refused) => Refused {
+                            why: refused.why.replace(token.as_str(), "…"),
+                            ..refused
+                        }
+                        .into(),
+                        Err(error) => {
+                            anyhow::anyhow!("{}", format!("{error:#}").replace(token.as_str(), "…"))
+                        }
                     })
                 }
             }
@@ -194,7 +243,11 @@ impl Destination {
 
 /// The whole notice for people.
 fn text(host: &str, notice: &Notice) -> String {
-    let mut text = format!("{host}: {}\n{}", notice.title(), notice.message);
+    let mut message: String = notice.message.chars().take(LONGEST).collect();
+    if message.len() < notice.message.len() {
+        message.push_str(" …; the whole of it: appliance alerts list");
+    }
+    let mut text = format!("{host}: {}\n{message}", notice.title());
     if !notice.next.is_empty() {
         text.push_str(&format!("\nnext: {}", notice.next));
     }
@@ -229,7 +282,11 @@ async fn post(request: http::request::Builder, body: String) -> anyhow::Result<(
     }
     let why = Limited::new(answer.into_body(), ANSWER).collect().await;
     let why = why.map(|why| String::from_utf8_lossy(&why.to_bytes()).trim().to_owned());
-    bail!("it answered {status} {}", why.unwrap_or_default())
+    Err(Refused {
+        status,
+        why: why.unwrap_or_default(),
+    }
+    .into())
 }
 
 #[cfg(test)]
@@ -243,6 +300,40 @@ mod tests {
             "webhook at hooks.example.com"
         );
         assert_eq!(shown("ntfy https://ntfy.sh/topic"), "ntfy https://ntfy.sh/topic");
+    }
+
+    #[test]
+    fn only_a_refusal_of_this_notice_is_lasting() {
+        let lasting = |status: u16| {
+            let status = http::StatusCode::from_u16(status).expect("a status");
+            is_lasting(
+                &Refused {
+                    status,
+                    why: String::new(),
+                }
+                .into(),
+            )
+        };
+        assert!(lasting(400) && lasting(413));
+        assert!(!lasting(429) && !lasting(401) && !lasting(500) && !lasting(503));
+        assert!(!is_lasting(&anyhow::anyhow!("no answer")));
+    }
+
+    #[test]
+    fn a_long_message_is_cut_for_people() {
+        let notice = Notice {
+            id: 1,
+            what: What::Firing,
+            kind: None,
+            subject: String::new(),
+            message: "ä".repeat(5_000),
+            next: "next".to_owned(),
+            since: jiff::Timestamp::UNIX_EPOCH,
+            at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let text = text("host", &notice);
+        assert!(text.chars().count() < 1_200, "{}", text.chars().count());
+        assert!(text.contains("alerts list") && text.ends_with("next: next"));
     }
 
     #[test]
@@ -262,6 +353,11 @@ mod tests {
         chmod(0o644);
         let (found, problems) = all(&alerts, &path);
         assert!(found.is_empty() && problems.len() == 2, "{problems:?}");
+        assert_eq!(
+            slots(&alerts),
+            ["ntfy", "telegram"],
+            "what waits for them is not forgotten"
+        );
         assert!(problems[0].contains("chmod 600"), "{problems:?}");
         chmod(0o600);
         let (found, problems) = all(&alerts, &path);

@@ -1,11 +1,11 @@
 //! What the rules judge, gathered; what cannot be seen is left out, not guessed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use appliance_alerts::rules::{Backup, Certificate, Disk, HOST};
-use appliance_alerts::{Answered, Facts};
+use appliance_alerts::rules::{Away, Backup, Certificate, Disk};
+use appliance_alerts::{Answered, Facts, Kind};
 use appliance_bootstrap::Local;
 use appliance_bootstrap::host::{Command, Host as _};
 use appliance_config::host::Host;
@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::shown;
 use crate::agent::schedule::Rhythm;
-use crate::agent::{Agent, status};
+use crate::agent::{Agent, chain, status};
 
 /// Where the program lies that looks at the whole host.
 const PROGRAM: &str = "/usr/local/bin/appliance";
@@ -25,30 +25,47 @@ pub(super) async fn gather(agent: &Arc<Agent>, host: &Host) -> Facts {
     let now = Timestamp::now();
     let seconds = |seconds: u64| SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
     let window = seconds(host.alerts.window.0.0);
-    let docker = agent.docker.ping().await.is_ok();
-    let services = agent.proxy.list().await.ok();
+    let docker = agent.docker.ping().await;
+    let services = agent.proxy.list().await;
+    let away = [
+        docker.as_ref().err().map(|error| Away {
+            name: "docker".to_owned(),
+            why: format!("{}; running apps are served on", chain(error)),
+            next: "systemctl start docker".to_owned(),
+        }),
+        services.as_ref().err().map(|error| Away {
+            name: "proxy".to_owned(),
+            why: chain(error),
+            next: "systemctl restart appliance-proxy".to_owned(),
+        }),
+    ];
+    let (docker, services) = (docker.is_ok(), services.ok());
     let (free, total) = status::disk(&agent.state);
     let kills = kills();
     let answered = answered(agent, services.as_deref(), now, window).await;
     let (killed, restarts) = {
         let mut seen = agent.alerts.seen();
-        if let (Some(before), Some(kills)) = (seen.kills, kills) {
-            for _ in before..kills {
-                seen.killed.happened(HOST, now);
-            }
+        if let Some(count) = kills {
+            seen.killed.kernel(now, count);
         }
-        seen.kills = kills;
-        let mut killed = seen.killed.counts(now, window);
-        // The kernel's count holds those of containers too.
-        if killed.len() > 1 {
-            killed.remove(HOST);
-        }
+        let killed = seen.killed.counts(now, window);
         (killed, seen.ended.counts(now, window))
     };
+    let mut partly = BTreeSet::new();
     let certificates = match &services {
-        Some(services) => Some(certificates(services).await),
+        Some(services) => {
+            let (found, all) = certificates(services).await;
+            if !all {
+                partly.insert(Kind::Certificate);
+            }
+            Some(found)
+        }
         None => None,
     };
+    // What was counted before a start of the agent is forgotten, not over.
+    if now.duration_since(agent.started) < window {
+        partly.extend([Kind::RestartLoop, Kind::Memory, Kind::Errors]);
+    }
     Facts {
         certificates,
         disk: (total > 0).then(|| Disk {
@@ -63,26 +80,30 @@ pub(super) async fn gather(agent: &Arc<Agent>, host: &Host) -> Facts {
         answered,
         backups: Some(backups(agent, now)),
         reboot: Some(reboot()),
+        away: Some(away.into_iter().flatten().collect()),
+        partly,
         drift: drift(agent, now, seconds(host.alerts.interval.0.0) * DRIFT_EVERY).await,
     }
 }
 
-async fn certificates(services: &[appliance_proxy::control::ServiceStatus]) -> Vec<Certificate> {
-    let mut found = Vec::new();
+/// Those that are shown, and whether all were seen.
+async fn certificates(services: &[appliance_proxy::control::ServiceStatus]) -> (Vec<Certificate>, bool) {
+    let (mut found, mut all) = (Vec::new(), true);
     for status in services.iter().filter(|status| status.service.tls.is_some()) {
         for host in &status.service.hosts {
             // Any name below a wildcard is shown its certificate.
             let name = host.to_string().replacen("*.", "appliance.", 1);
             // What is not shown at all is told by the proxy, as a problem of the service.
-            if let Ok(certificate) = shown::certificate(&name).await {
-                found.push(Certificate {
+            match shown::certificate(&name).await {
+                Ok(certificate) => found.push(Certificate {
                     name: host.to_string(),
                     ..certificate
-                });
+                }),
+                Err(_) => all = false,
             }
         }
     }
-    found
+    (found, all)
 }
 
 async fn answered(

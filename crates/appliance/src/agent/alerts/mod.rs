@@ -7,52 +7,47 @@
 //!  every two intervals, once a look went through:  ping
 //! ```
 //!
-//! `host.yml` and `secrets` are read anew for each pass, so that a correction needs no restart.
+//! `host.yml` and `secrets` are read anew for each pass, so that a correction needs no restart;
+//! while `host.yml` holds a mistake, the last one without is followed.
 
 mod deliver;
 mod destination;
 mod facts;
 mod mail;
 mod shown;
+mod truth;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use appliance_alerts::{Book, Limits, Outbox, Policy, Rate, Recent, look};
+use appliance_alerts::{Kills, Limits, Policy, Rate, Recent, look};
 use appliance_config::host::{self, AlertKind, Host};
 use appliance_containers::engine::{Event, Happening};
-use appliance_state::{Key, Ledger, Store};
+use appliance_state::Store;
 use futures_util::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::destination::Destination;
-use super::{Agent, chain};
+use self::truth::Truth;
+use super::Agent;
 use crate::wire::{self, End};
 
-/// Layout of the ledger.
-const SCHEMA: u32 = 1;
 /// No look is nearer to the one before.
 const SHORTEST: Duration = Duration::from_secs(1);
-
-/// What is written down after each look.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-struct Written {
-    book: Book,
-    outbox: Outbox,
-}
+/// What somebody did not take for this long counts as silence: no ping then.
+const SILENCE: SignedDuration = SignedDuration::from_mins(30);
+/// How the problem of a `host.yml` with a mistake begins.
+const SETTINGS_OF_BEFORE: &str = "the settings of before are followed";
 
 /// What is counted between looks; a restart of the agent begins anew.
 #[derive(Debug, Default)]
 struct Seen {
     ended: Recent,
-    killed: Recent,
-    kills: Option<u64>,
+    killed: Kills,
     rates: BTreeMap<String, Rate>,
     drift: Option<(Timestamp, Vec<String>)>,
     problems: Vec<String>,
@@ -60,7 +55,7 @@ struct Seen {
 
 /// What the agent holds of alerts.
 pub struct Alerts {
-    ledger: Ledger<Written>,
+    truth: Truth,
     seen: Mutex<Seen>,
     config: PathBuf,
     /// Told when the outbox has something new.
@@ -71,7 +66,7 @@ impl Alerts {
     /// Opens what is written down; nothing is looked at yet.
     pub fn open(store: &Store, config: &Path) -> Self {
         Self {
-            ledger: store.single(&Key::new("alerts").expect("our own name is a good key"), SCHEMA),
+            truth: Truth::open(store),
             seen: Mutex::default(),
             config: config.to_owned(),
             mail: Notify::new(),
@@ -82,31 +77,40 @@ impl Alerts {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The host's settings as they stand in the file now.
-    fn host(&self) -> Result<Host, String> {
+    /// The host's settings: those of the file, or of the last one without a mistake; and what the mistake is.
+    fn settings(&self) -> (Host, Option<String>) {
         let path = self.config.join("host.yml");
         let text = match fs_err::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Host::default()),
-            Err(error) => return Err(error.to_string()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return (self.last_good(), Some(error.to_string())),
         };
-        host::read(&path.display().to_string(), &text).map_err(|problems| problems.to_string())
+        match read(&path, &text) {
+            Ok(host) => {
+                if self.truth.now().settings.as_ref() != Some(&text) {
+                    self.truth.change(|written| written.settings = Some(text));
+                }
+                (host, None)
+            }
+            Err(why) => (self.last_good(), Some(why)),
+        }
+    }
+
+    fn last_good(&self) -> Host {
+        let text = self.truth.now().settings.unwrap_or_default();
+        read(&self.config.join("host.yml"), &text).unwrap_or_default()
     }
 
     fn destinations(&self, host: &Host) -> (Vec<Destination>, Vec<String>) {
         destination::all(&host.alerts, &self.config.join("secrets"))
     }
+}
 
-    /// What is written down; a damaged ledger is told, and counts as empty.
-    fn written(&self) -> Written {
-        match self.ledger.read() {
-            Ok(snapshot) => snapshot.data,
-            Err(error) => {
-                tracing::error!("alerts begin anew: {}", chain(&error));
-                Written::default()
-            }
-        }
+fn read(path: &Path, text: &str) -> Result<Host, String> {
+    if text.is_empty() {
+        return Ok(Host::default());
     }
+    host::read(&path.display().to_string(), text).map_err(|problems| problems.to_string())
 }
 
 /// Looks and delivers until `stop`.
@@ -130,8 +134,10 @@ async fn follow(agent: &Arc<Agent>, stop: &CancellationToken) {
         if let Event::Container(event) = event {
             let now = Timestamp::now();
             match event.what {
+                // An end in good order (0), or one that was asked for by SIGTERM (143), is no crash.
+                Happening::Died { code: 0 | 143 } => {}
                 Happening::Died { .. } => agent.alerts.seen().ended.happened(&event.name, now),
-                Happening::OutOfMemory => agent.alerts.seen().killed.happened(&event.name, now),
+                Happening::OutOfMemory => agent.alerts.seen().killed.container(&event.name, now),
                 _ => {}
             }
         }
@@ -140,23 +146,24 @@ async fn follow(agent: &Arc<Agent>, stop: &CancellationToken) {
 
 async fn watch(agent: &Arc<Agent>, stop: &CancellationToken) {
     let mut pinged = tokio::time::Instant::now();
-    let mut last = Host::default();
     loop {
-        match agent.alerts.host() {
-            Ok(host) => last = host,
-            Err(why) => note(agent, &format!("the settings of before are used on: {why}")),
+        let (host, mistake) = agent.alerts.settings();
+        if let Some(why) = &mistake {
+            note(agent, &format!("{SETTINGS_OF_BEFORE}: {why}"));
         }
-        let interval = Duration::from_secs(last.alerts.interval.0.0).max(SHORTEST);
-        let went_through = pass(agent, &last).await;
-        if let Some(address) = &last.alerts.ping
-            && went_through
+        let interval = Duration::from_secs(host.alerts.interval.0.0).max(SHORTEST);
+        let well = pass(agent, &host, mistake.is_some()).await;
+        if let Some(address) = &host.alerts.ping
+            && well
+            && mistake.is_none()
             && pinged.elapsed() >= interval * 2
         {
             pinged = tokio::time::Instant::now();
             if let Err(error) = super::backups::ping(address).await {
+                let name = destination::shown(&format!("webhook {address}"));
                 note(
                     agent,
-                    &format!("{address} was not told that the host is well: {error:#}"),
+                    &format!("{name} was not told that the host is well: {error:#}"),
                 );
             }
         }
@@ -176,53 +183,56 @@ fn note(agent: &Agent, problem: &str) {
     }
 }
 
-/// One look; whether what came of it could be written down.
-async fn pass(agent: &Arc<Agent>, host: &Host) -> bool {
+/// One look; whether people would hear of what is wrong, and the services answer.
+async fn pass(agent: &Arc<Agent>, host: &Host, mistaken: bool) -> bool {
     let facts = facts::gather(agent, host).await;
-    let (destinations, problems) = agent.alerts.destinations(host);
+    let (_, problems) = agent.alerts.destinations(host);
     for problem in &problems {
         note(agent, problem);
     }
-    agent
-        .alerts
-        .seen()
-        .problems
-        .retain(|known| problems.contains(known) || known.contains("was not told"));
+    agent.alerts.seen().problems.retain(|known| {
+        problems.contains(known)
+            || known.contains("was not told")
+            || (mistaken && known.starts_with(SETTINGS_OF_BEFORE))
+    });
     let now = Timestamp::now();
     let seconds = |seconds: u64| SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
+    let names = destination::slots(&host.alerts);
     let policy = Policy {
         repeat: seconds(host.alerts.repeat.0.0),
         calm: seconds(host.alerts.interval.0.0.max(1)) * 2,
-        mute: host.alerts.mute.iter().map(|kind| muted(*kind)).collect(),
+        // What nobody could be told of is told to whoever is named first.
+        mute: if names.is_empty() {
+            appliance_alerts::Kind::ALL.to_vec()
+        } else {
+            host.alerts.mute.iter().map(|kind| muted(*kind)).collect()
+        },
     };
-    let names: Vec<String> = destinations.iter().map(|to| to.key.clone()).collect();
-    let before = agent.alerts.written();
-    let mut after = before.clone();
+    let book = agent.alerts.truth.now().book;
     let found = look(&facts, limits(host), now, &|kind, subject| {
-        before.book.stands(kind, subject)
+        book.stands(kind, subject)
     });
-    let notices = after.book.step(&found, now, &policy);
-    after.outbox.keep_only(&names);
-    for notice in &notices {
-        tracing::warn!(alert = notice.title(), "{}: {}", notice.title(), notice.message);
-        given_up(after.outbox.add(notice, &names, now));
-    }
-    if after == before {
-        return true;
-    }
-    // What was delivered meanwhile stays delivered: the book is ours alone, of the outbox only the new is.
-    let written = agent.alerts.ledger.update(|written| {
-        written.book = after.book;
+    let (notices, stuck) = agent.alerts.truth.change(|written| {
+        let notices = written.book.step(&found, now, &policy);
         written.outbox.keep_only(&names);
         for notice in &notices {
             given_up(written.outbox.add(notice, &names, now));
         }
+        let stuck = written
+            .outbox
+            .list()
+            .iter()
+            .any(|delivery| delivery.failures > 0 && now.duration_since(delivery.notice.at) > SILENCE);
+        (notices, stuck)
     });
-    agent.alerts.mail.notify_one();
-    if let Err(error) = &written {
-        tracing::error!("alerts cannot be written down: {}", chain(error));
+    for notice in &notices {
+        tracing::warn!(alert = notice.title(), "{}: {}", notice.title(), notice.message);
     }
-    written.is_ok()
+    if !notices.is_empty() {
+        agent.alerts.mail.notify_one();
+    }
+    let served = facts.away.is_some_and(|away| away.is_empty());
+    agent.alerts.truth.is_kept() && served && !stuck
 }
 
 fn given_up(deliveries: Vec<appliance_alerts::Delivery>) {
@@ -249,13 +259,16 @@ fn muted(kind: AlertKind) -> appliance_alerts::Kind {
         AlertKind::Drill => Kind::Drill,
         AlertKind::Reboot => Kind::Reboot,
         AlertKind::Drift => Kind::Drift,
+        AlertKind::Services => Kind::Services,
     }
 }
 
 /// What is wrong at this moment, whether anybody is told of it or not.
 pub async fn look_now(agent: &Arc<Agent>) -> appliance_alerts::Look {
-    let host = agent.alerts.host().unwrap_or_default();
-    let facts = facts::gather(agent, &host).await;
+    let (host, _) = agent.alerts.settings();
+    let mut facts = facts::gather(agent, &host).await;
+    // Whoever asks what is wrong now is not told "over".
+    facts.partly.clear();
     look(&facts, limits(&host), Timestamp::now(), &|_, _| false)
 }
 
@@ -268,18 +281,18 @@ fn limits(host: &Host) -> Limits {
 
 /// What `/v1/alerts` shows.
 pub fn list(agent: &Agent) -> wire::Alerts {
-    let written = agent.alerts.written();
+    let written = agent.alerts.truth.now();
+    let (host, mistake) = agent.alerts.settings();
     let mut problems = agent.alerts.seen().problems.clone();
-    let destinations = match agent.alerts.host() {
-        Ok(host) => agent.alerts.destinations(&host).0,
-        Err(why) => {
-            problems.push(why);
-            Vec::new()
-        }
-    };
+    // As it is now, not as it was at the last look.
+    problems.retain(|problem| !problem.starts_with(SETTINGS_OF_BEFORE));
+    problems.extend(mistake.map(|why| format!("{SETTINGS_OF_BEFORE}: {why}")));
+    let destinations = agent.alerts.destinations(&host).0;
     let mut waiting = written.outbox.list().to_vec();
     for delivery in &mut waiting {
-        delivery.to = destination::shown(&delivery.to);
+        if let Some(to) = destinations.iter().find(|to| to.slot == delivery.to) {
+            delivery.to = destination::shown(&to.key);
+        }
     }
     wire::Alerts {
         standing: written.book.standing,
@@ -298,10 +311,10 @@ pub async fn test(agent: &Arc<Agent>) -> End {
         message,
         next: next.to_owned(),
     };
-    let host = match agent.alerts.host() {
-        Ok(host) => host,
-        Err(why) => return failed(why, "correct /etc/appliance/host.yml on the host"),
-    };
+    let (host, mistake) = agent.alerts.settings();
+    if let Some(why) = mistake {
+        return failed(why, "correct /etc/appliance/host.yml on the host");
+    }
     let (destinations, mut wrong) = agent.alerts.destinations(&host);
     if destinations.is_empty() && wrong.is_empty() {
         return failed(
@@ -309,14 +322,10 @@ pub async fn test(agent: &Arc<Agent>) -> End {
             "alerts: {email: …, webhooks: […], ntfy: …, telegram: …} in /etc/appliance/host.yml on the host",
         );
     }
-    let notice = match agent
+    let notice = agent
         .alerts
-        .ledger
-        .update(|written| written.book.test(Timestamp::now()))
-    {
-        Ok((notice, _)) => notice,
-        Err(error) => return failed(chain(&error), "on the host: journalctl -u appliance-agent"),
-    };
+        .truth
+        .change(|written| written.book.test(Timestamp::now()));
     let mut told = Vec::new();
     for destination in &destinations {
         let name = destination::shown(&destination.key);

@@ -36,7 +36,7 @@ impl Agent {
         }
         if let Some((at, why)) = &record.drill_failed {
             problems.push(format!(
-                "drill of {} failed at {at}: {why}; next: appliance backup drill {}",
+                "drill of {} failed at {at}: {why}; next: appliance backup now {1}; appliance backup drill {1}",
                 job.key(),
                 job.spec.accessory
             ));
@@ -60,13 +60,17 @@ impl Agent {
             && now.duration_since(since) > interval.saturating_mul(2)
         {
             problems.push(format!(
-                "{of}: the last good one is of {since}, more than two intervals ago"
+                "{of}: the last good one is of {since}, more than two intervals ago; next: appliance backup now {}",
+                job.spec.accessory
             ));
         }
         if let (Some((at, _)), Some(interval)) = (record.drilled, job.spec.drill_interval())
             && now.duration_since(at) > interval + jiff::SignedDuration::from_hours(24)
         {
-            problems.push(format!("{of}: the last drill is of {at}"));
+            problems.push(format!(
+                "{of}: the last drill is of {at}; next: appliance backup drill {}",
+                job.spec.accessory
+            ));
         }
         if settings.recovery.is_none() {
             problems.push(format!(
