@@ -235,10 +235,11 @@ async fn each_alert_is_told_once_to_everybody_and_taken_back_once() -> anyhow::R
     }
     // The doctor finds the same, while it lasts.
     for id in ["certificate-ends", "restart-loop", "errors", "memory"] {
-        tokio::select! {
-            found = crate::doctor::found(&world, id) => drop(found?),
-            never = &mut failing => never,
-        }
+        let found = tokio::select! {
+            found = crate::doctor::found(&world, id) => found?,
+            _never = &mut failing => anyhow::bail!("the load ended"),
+        };
+        ensure!(!found.next.is_empty(), "{}", found.message);
     }
     let listed = world
         .developer
