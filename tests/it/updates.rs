@@ -200,7 +200,7 @@ async fn a_newer_binary_takes_over_a_sick_one_goes_back_and_nobody_notices() -> 
     // By the newer program itself, from where it was downloaded to: what is installed is what counts.
     world.run(&["install", &file, "/root/downloaded"]).await?;
     let doctor = Command::new(["/root/downloaded", "doctor", "--json"]);
-    ensure!(world.host.exec(&doctor).await?.text().contains("\"versions\""));
+    ensure!(world.host.exec(&doctor).await?.text().contains(r#""versions""#));
     let by_itself = Command::new(["/root/downloaded", "update", &file]).timeout(LIMIT);
     ended(&world.host.exec(&by_itself).await?, 0, &format!("{newer} runs"))?;
     ensure!(world.run(&["appliance", "version"]).await? == newer);

@@ -257,7 +257,7 @@ mod tests {
             Some(20 * 3_600),
             "a restart forgets nothing"
         );
-        let guard = Guard::open(&Store::open(&directory.path().join("other")).expect("opens"));
+        let guard = Guard::open(&Store::open(directory.path().join("other")).expect("opens"));
         assert!(guard.problems(50, 100, 0.1).is_empty());
         guard.unbounded.lock().expect("whole").push("db".to_owned());
         let problems = guard.problems(5, 100, 0.1);

@@ -53,7 +53,7 @@ pub async fn examine(agent: &Arc<Agent>) -> Examination {
     areas.push(watched(Kind::Drift));
     areas.push(blocking("programs", programs).await);
     areas.push(told(agent));
-    let services = agent.proxy.list().await.unwrap_or_default();
+    let services = alerts::services(agent).await.unwrap_or_default();
     let names = services
         .iter()
         .flat_map(|status| status.service.hosts.iter().map(ToString::to_string))
@@ -137,16 +137,23 @@ async fn docker(agent: &Agent) -> Area {
 }
 
 async fn proxy(agent: &Agent) -> Area {
-    match agent.proxy.status().await {
-        Ok(status) => problems("proxy", Id::Proxy, &status.problems),
-        Err(error) => Area::of(
+    let away = |why: String| {
+        Area::of(
             "proxy",
             vec![Complaint::new(
                 Id::ProxyAway,
-                chain(&error),
+                why,
                 "systemctl restart appliance-proxy",
             )],
-        ),
+        )
+    };
+    // Asked this way first, because a proxy that hangs would hold up the next question for long.
+    if let Err(why) = alerts::services(agent).await {
+        return away(why);
+    }
+    match agent.proxy.status().await {
+        Ok(status) => problems("proxy", Id::Proxy, &status.problems),
+        Err(error) => away(chain(&error)),
     }
 }
 

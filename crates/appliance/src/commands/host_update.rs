@@ -94,10 +94,10 @@ pub fn run(args: &UpdateArgs) -> anyhow::Result<ExitCode> {
     if let Some(jump) = &mut plan.docker {
         jump.objections.extend(at_work()?);
     }
-    let sure = !args.dry_run && (args.yes || (!args.json && consent(&plan)));
-    if !args.json && !(sure && !args.yes) {
+    if !args.json {
         show(&plan);
     }
+    let sure = args.yes || (!args.dry_run && !args.json && consent(&plan));
     if args.json && !sure {
         ui::json(&plan);
     }
@@ -118,10 +118,9 @@ fn consent(plan: &Plan) -> bool {
         .docker
         .as_ref()
         .is_some_and(|jump| !jump.objections.is_empty());
-    if refused || *plan == Plan::default() || !ui::interactive() {
+    if refused || *plan == Plan::default() {
         return false;
     }
-    show(plan);
     ui::ask("do it? [y/N] ").is_some_and(|answer| matches!(answer.as_str(), "y" | "yes"))
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use appliance_alerts::rules::{Away, Backup, Certificate, Disk};
 use appliance_alerts::{Answered, Facts, Kind};
@@ -17,6 +18,8 @@ use crate::agent::{Agent, chain, status};
 
 /// Where the program lies that looks at the whole host.
 const PROGRAM: &str = "/usr/local/bin/appliance";
+/// How long the proxy may take to say what it serves.
+const PROXY: Duration = Duration::from_secs(5);
 /// Intervals between two looks at the whole host, which takes a second of a processor.
 const DRIFT_EVERY: i32 = 20;
 
@@ -26,16 +29,16 @@ pub(super) async fn gather(agent: &Arc<Agent>, host: &Host) -> Facts {
     let seconds = |seconds: u64| SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
     let window = seconds(host.alerts.window.0.0);
     let docker = agent.docker.ping().await;
-    let services = agent.proxy.list().await;
+    let services = services(agent).await;
     let away = [
         docker.as_ref().err().map(|error| Away {
             name: "docker".to_owned(),
             why: format!("{}; running apps are served on", chain(error)),
             next: "systemctl start docker".to_owned(),
         }),
-        services.as_ref().err().map(|error| Away {
+        services.as_ref().err().map(|why| Away {
             name: "proxy".to_owned(),
-            why: chain(error),
+            why: why.clone(),
             next: "systemctl restart appliance-proxy".to_owned(),
         }),
     ];
@@ -83,6 +86,16 @@ pub(super) async fn gather(agent: &Arc<Agent>, host: &Host) -> Facts {
         away: Some(away.into_iter().flatten().collect()),
         partly,
         drift: drift(agent, now, seconds(host.alerts.interval.0.0) * DRIFT_EVERY).await,
+    }
+}
+
+/// What the proxy serves, or why it does not say so soon: one that hangs must not hold up who looks for that.
+pub(in crate::agent) async fn services(
+    agent: &Agent,
+) -> Result<Vec<appliance_proxy::control::ServiceStatus>, String> {
+    match tokio::time::timeout(PROXY, agent.proxy.list()).await {
+        Ok(answer) => answer.map_err(|error| chain(&error)),
+        Err(_) => Err(format!("the proxy does not answer within {} s", PROXY.as_secs())),
     }
 }
 

@@ -32,6 +32,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::destination::Destination;
+pub(super) use self::facts::services;
 use self::truth::Truth;
 use super::Agent;
 use crate::wire::{self, End};
