@@ -525,10 +525,26 @@ fn is_passing(error: &std::io::Error) -> bool {
 /// What tells one state of a file from another.
 type Stamp = Option<(u64, u64, SystemTime)>;
 
-async fn stamp(path: &Path) -> Stamp {
+fn stamp(path: &Path) -> Stamp {
     use std::os::unix::fs::MetadataExt;
-    let meta = tokio::fs::metadata(path).await.ok()?;
+    let meta = fs_err::metadata(path).ok()?;
     Some((meta.ino(), meta.len(), meta.modified().ok()?))
+}
+
+/// Looks at all files in one go: a call for each would keep several threads awake, a few times a second for ever.
+async fn stamps(files: Vec<PathBuf>) -> Vec<(PathBuf, Stamp)> {
+    if files.is_empty() {
+        return Vec::new();
+    }
+    let look = move || {
+        let stamped = files.into_iter().map(|path| {
+            let stamp = stamp(&path);
+            (path, stamp)
+        });
+        stamped.collect()
+    };
+    // It fails only while the runtime ends, and nobody asks then.
+    tokio::task::spawn_blocking(look).await.unwrap_or_default()
 }
 
 /// Reads the snapshot again on request, and when the watched file was replaced.
@@ -548,17 +564,12 @@ async fn reload(manager: Arc<Manager>, hangup: Arc<tokio::sync::Notify>) {
                 continue;
             }
             _ = ticks.tick() => {
-                let now = match &watched {
-                    Some(path) => stamp(path).await,
-                    None => None,
-                };
+                let files = watched.iter().cloned().chain(manager.certificate_files());
+                let mut found = stamps(files.collect()).await.into_iter();
+                let now = watched.as_ref().and_then(|_| found.next()?.1);
                 // A file that is away for a moment is being replaced.
                 if now == seen || now.is_none() {
-                    let mut files = Vec::new();
-                    for path in manager.certificate_files() {
-                        let now = stamp(&path).await;
-                        files.push((path, now));
-                    }
+                    let files: Vec<_> = found.collect();
                     if files != certificates && files.iter().all(|(_, stamp)| stamp.is_some()) {
                         certificates = files;
                         manager.reread_certificates().await;

@@ -641,7 +641,8 @@ fn table(
     let mut text = format!("# Proxy benchmark\n\n{}\n\n", machine()?);
     writeln!(
         text,
-        "Medians of {} rounds of {} s, interleaved; upstream, load generator and proxy share the cores.\n",
+        "Medians of {} rounds of {} s, interleaved; upstream, load generator and proxy share the cores.\n\
+         TLS 1.3 throughout; full handshakes are made by `openssl s_time`.\n",
         args.rounds, args.seconds
     )?;
     for row in Row::ALL {
@@ -676,7 +677,9 @@ fn table(
     writeln!(
         text,
         "## Memory\n\n\
-         Own memory (heap, stacks, changed pages) and, in brackets, with the mapped files' pages.\n\n\
+         Own memory (heap, stacks, changed pages) and, in brackets, with the mapped files' pages.\n\
+         How many of those there are is also the kernel's choice: it maps what lies around a page that is used, \
+         and more of it where the page cache holds the file in large pieces.\n\n\
          | | at the start, MiB | after the load, MiB | with {idle} idle connections, MiB | bytes each |\n\
          |---|---|---|---|---|"
     )?;
