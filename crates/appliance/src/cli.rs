@@ -51,7 +51,7 @@ enum Command {
     Rollback(rollback::RollbackArgs),
     /// Give the canary all visitors
     Promote(canary::DecideArgs),
-    /// Take the canary away
+    /// Take back a canary, or a rollout that is in progress
     Abort(canary::DecideArgs),
     /// Keep others from changing the app, see who does, let them again
     #[command(subcommand)]

@@ -333,13 +333,9 @@ pub async fn abort(
     let rollout = agent.apps.read(app)?.rollout.filter(|rollout| !rollout.is_over());
     let what = match rollout {
         Some(rollout) if rollout.waits_at() == Some(Gate::Promote) => "the canary".to_owned(),
-        Some(rollout) if rollout.can_be_taken_back() => rollout.plan().new.release.to_string(),
-        Some(rollout) if rollout.failure().is_some() => {
-            return Ok(End::Refused {
-                code: "reverting".to_owned(),
-                message: format!("{app} {} is going back already", rollout.plan().new.release),
-                next: "appliance status".to_owned(),
-            });
+        // One that goes back already, as the hosts of a group do together, is followed to its end.
+        Some(rollout) if rollout.can_be_taken_back() || rollout.failure().is_some() => {
+            rollout.plan().new.release.to_string()
         }
         _ => {
             return Ok(End::Refused {

@@ -97,6 +97,8 @@ async fn abort_all(way: &Way<'_>, hosts: &[&Host]) -> anyhow::Result<()> {
         let step = ui::step(&format!("{}: abort", host.name));
         match take_back(way, host).await {
             Ok(message) => step.done(&message),
+            // Hosts of one push go back together, so this one may have been faster than we were.
+            Err(_) if went_back(way, host).await => step.done("went back with the others"),
             Err(error) => {
                 step.failed();
                 return Err(error);
@@ -106,6 +108,18 @@ async fn abort_all(way: &Way<'_>, hosts: &[&Host]) -> anyhow::Result<()> {
     };
     let ends = join_all(hosts.iter().map(|host| abort(host))).await;
     first_failure(ends)
+}
+
+/// Whether the rollout that was in progress on a host has gone back since.
+async fn went_back(way: &Way<'_>, host: &Host) -> bool {
+    let then = host.app.rollout.as_ref();
+    let now = way.app(&host.link).await.ok().and_then(|app| app.rollout);
+    match (then, now) {
+        (Some(then), Some(now)) => {
+            then.phase != "reverted" && now.phase == "reverted" && now.number == then.number
+        }
+        _ => false,
+    }
 }
 
 /// Every host's failure is told, and the first is the command's.

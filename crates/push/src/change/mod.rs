@@ -120,7 +120,7 @@ pub enum Verb {
     },
     /// Give the canary all visitors.
     Promote,
-    /// Take the canary away; the former release has all visitors again.
+    /// Take a canary, or a rollout in progress, away; the former release has all visitors again.
     Abort,
     /// Let nobody change the app until the lock is released (Kamal's `lock acquire`).
     LockAcquire {
