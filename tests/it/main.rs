@@ -5,6 +5,7 @@
 mod accessories;
 mod adopt;
 mod alerts;
+mod backup_trouble;
 mod backups;
 mod behaviours;
 mod bootstrap;

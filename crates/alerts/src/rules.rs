@@ -96,8 +96,10 @@ pub struct Backup {
     pub accessory: String,
     /// When and why the last run failed.
     pub failed: Option<(Timestamp, String)>,
-    /// Since when there was none, if that is more than two intervals ago.
+    /// Since when there was none, if another one was due.
     pub overdue: Option<Timestamp>,
+    /// When the last run found something that is not as it was, and what.
+    pub odd: Option<(Timestamp, String)>,
     /// When and why the last drill failed.
     pub drill_failed: Option<(Timestamp, String)>,
 }
@@ -373,15 +375,25 @@ fn errors(
 }
 
 fn backup(job: &Backup) -> Option<Finding> {
-    let message = match (&job.failed, job.overdue) {
-        (Some((at, why)), _) => format!("the backup of {} failed at {at}: {why}", job.name),
-        (None, Some(since)) => format!(
-            "the last good backup of {} is of {since}, more than two intervals ago",
+    let mut next = format!("appliance backup now {}", job.accessory);
+    let message = match (&job.failed, job.overdue, &job.odd) {
+        (Some((at, why)), ..) => format!("the backup of {} failed at {at}: {why}", job.name),
+        (None, Some(since), _) => format!(
+            "the last good backup of {} is of {since}, and the next was due since",
             job.name
         ),
-        (None, None) => return None,
+        (None, None, Some((at, what))) => {
+            next = format!(
+                "appliance backup list; if that is as it should be: appliance backup prune {} --yes",
+                job.accessory
+            );
+            format!(
+                "the backup of {} at {at} is not like those before: {what}",
+                job.name
+            )
+        }
+        (None, None, None) => return None,
     };
-    let next = format!("appliance backup now {}", job.accessory);
     Some(finding(Kind::BackupAge, &job.name, message, &next))
 }
 

@@ -125,6 +125,7 @@ fn order(subject: Subject) -> Order {
         image: None,
         bandwidth: None,
         previous: None,
+        odd: None,
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Order {
     pub bandwidth: Option<u64>,
     /// The backup before, to compare with.
     pub previous: Option<Manifest>,
+    /// Why it is not to be taken for the latest state, where that is known beforehand.
+    pub odd: Option<String>,
 }
 
 /// Where the content comes from.
@@ -75,6 +77,12 @@ pub enum BackupError {
     /// The server failed.
     #[error(transparent)]
     Postgres(#[from] PostgresError),
+    /// The schema or the roles are not those that the dump was begun with: it might not restore.
+    #[error("the schema or the roles of {subject} were changed while it was dumped")]
+    Changed {
+        /// What was backed up.
+        subject: Subject,
+    },
     /// The content failed.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -130,6 +138,8 @@ struct Facts {
     server: Server,
     database: Database,
     globals: Object,
+    /// The text of `globals`.
+    roles: String,
     at: Timestamp,
 }
 
@@ -143,6 +153,10 @@ async fn make(
 ) -> Result<Manifest, BackupError> {
     let started_at = (outside.now)();
     let prefix = order.subject.key(id, "");
+    let asked = match &source {
+        Source::Postgres(server) => Some(*server),
+        Source::Stream(_) | Source::Known(_) => None,
+    };
     let (facts, feed, tap) = match source {
         Source::Postgres(server) => {
             let facts = facts(repository, &prefix, &order.subject, server).await?;
@@ -159,6 +173,9 @@ async fn make(
     };
     let pace = Pace::new(order.bandwidth);
     let (volumes, summary) = stream::store(repository, &prefix, feed, tap, id.tail(), pace, note).await?;
+    if let (Some(server), Some(facts)) = (asked, &facts) {
+        unchanged(server, &order.subject, facts).await?;
+    }
     let mut manifest = Manifest {
         format: FORMAT,
         repository: repository.id.clone(),
@@ -190,6 +207,7 @@ async fn make(
     if let Some(previous) = &order.previous {
         manifest.suspicious = manifest.compare(previous);
     }
+    manifest.suspicious.extend(order.odd.clone());
     repository.commit(&manifest).await?;
     Ok(manifest)
 }
@@ -207,14 +225,36 @@ async fn facts(
             name: subject.unit.clone(),
         })?;
     let (about, at) = server.server(&subject.unit).await?;
-    let globals = server.read_globals().await?;
-    let sealed = stream::seal_small(repository.recipients(), globals.into_bytes()).await?;
+    let roles = server.read_globals().await?;
+    let sealed = stream::seal_small(repository.recipients(), roles.clone().into_bytes()).await?;
     Ok(Facts {
+        roles,
         server: about,
         database,
         globals: volumes::put(&*repository.store, prefix, names::GLOBALS, sealed).await?,
         at,
     })
+}
+
+/// What was asked before the dump took its snapshot still holds after it, so it held at the snapshot.
+async fn unchanged(server: &Postgres, subject: &Subject, facts: &Facts) -> Result<(), BackupError> {
+    let now = server.database(&subject.unit).await?;
+    let same_schema = now.is_some_and(|now| now.schema == facts.database.schema);
+    if same_schema && comparable(&server.read_globals().await?) == comparable(&facts.roles) {
+        return Ok(());
+    }
+    Err(BackupError::Changed {
+        subject: subject.clone(),
+    })
+}
+
+/// Without the random word that newer versions put around what they write.
+fn comparable(globals: &str) -> Vec<&str> {
+    let random = ["\\restrict", "\\unrestrict"];
+    globals
+        .lines()
+        .filter(|line| !random.iter().any(|word| line.starts_with(word)))
+        .collect()
 }
 
 /// How the sessions of one backup are called on the server.

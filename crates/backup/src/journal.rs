@@ -56,6 +56,11 @@ pub enum Intent {
 }
 
 impl Intent {
+    /// Whether live data may not be reachable until it is settled.
+    pub fn touches_live_data(&self) -> bool {
+        matches!(self, Intent::Restore { .. } | Intent::Swap { .. })
+    }
+
     /// What it concerns.
     pub fn subject(&self) -> &Subject {
         match self {

@@ -24,6 +24,10 @@ use crate::tap::Tap;
 const NAME_LIMIT: usize = 63;
 /// Indexes that a drill has looked at closely.
 const INDEXES: usize = 200;
+/// How often a server is asked to open a database again that a failed swap had closed.
+const REOPENED: u32 = 60;
+/// Between two times.
+const REOPEN_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 /// How long the database that was replaced is kept.
 pub const UNDO: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
@@ -97,6 +101,17 @@ pub enum RestoreError {
     Taken {
         /// The name.
         name: String,
+    },
+    /// A swap did not happen, and the live database lets nobody in.
+    #[error(
+        "the swap did not happen and {live} is still closed; it is opened again as soon as the server answers"
+    )]
+    Closed {
+        /// The live database.
+        live: String,
+        /// Why it could not be opened.
+        #[source]
+        source: PostgresError,
     },
     /// There is nothing to undo.
     #[error(
@@ -205,13 +220,35 @@ async fn swap(
     before: &str,
     now: Timestamp,
     comment: Option<&str>,
-) -> Result<(), PostgresError> {
+) -> Result<(), RestoreError> {
     let mark = format!("before {now} {live}");
-    let swapped = server.swap(live, side, before, &mark, comment).await;
-    if swapped.is_err() {
-        server.reopen(live).await?;
+    let Err(failed) = server.swap(live, side, before, &mark, comment).await else {
+        return Ok(());
+    };
+    // A server that was started again takes a while until it answers.
+    for _ in 1..REOPENED {
+        if server.reopen(live).await.is_ok() {
+            return Err(failed.into());
+        }
+        tokio::time::sleep(REOPEN_PAUSE).await;
     }
-    swapped
+    match server.reopen(live).await {
+        Ok(()) => Err(failed.into()),
+        Err(source) => Err(RestoreError::Closed {
+            live: live.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// The databases of which one is kept that a restore replaced.
+///
+/// # Errors
+/// When the server cannot be asked.
+pub async fn undoable(server: &Postgres) -> Result<std::collections::BTreeSet<String>, PostgresError> {
+    let marked = server.marked().await?;
+    let whose = |(_, mark): &(String, String)| Some(replaced(mark)?.1.to_owned());
+    Ok(marked.iter().filter_map(whose).collect())
 }
 
 /// Lets the database that the last restore replaced take its place again; the restored one is kept for a day.
@@ -386,11 +423,15 @@ async fn fill(
     )
     .await?;
     let millis = (outside.now)().duration_since(begun).as_millis();
+    // One table of many: what is there is compared, what is not was not asked for.
+    let all = table.is_none();
+    // Both read everything there is: at the same time it is read once.
+    let (compared, analyzed) =
+        tokio::join!(compare(server, side, manifest, all), server.run(side, "ANALYZE"));
     let (tables, rows) = match table {
-        // One table of many: what is there is compared, what is not was not asked for.
-        Some(_) => compare(server, side, manifest, false).await?,
+        Some(_) => compared?,
         None => {
-            let compared = compare(server, side, manifest, true).await?;
+            let compared = compared?;
             let schema: String = server.ask(side, "its schema", sql::SCHEMA).await?;
             if schema != database.schema {
                 let what = "the schema differs".to_owned();
@@ -407,7 +448,7 @@ async fn fill(
     if !invalid.is_empty() {
         warnings.push(format!("indexes that are not usable: {}", invalid.join(", ")));
     }
-    server.run(side, "ANALYZE").await?;
+    analyzed?;
     Ok(Restored {
         database: side.to_owned(),
         before: None,

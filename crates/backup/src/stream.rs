@@ -84,7 +84,7 @@ pub(crate) async fn store(
             let ends = place::open_to_read(&pipe).map_err(StreamError::Pipe)?;
             job.stdout = Some(pipe.inside.clone());
             let (verdict, judged) = oneshot::channel();
-            let mut ours = ends.ours;
+            let (mut ours, listener) = place::listen(ends.ours);
             let over = Arc::new(AtomicBool::new(false));
             let closed = place::Over(Arc::clone(&over));
             let sealing = tokio::task::spawn_blocking(move || {
@@ -96,13 +96,21 @@ pub(crate) async fn store(
             let guard = ends.guard;
             let running = async {
                 let ended = place::run_on(&*place, &job, &pipe, false, &over).await;
-
                 let good = ended.as_ref().is_ok_and(|ended| job.good(ended));
                 let _sealing_gave_up = verdict.send(good);
                 drop(guard);
                 ended
             };
-            let (sealed, uploaded, ran) = tokio::join!(sealing, uploading, running);
+            let silence = job.silence.unwrap_or(place::SILENCE);
+            let (sealed, uploaded, ran) = tokio::select! {
+                all = async { tokio::join!(sealing, uploading, running) } => all,
+                () = listener.silent(&pipe, silence) => return Err(PlaceError::Silent {
+                    program: job.command.first().cloned().unwrap_or_default(),
+                    place: place.name().to_owned(),
+                    seconds: silence.as_secs(),
+                }
+                .into()),
+            };
             (sealed, uploaded, ran.map(|ended| Some((ended, place, job))))
         }
     };

@@ -52,6 +52,7 @@ async fn victim(directory: &Path, socket: &Path, port: u16, first: u64) {
         image: None,
         bandwidth: None,
         previous: None,
+        odd: None,
     };
     for step in first.. {
         let catalogue = repository.catalogue("").await.expect("listed");

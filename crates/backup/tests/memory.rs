@@ -40,6 +40,7 @@ async fn stream(port: u16) {
         image: None,
         bandwidth: None,
         previous: None,
+        odd: None,
     };
     let source = Source::Stream(Feed::Reader(Box::new(Content {
         left: BYTES,

@@ -19,6 +19,9 @@ use super::Agent;
 /// Every minute, at a second when little else happens.
 const PASS: &str = "7 * * * * *";
 
+/// Every ten seconds: a database that is closed is an app that is down.
+const REOPEN: &str = "*/10 * * * * *";
+
 /// A cron expression in its zone.
 #[derive(Debug, Clone)]
 pub struct Rhythm {
@@ -63,10 +66,11 @@ impl Rhythm {
         (next.saturating_add(delay).ok()? <= now).then_some(next)
     }
 
-    /// The time between two runs, from `now` on.
-    pub fn interval(&self, now: Timestamp) -> Option<jiff::SignedDuration> {
-        let first = self.next(now)?;
-        Some(self.next(first)?.duration_since(first))
+    /// The longer one of the two gaps that follow `after`: until the next run, and from there to the one after it.
+    pub fn longest_gap(&self, after: Timestamp) -> Option<jiff::SignedDuration> {
+        let first = self.next(after)?;
+        let second = self.next(first)?.duration_since(first);
+        Some(second.max(first.duration_since(after)))
     }
 }
 
@@ -86,6 +90,12 @@ async fn tick(agent: &Arc<Agent>, stop: &CancellationToken) -> anyhow::Result<()
         Box::pin(async move { super::backups::pass(&agent).await })
     })?;
     scheduler.add(pass).await?;
+    let each = Arc::clone(agent);
+    let reopen = Job::new_async(REOPEN, move |_, _| {
+        let agent = Arc::clone(&each);
+        Box::pin(async move { super::backups::reopen(&agent).await })
+    })?;
+    scheduler.add(reopen).await?;
     scheduler.start().await?;
     stop.cancelled().await;
     scheduler.shutdown().await?;
@@ -132,7 +142,7 @@ mod tests {
             daily.due(now, at("2026-11-21T03:16:00Z"), SignedDuration::from_secs(120)),
             None
         );
-        assert_eq!(daily.interval(now), Some(SignedDuration::from_hours(24)));
+        assert_eq!(daily.longest_gap(now), Some(SignedDuration::from_hours(24)));
         assert!(Rhythm::parse("15 3 * * *", Some("Mars/Olympus")).is_err());
     }
 }

@@ -34,6 +34,9 @@ pub struct RestoreArgs {
     /// In the place of the live database, which is kept for a day: `appliance restore undo` brings it back
     #[arg(long)]
     swap: bool,
+    /// With --swap: take no backup of what is replaced first
+    #[arg(long, requires = "swap")]
+    no_backup: bool,
     /// One table only, as schema.name
     #[arg(long, value_name = "TABLE", conflicts_with = "swap")]
     table: Option<String>,
@@ -74,6 +77,7 @@ pub async fn run(args: &RestoreArgs, globals: &Globals) -> anyhow::Result<()> {
         at: args.at,
         into: args.into.clone(),
         swap: args.swap,
+        no_backup: args.no_backup,
         table: args.table.clone(),
     });
     act(&args.reach, &args.accessory, action, globals).await

@@ -75,6 +75,10 @@ impl<'a> Cursor<'a> {
 
 /// A sign byte and a little-endian number, as `WriteInt` writes it.
 fn integer(bytes: &[u8]) -> i64 {
+    // Nearly all there are, once for each row of a dump.
+    if let [0, a, b, c, d] = *bytes {
+        return i64::from(u32::from_le_bytes([a, b, c, d]));
+    }
     let Some((sign, digits)) = bytes.split_first() else {
         return 0;
     };

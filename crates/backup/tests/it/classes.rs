@@ -24,6 +24,7 @@ fn order(subject: Subject) -> Order {
         image: None,
         bandwidth: None,
         previous: None,
+        odd: None,
     }
 }
 

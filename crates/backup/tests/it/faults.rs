@@ -29,6 +29,7 @@ fn order(subject: &Subject) -> Order {
         image: None,
         bandwidth: None,
         previous: None,
+        odd: None,
     }
 }
 
@@ -386,6 +387,7 @@ async fn pruning_follows_the_plan_and_sudden_shrinkage_is_noticed() {
         .expect("shrunk");
     let next = Order {
         previous: Some(first.clone()),
+        odd: None,
         ..order(&subject("shrinking"))
     };
     let second = backup(&repository, &journal, &next, Source::Postgres(&server), outside())

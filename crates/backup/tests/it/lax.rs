@@ -106,6 +106,7 @@ async fn a_lax_store_with_versions_keeps_backups_as_well_and_is_swept() {
         image: None,
         bandwidth: None,
         previous: None,
+        odd: None,
     };
     let mut made = Vec::new();
     for _ in 0..2 {

@@ -12,5 +12,6 @@ mod rig;
 
 mod classes;
 mod faults;
+mod hanging;
 mod lax;
 mod roundtrip;

@@ -60,6 +60,9 @@ pub struct Restore {
     /// In the place of the live database.
     #[serde(default)]
     pub swap: bool,
+    /// Take no backup of what is replaced first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_backup: bool,
     /// One table only, `schema.name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,

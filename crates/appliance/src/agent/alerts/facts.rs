@@ -13,7 +13,6 @@ use appliance_config::host::Host;
 use jiff::{SignedDuration, Timestamp};
 
 use super::shown;
-use crate::agent::schedule::Rhythm;
 use crate::agent::{Agent, chain, status};
 
 /// Where the program lies that looks at the whole host.
@@ -81,7 +80,7 @@ pub(super) async fn gather(agent: &Arc<Agent>, host: &Host) -> Facts {
         // While Docker does not answer, its events do not come either.
         restarts: docker.then_some(restarts),
         answered,
-        backups: Some(backups(agent, now)),
+        backups: backups(agent, now),
         reboot: Some(reboot()),
         away: Some(away.into_iter().flatten().collect()),
         partly,
@@ -153,28 +152,11 @@ async fn answered(
     )
 }
 
-fn backups(agent: &Agent, now: Timestamp) -> Vec<Backup> {
-    let jobs = agent.backup_jobs();
-    jobs.iter()
-        .map(|job| {
-            let settings = &job.spec.settings;
-            let record = agent.backups.record(&job.key());
-            let interval = Rhythm::parse(settings.schedule.fields(), settings.timezone.as_deref())
-                .ok()
-                .and_then(|rhythm| rhythm.interval(now));
-            let since = record.good.map(|(at, _)| at).or(record.since);
-            let overdue = since.filter(|since| {
-                interval.is_some_and(|interval| now.duration_since(*since) > interval.saturating_mul(2))
-            });
-            Backup {
-                name: job.key(),
-                accessory: job.spec.accessory.clone(),
-                failed: record.failed,
-                overdue,
-                drill_failed: record.drill_failed,
-            }
-        })
-        .collect()
+/// `None` while it cannot be told what there should be: then no alert of a backup is over either.
+fn backups(agent: &Agent, now: Timestamp) -> Option<Vec<Backup>> {
+    let jobs = agent.all_backup_jobs().ok()?;
+    let told = jobs.iter().map(|job| agent.backup_alert(job, now));
+    Some(told.collect())
 }
 
 /// Available memory and all of it, bytes.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use appliance_backup::journal::Intent;
 use appliance_backup::postgres::Postgres;
 use appliance_backup::repository::{Keys, Repository};
 use appliance_backup::sign::Signer;
@@ -79,6 +80,12 @@ impl Job {
     pub fn key(&self) -> String {
         format!("{}/{}", self.app, self.spec.accessory)
     }
+
+    /// Whether an operation is one of its own.
+    pub(super) fn has(&self, intent: &Intent) -> bool {
+        let subject = intent.subject();
+        subject.app == self.app && subject.accessory == self.spec.accessory
+    }
 }
 
 impl Agent {
@@ -93,6 +100,18 @@ impl Agent {
                 })
             })
             .collect()
+    }
+
+    /// Every job of every app's current release, or the first reason why they cannot be told.
+    ///
+    /// # Errors
+    /// When an app or its release cannot be read.
+    pub fn all_backup_jobs(&self) -> anyhow::Result<Vec<Job>> {
+        let mut jobs = Vec::new();
+        for app in self.apps.ids()? {
+            jobs.extend(self.backup_jobs_of(&app)?);
+        }
+        Ok(jobs)
     }
 
     /// The jobs of one app.

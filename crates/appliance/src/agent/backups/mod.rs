@@ -19,6 +19,7 @@ mod restore;
 mod run;
 mod scratch;
 mod sqlite;
+mod standing;
 mod volume;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use appliance_backup::backup::Outside;
-use appliance_backup::journal::Journal;
+use appliance_backup::journal::{Entry, Intent, Journal};
 use appliance_push::change::BackupAction;
 use appliance_state::{Key, Ledger, Store};
 use jiff::{SignedDuration, Timestamp};
@@ -38,7 +39,7 @@ pub use self::ping::ping;
 use super::drive::Audience;
 use super::schedule::Rhythm;
 use super::{Agent, chain, random};
-use crate::wire::End;
+use crate::wire::{End, Event};
 
 const SCHEMA: u32 = 1;
 /// A run that begins later than this after its time was missed.
@@ -78,6 +79,18 @@ pub struct Record {
     pub missed: Option<Timestamp>,
     /// When what was never finished was last looked for.
     pub swept: Option<Timestamp>,
+    /// Runs that failed since the last good one.
+    pub failures: u32,
+    /// When the last run found something that is not as it was, and what: much less data, a database gone.
+    pub odd: Option<(Timestamp, String)>,
+    /// Until when somebody said that all is as it should be.
+    pub accepted: Option<Timestamp>,
+    /// When and why old backups could not be removed.
+    pub prune_failed: Option<(Timestamp, String)>,
+    /// Where the last good run went: the place as configured, and the repository that is there.
+    pub place: Option<(String, String)>,
+    /// What the last good run backed up: databases, files, directories.
+    pub units: BTreeSet<String>,
 }
 
 /// All of it.
@@ -128,6 +141,19 @@ impl Backups {
         })
     }
 
+    /// What is under way of a job, or was interrupted.
+    fn interrupted(&self, job: &Job) -> Vec<Intent> {
+        let entries = self.journal.interrupted().unwrap_or_default();
+        let intents = entries.into_iter().map(|entry| entry.intent);
+        intents.filter(|intent| job.has(intent)).collect()
+    }
+
+    /// Whether a restore was interrupted, and is not settled yet.
+    fn left_open(&self, job: &Job) -> bool {
+        // One that runs now is not interrupted.
+        !self.lock().contains(&job.key()) && self.interrupted(job).iter().any(Intent::touches_live_data)
+    }
+
     /// What is remembered of a job.
     pub fn record(&self, key: &str) -> Record {
         self.ledger
@@ -175,7 +201,11 @@ pub async fn change(
             next: "appliance backup list shows when it is done".to_owned(),
         });
     };
-    let _turn = agent.backups.turn.lock().await;
+    // Restores and checks that somebody waits for do not wait for backups of other accessories.
+    let _turn = match action {
+        BackupAction::Now | BackupAction::Drill { .. } => Some(turn(agent, audience).await),
+        _ => None,
+    };
     settle_job(agent, &job).await?;
     let message = match action {
         BackupAction::Now => run::run(agent, &job, Some(audience)).await?,
@@ -188,6 +218,27 @@ pub async fn change(
         BackupAction::Undo { database } => restore::undo(agent, &job, database.as_deref()).await?,
     };
     Ok(super::change::done(message))
+}
+
+/// One run at a time; whoever has to wait is told so.
+async fn turn<'a>(agent: &'a Agent, audience: &Audience) -> tokio::sync::MutexGuard<'a, ()> {
+    if let Ok(turn) = agent.backups.turn.try_lock() {
+        return turn;
+    }
+    let running = agent
+        .backups
+        .lock()
+        .iter()
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    audience
+        .tell(Event::Phase {
+            phase: "waiting".to_owned(),
+            detail: format!("one backup at a time runs on a host; under way: {running}"),
+        })
+        .await;
+    agent.backups.turn.lock().await
 }
 
 /// Runs what is due. Called every minute; never waits for a run.
@@ -206,11 +257,11 @@ pub async fn pass(agent: &Arc<Agent>) {
             }
         };
         let record = agent.backups.record(&key);
-        let Some(last) = record.last_run.or(record.since) else {
+        if record.last_run.or(record.since).is_none() {
             agent.backups.note(&key, |record| record.since = Some(now));
             continue;
-        };
-        let Some(due) = rhythm.due(last, now, jitter(&key)) else {
+        }
+        let Some(due) = standing::due(&record, &rhythm, now, jitter(&key)) else {
             continue;
         };
         let agent = Arc::clone(agent);
@@ -226,8 +277,29 @@ pub async fn pass(agent: &Arc<Agent>) {
             if let Err(error) = settle_job(&agent, &job).await {
                 tracing::warn!("{key}: {error:#}");
             }
-            // What came of it is noted and shown by `status`.
-            let _noted = run::run(&agent, &job, None).await;
+            run::on_schedule(&agent, &job, due).await;
+        });
+    }
+}
+
+/// After a crash in the middle of a restore the live database may let nobody in: settled as soon as its server answers.
+/// Called every few seconds; never waits for a server.
+pub async fn reopen(agent: &Arc<Agent>) {
+    let entries = agent.backups.journal.interrupted().unwrap_or_default();
+    if !entries.iter().any(|entry| entry.intent.touches_live_data()) {
+        return;
+    }
+    for job in agent.backup_jobs() {
+        if !agent.backups.left_open(&job) {
+            continue;
+        }
+        let agent = Arc::clone(agent);
+        tokio::spawn(async move {
+            if let Some(_busy) = agent.backups.claim(&job.key())
+                && let Err(error) = settle_job(&agent, &job).await
+            {
+                tracing::warn!("{}: settled once it can be: {error:#}", job.key());
+            }
         });
     }
 }
@@ -250,24 +322,44 @@ pub async fn settle(agent: &Arc<Agent>) {
     }
 }
 
+/// Settles what was interrupted of a job.
+///
+/// # Errors
+/// When live data may not be as it should be; rubbish in the place of backups that stays for now is no reason to refuse
+/// anything.
 async fn settle_job(agent: &Agent, job: &Job) -> anyhow::Result<()> {
     let interrupted = agent
         .backups
         .journal
         .interrupted()
         .context("cannot read the journal of backups")?;
+    let mut failed = Ok(());
     for entry in interrupted {
-        let subject = entry.intent.subject().clone();
-        if subject.app != job.app || subject.accessory != job.spec.accessory {
+        if !job.has(&entry.intent) {
             continue;
         }
-        let repository = agent.repository(job).await?;
-        let server = match agent.running(job).await {
-            Ok(info) => Some(agent.postgres(&info)),
-            Err(_) => None,
-        };
-        let said = appliance_backup::recover::settle(&repository, server.as_ref(), entry).await?;
-        tracing::info!("{}: after an interruption: {said}", job.key());
+        let live = entry.intent.touches_live_data();
+        match settle_entry(agent, job, entry).await {
+            Ok(said) => tracing::info!("{}: after an interruption: {said}", job.key()),
+            Err(error) if live => failed = Err(error.context("an interrupted restore cannot be settled yet")),
+            Err(error) => {
+                tracing::warn!("{}: what was to be removed stays for now: {error:#}", job.key());
+                let why = format!("{error:#}");
+                let now = Timestamp::now();
+                agent
+                    .backups
+                    .note(&job.key(), |record| record.prune_failed = Some((now, why)));
+            }
+        }
     }
-    Ok(())
+    failed
+}
+
+async fn settle_entry(agent: &Agent, job: &Job, entry: Entry) -> anyhow::Result<String> {
+    let repository = agent.repository(job).await?;
+    let server = match agent.running(job).await {
+        Ok(info) => Some(agent.postgres(&info)),
+        Err(_) => None,
+    };
+    Ok(appliance_backup::recover::settle(&repository, server.as_ref(), entry).await?)
 }

@@ -35,6 +35,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 const SIDE: &str = "16379";
 /// Its file.
 const RESTORE: &str = "appliance-restore.rdb";
+/// What its data set is called among backups.
+pub(super) const UNIT: &str = "data";
 /// What the live server held before a restore.
 const BEFORE: &str = "appliance-before.rdb";
 

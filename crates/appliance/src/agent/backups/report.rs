@@ -1,9 +1,10 @@
 //! What the agent tells of its backups.
 
+use appliance_alerts::rules::Backup;
 use jiff::Timestamp;
 
 use super::jobs::Job;
-use super::run;
+use super::{Record, run, standing};
 use crate::agent::Agent;
 use crate::agent::schedule::Rhythm;
 use crate::wire::{BackupJob, BackupRow};
@@ -11,8 +12,34 @@ use crate::wire::{BackupJob, BackupRow};
 impl Agent {
     /// How every job of an app fares, without asking the places of the backups.
     pub fn backup_ages(&self, app: &str) -> Vec<BackupJob> {
-        let jobs = self.backup_jobs_of(app).unwrap_or_default();
-        jobs.iter().map(|job| self.backup_age(job)).collect()
+        match self.backup_jobs_of(app) {
+            Ok(jobs) => jobs.iter().map(|job| self.backup_age(job)).collect(),
+            // No backups and none that can be told are two things.
+            Err(error) => vec![BackupJob {
+                accessory: "?".to_owned(),
+                problems: vec![format!(
+                    "the backups of {app} cannot be told: {error:#}; next: appliance push"
+                )],
+                ..BackupJob::default()
+            }],
+        }
+    }
+
+    /// What the rules of alerts judge.
+    pub fn backup_alert(&self, job: &Job, now: Timestamp) -> Backup {
+        let settings = &job.spec.settings;
+        let record = self.backups.record(&job.key());
+        let rhythm = Rhythm::parse(settings.schedule.fields(), settings.timezone.as_deref());
+        Backup {
+            name: job.key(),
+            accessory: job.spec.accessory.clone(),
+            overdue: rhythm
+                .ok()
+                .and_then(|rhythm| standing::overdue(&record, &rhythm, now)),
+            failed: record.failed,
+            odd: record.odd,
+            drill_failed: record.drill_failed,
+        }
     }
 
     fn backup_age(&self, job: &Job) -> BackupJob {
@@ -22,61 +49,7 @@ impl Agent {
         let rhythm = Rhythm::parse(settings.schedule.fields(), settings.timezone.as_deref());
         let last = record.last_run.or(record.since).unwrap_or(now);
         let next = rhythm.as_ref().ok().and_then(|rhythm| rhythm.next(last));
-        let interval = rhythm.as_ref().ok().and_then(|rhythm| rhythm.interval(now));
-        let mut problems = Vec::new();
-        let of = format!("backup of {}", job.key());
-        if let Err(error) = &rhythm {
-            problems.push(format!("{of}: {error:#}"));
-        }
-        if let Some((at, why)) = &record.failed {
-            problems.push(format!(
-                "{of} failed at {at}: {why}; next: appliance backup now {}",
-                job.spec.accessory
-            ));
-        }
-        if let Some((at, why)) = &record.drill_failed {
-            problems.push(format!(
-                "drill of {} failed at {at}: {why}; next: appliance backup now {1}; appliance backup drill {1}",
-                job.key(),
-                job.spec.accessory
-            ));
-        }
-        if let Some((at, why)) = &record.ping_failed {
-            problems.push(format!(
-                "{of}: {} was not told at {at}: {why}",
-                settings.ping.as_deref().unwrap_or_default()
-            ));
-        }
-        if let Some((at, why)) = &record.drill_ping_failed {
-            problems.push(format!(
-                "{of}: {} was not told of the drill at {at}: {why}",
-                settings.drill_ping.as_deref().unwrap_or_default()
-            ));
-        }
-        // Silence is a failure, too.
-        let since = record.good.map(|(at, _)| at).or(record.since);
-        if let (Some(since), Some(interval)) = (since, interval)
-            && record.failed.is_none()
-            && now.duration_since(since) > interval.saturating_mul(2)
-        {
-            problems.push(format!(
-                "{of}: the last good one is of {since}, more than two intervals ago; next: appliance backup now {}",
-                job.spec.accessory
-            ));
-        }
-        if let (Some((at, _)), Some(interval)) = (record.drilled, job.spec.drill_interval())
-            && now.duration_since(at) > interval + jiff::SignedDuration::from_hours(24)
-        {
-            problems.push(format!(
-                "{of}: the last drill is of {at}; next: appliance backup drill {}",
-                job.spec.accessory
-            ));
-        }
-        if settings.recovery.is_none() {
-            problems.push(format!(
-                "{of}: no recovery key, so nobody can open it when this host is lost; next: appliance backup keygen"
-            ));
-        }
+        let problems = self.backup_problems(job, &record, rhythm.as_ref(), now);
         BackupJob {
             accessory: job.spec.accessory.clone(),
             to: settings.to.0.clone(),
@@ -95,6 +68,85 @@ impl Agent {
         }
     }
 
+    fn backup_problems(
+        &self,
+        job: &Job,
+        record: &Record,
+        rhythm: Result<&Rhythm, &anyhow::Error>,
+        now: Timestamp,
+    ) -> Vec<String> {
+        let settings = &job.spec.settings;
+        let accessory = &job.spec.accessory;
+        let of = format!("backup of {}", job.key());
+        let mut problems = Vec::new();
+        let mut say = |what: String| problems.push(what);
+        match rhythm {
+            Err(error) => say(format!("{of}: {error:#}")),
+            Ok(rhythm) => {
+                if record.failed.is_none()
+                    && let Some(since) = standing::overdue(record, rhythm, now)
+                {
+                    say(format!(
+                        "{of}: the last good one is of {since}, and the next was due since"
+                    ));
+                }
+            }
+        }
+        if let Some((at, why)) = &record.failed {
+            say(format!(
+                "{of} failed at {at}: {why}; next: appliance backup now {accessory}"
+            ));
+        }
+        if let Some((at, what)) = &record.odd {
+            say(format!(
+                "{of}: that of {at} is not like those before: {what}; next: appliance backup list, and if that is as it \
+                 should be: appliance backup prune {accessory} --yes"
+            ));
+        }
+        if let Some((at, why)) = &record.drill_failed {
+            say(format!(
+                "drill of {} failed at {at}: {why}; next: appliance backup drill {accessory}",
+                job.key()
+            ));
+        }
+        if let Some((at, why)) = &record.prune_failed {
+            say(format!(
+                "{of}: what is not kept any more could not be removed at {at}: {why}; next: appliance backup prune {accessory}"
+            ));
+        }
+        let told = [
+            (&record.ping_failed, &settings.ping, "the run"),
+            (&record.drill_ping_failed, &settings.drill_ping, "the drill"),
+        ];
+        for (failed, address, what) in told {
+            if let Some((at, why)) = failed {
+                let address = address.as_deref().unwrap_or_default();
+                say(format!("{of}: {address} was not told of {what} at {at}: {why}"));
+            }
+        }
+        if let (Some((at, _)), Some(interval)) = (record.drilled, job.spec.drill_interval())
+            && now.duration_since(at) > interval + jiff::SignedDuration::from_hours(24)
+        {
+            say(format!("{of}: the last drill is of {at}"));
+        }
+        if let Some(at) = standing::wrong_clock(record, now) {
+            say(format!(
+                "{of}: a run was noted at {at}, which is in the future: the clock was wrong; next: appliance backup now {accessory}"
+            ));
+        }
+        if self.backups.left_open(job) {
+            say(format!(
+                "{of}: a restore was interrupted and is settled once its server answers; until then a database may let nobody in"
+            ));
+        }
+        if settings.recovery.is_none() {
+            say(format!(
+                "{of}: no recovery key, so nobody can open it when this host is lost; next: appliance backup keygen"
+            ));
+        }
+        problems
+    }
+
     /// Every job of an app with all its backups, as their places list them.
     pub async fn backup_lists(&self, app: &str) -> anyhow::Result<Vec<BackupJob>> {
         let mut lists = Vec::new();
@@ -111,8 +163,9 @@ impl Agent {
 
     async fn backup_rows(&self, job: &Job, list: &mut BackupJob) -> anyhow::Result<()> {
         let repository = self.repository(job).await?;
+        let accepted = self.backups.record(&job.key()).accepted;
         for (subject, catalogue) in job.subjects(&repository).await? {
-            let plan = run::plan(job, &repository, &catalogue, false).await;
+            let plan = run::plan(job, &repository, &catalogue, accepted, false).await;
             list.frozen
                 .extend(plan.frozen.iter().map(|why| format!("{}: {why}", subject.unit)));
             for found in &catalogue.backups {
@@ -130,7 +183,10 @@ impl Agent {
                     verified: found.drill.as_ref().map(|drill| drill.at),
                     restore_ms: found.drill.as_ref().map(|drill| drill.restore_ms),
                     kept_because: why.map(|(_, reasons)| reasons.clone()).unwrap_or_default(),
-                    suspicious: manifest.suspicious.clone(),
+                    suspicious: match standing::trusted(manifest, accepted) {
+                        true => Vec::new(),
+                        false => manifest.suspicious.clone(),
+                    },
                     unusable: None,
                 });
             }

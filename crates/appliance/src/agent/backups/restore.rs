@@ -4,15 +4,16 @@ use anyhow::{Context as _, bail};
 use appliance_backup::manifest::{DrillResult, Manifest};
 use appliance_backup::names::{BackupId, Kind, Subject};
 use appliance_backup::repository::{Catalogue, Found, Repository};
-use appliance_backup::restore::{self, Target};
+use appliance_backup::restore::{self, RestoreError, Target};
 use appliance_backup::stream;
 use appliance_backup::tap::Tap;
+use appliance_config::extension::BackupKind;
 use appliance_containers::engine::ContainerInfo;
 use appliance_push::change::Restore;
 use jiff::Timestamp;
 
 use super::jobs::Job;
-use super::{OUTSIDE, redis, sqlite, volume};
+use super::{OUTSIDE, redis, run, sqlite, standing, volume};
 use crate::agent::Agent;
 use crate::agent::drive::Audience;
 use crate::wire::Event;
@@ -89,8 +90,13 @@ impl Job {
     }
 }
 
-/// The backup that is meant: by id, by time, or the newest that does not look too small.
-pub fn choose(catalogue: &Catalogue, backup: Option<&str>, at: Option<Timestamp>) -> anyhow::Result<Found> {
+/// The backup that is meant: by id, by time, or the newest that looks right or was `accepted`.
+pub fn choose(
+    catalogue: &Catalogue,
+    backup: Option<&str>,
+    at: Option<Timestamp>,
+    accepted: Option<Timestamp>,
+) -> anyhow::Result<Found> {
     let found = match backup {
         Some(id) => {
             let id = BackupId::parse(id)?;
@@ -104,10 +110,10 @@ pub fn choose(catalogue: &Catalogue, backup: Option<&str>, at: Option<Timestamp>
             .iter()
             .rev()
             .filter(|found| at.is_none_or(|at| found.manifest.snapshot_at <= at))
-            .find(|found| found.manifest.suspicious.is_empty()),
+            .find(|found| standing::trusted(&found.manifest, accepted)),
     };
     found.cloned().context(
-        "there is no such backup; those that look too small are used only by their id: appliance backup list",
+        "there is no such backup; those that do not look right are used only by their id: appliance backup list",
     )
 }
 
@@ -122,10 +128,18 @@ pub async fn restore(
     audience: &Audience,
 ) -> anyhow::Result<String> {
     let repository = agent.repository(job).await?;
-    let (_, catalogue) = job.pick(job.subjects(&repository).await?, wanted.database.as_deref())?;
-    let found = choose(&catalogue, wanted.backup.as_deref(), wanted.at)?;
+    let (subject, catalogue) = job.pick(job.subjects(&repository).await?, wanted.database.as_deref())?;
+    let accepted = agent.backups.record(&job.key()).accepted;
+    let found = choose(&catalogue, wanted.backup.as_deref(), wanted.at, accepted)?;
     let manifest = &found.manifest;
     let info = agent.running(job).await?;
+    if wanted.swap && !wanted.no_backup && subject.kind != Kind::Volume {
+        run::before_restore(agent, job, &repository, &info, &subject, audience)
+            .await
+            .context(
+                "nothing was changed: what would be replaced cannot be backed up first; to restore all the same: --no-backup",
+            )?;
+    }
     if manifest.subject.kind != Kind::Postgres {
         return restore_other(agent, &repository, manifest, &info, wanted, audience).await;
     }
@@ -157,7 +171,10 @@ pub async fn restore(
         OUTSIDE,
     )
     .await
-    .context("nothing was changed")?;
+    .map_err(|error| match error {
+        closed @ RestoreError::Closed { .. } => closed.into(),
+        other => anyhow::Error::from(other).context("nothing was changed"),
+    })?;
     for warning in &restored.warnings {
         audience
             .tell(Event::Warning {
@@ -267,22 +284,49 @@ pub(super) async fn passed(
 /// # Errors
 /// When there is nothing to put back, or the server refuses.
 pub async fn undo(agent: &Agent, job: &Job, database: Option<&str>) -> anyhow::Result<String> {
-    let repository = agent.repository(job).await?;
-    let (subject, _) = job.pick(job.subjects(&repository).await?, database)?;
+    // The place of the backups is not asked: it may be away, and all that is needed is here.
     let info = agent.running(job).await?;
-    match subject.kind {
-        Kind::Postgres => {}
-        Kind::Redis => return redis::undo(agent, &info).await,
-        Kind::Sqlite => return sqlite::undo(agent, &info, &subject.unit).await,
-        Kind::Volume => bail!("a restore of files goes into a new volume and replaces nothing"),
-    }
     let server = agent.postgres(&info);
+    let (kind, kept) = match job.spec.kind() {
+        BackupKind::Postgres => (Kind::Postgres, restore::undoable(&server).await?),
+        BackupKind::Redis => return redis::undo(agent, &info).await,
+        BackupKind::Sqlite => (Kind::Sqlite, sqlite::undoable(agent, &info).await?),
+        BackupKind::Volume | BackupKind::Mysql => {
+            bail!("a restore of files goes into a new volume and replaces nothing")
+        }
+    };
+    let unit = match (database, kept.len()) {
+        (Some(name), _) => name.to_owned(),
+        (None, 0) => bail!("there is nothing that a restore replaced; it is kept for a day"),
+        (None, 1) => kept.into_iter().next().unwrap_or_default(),
+        (None, _) => bail!(
+            "restores replaced several: choose with --database one of {}",
+            kept.into_iter().collect::<Vec<_>>().join(", ")
+        ),
+    };
+    if kind == Kind::Sqlite {
+        return sqlite::undo(agent, &info, &unit).await;
+    }
+    let subject = job.subject(kind, &unit);
     let undone = restore::undo(&agent.backups.journal, &server, &subject, OUTSIDE).await?;
     Ok(format!(
         "{} is what it was before the restore; what the restore had brought is kept for a day as {}",
         undone.database,
         undone.before.unwrap_or_default()
     ))
+}
+
+/// That there is one to look at: of a database whose backups are all damaged, silence would be praise.
+fn spoiled(subject: &Subject, catalogue: &Catalogue) -> anyhow::Result<()> {
+    let committed = catalogue.unusable.iter().rev().find(|bad| !bad.uncommitted);
+    match committed {
+        Some(bad) if catalogue.backups.is_empty() => bail!(
+            "no backup of {subject} can be used; the newest, {}: {}",
+            bad.id,
+            bad.why
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Reads backups whole and compares them with their manifests.
@@ -296,9 +340,11 @@ pub async fn verify(
     audience: &Audience,
 ) -> anyhow::Result<String> {
     let repository = agent.repository(job).await?;
+    let accepted = agent.backups.record(&job.key()).accepted;
     let mut count = 0;
     for (subject, catalogue) in job.subjects(&repository).await? {
-        let Ok(found) = choose(&catalogue, backup, None) else {
+        spoiled(&subject, &catalogue)?;
+        let Ok(found) = choose(&catalogue, backup, None, accepted) else {
             continue;
         };
         let tap = found.manifest.counts.as_ref().map(|_| Tap::of(subject.kind));
@@ -364,9 +410,11 @@ async fn drill_each(
 ) -> anyhow::Result<(u64, String, String)> {
     let repository = agent.repository(job).await?;
     let image = agent.running(job).await?.image_id;
+    let accepted = agent.backups.record(&job.key()).accepted;
     let mut chosen = Vec::new();
     for (subject, catalogue) in job.subjects(&repository).await? {
-        if let Ok(found) = choose(&catalogue, backup, None) {
+        spoiled(&subject, &catalogue)?;
+        if let Ok(found) = choose(&catalogue, backup, None, accepted) {
             tracing::debug!("{subject} is drilled");
             chosen.push(found.manifest);
         }

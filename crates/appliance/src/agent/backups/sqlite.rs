@@ -3,6 +3,7 @@
 //! `.backup` copies page by page under SQLite's own locks, so a database that is written meanwhile is whole all the same;
 //! `.restore` goes the other way, so apps that have the database open see the new content at their next transaction.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -219,6 +220,26 @@ pub(super) async fn restore(
          with: appliance restore undo {}",
         manifest.subject.accessory
     ))
+}
+
+/// The databases beside which lies what a restore replaced.
+///
+/// # Errors
+/// When the container cannot be asked.
+pub(super) async fn undoable(agent: &Agent, info: &ContainerInfo) -> anyhow::Result<BTreeSet<String>> {
+    let place = place(agent, info);
+    let mut found = BTreeSet::new();
+    for Mounted { target } in agent.mounted(&info.id.0).await? {
+        let name = format!("*{BEFORE}");
+        let listed = output(&*place, &["find", &target, "-xdev", "-name", &name]).await?;
+        found.extend(
+            listed
+                .lines()
+                .filter_map(|path| path.strip_suffix(BEFORE))
+                .map(str::to_owned),
+        );
+    }
+    Ok(found)
 }
 
 /// Puts back what the last restore into `live` replaced.

@@ -1,0 +1,421 @@
+//! What goes wrong with backups, on a real host with a real PostgreSQL 17: each time no backup is listed that does not
+//! restore, the live data is as it was, somebody is told, and the next run is clean.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use appliance_sandbox::{Command, Distro, Image};
+use appliance_tests::World;
+use appliance_tests::developer::Ran;
+
+/// What the agent remembers of its jobs.
+const LEDGER: &str = "/var/lib/appliance/backups.json";
+/// Operations under way.
+const JOURNAL: &str = "/var/lib/appliance/backups/journal";
+/// Where this test's backups lie.
+const PLACE: &str = "/var/backups/trouble";
+
+async fn appliance(world: &World, words: &[&str]) -> anyhow::Result<Ran> {
+    world.developer.appliance(words).run().await
+}
+
+async fn good(world: &World, words: &[&str]) -> anyhow::Result<Ran> {
+    appliance(world, words).await?.expect_code(0)
+}
+
+async fn psql(world: &World, statement: &str) -> anyhow::Result<String> {
+    let words = [
+        "docker", "exec", "demo-db", "psql", "-U", "postgres", "-d", "shop", "-Atc", statement,
+    ];
+    world.run(&words).await
+}
+
+async fn rows(world: &World) -> anyhow::Result<String> {
+    psql(world, "SELECT count(*) FROM orders").await
+}
+
+/// The one job, with its backups.
+async fn job(world: &World) -> anyhow::Result<serde_json::Value> {
+    let hosts = good(world, &["backup", "list", "--json"]).await?.json()?;
+    let job = hosts
+        .as_object()
+        .and_then(|hosts| hosts.values().next())
+        .context("a host")?;
+    Ok(job[0].clone())
+}
+
+/// Identifiers of the backups that can be used and of those that cannot, oldest first.
+async fn listed(world: &World) -> anyhow::Result<(Vec<String>, Vec<String>)> {
+    let job = job(world).await?;
+    let rows = job["backups"].as_array().cloned().unwrap_or_default();
+    let (bad, usable): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row["unusable"].is_string());
+    let ids = |rows: Vec<serde_json::Value>| {
+        let mut ids: Vec<_> = rows
+            .iter()
+            .filter_map(|row| Some(row["id"].as_str()?.to_owned()))
+            .collect();
+        ids.sort();
+        ids
+    };
+    Ok((ids(usable), ids(bad)))
+}
+
+/// Problems that `status` tells.
+async fn problems(world: &World) -> anyhow::Result<String> {
+    Ok(good(world, &["status"]).await?.stdout)
+}
+
+/// Waits until the host is as asked.
+async fn until<F: Future<Output = anyhow::Result<bool>>>(
+    what: &str,
+    fits: impl Fn() -> F,
+) -> anyhow::Result<()> {
+    let waiting = async {
+        while !fits().await? {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    tokio::time::timeout(Duration::from_secs(100), waiting)
+        .await
+        .with_context(|| format!("{what}: not in time"))?
+}
+
+#[tokio::test]
+async fn whatever_goes_wrong_no_bad_backup_is_listed_and_the_live_data_stays() -> anyhow::Result<()> {
+    let world = World::bootstrapped("trouble", Distro::Debian12).await?;
+    begin(&world).await?;
+    dumps_that_end_early(&world).await?;
+    a_full_disk(&world).await?;
+    altered_and_replayed(&world).await?;
+    shrinkage_and_undo(&world).await?;
+    clocks_and_crashes(&world).await
+}
+
+/// A database that takes some seconds to dump, with a backup of it.
+async fn begin(world: &World) -> anyhow::Result<()> {
+    let image = world
+        .bench
+        .sandbox
+        .ensure(&Image::Postgres(Distro::Debian13), &|_| ())
+        .await?;
+    let saved = tokio::process::Command::new("docker")
+        .args(["save", image.as_str()])
+        .output()
+        .await?;
+    let loaded = world
+        .host
+        .exec(&Command::new(["docker", "load"]).stdin(saved.stdout))
+        .await?;
+    ensure!(loaded.success(), "{}", loaded.error_text());
+    let ip = world.ip().await?;
+    let more = format!(
+        "accessories:\n  db:\n    image: {}\n    host: {ip}\n    env: {{clear: {{POSTGRES_PASSWORD: secret, POSTGRES_DB: shop}}}}\n\
+         \x20   volumes: ['trouble:/var/lib/postgresql/data']\n\
+         x-appliance:\n  watch: false\n  backups:\n    db: {{kind: postgres, schedule: '0 4 1 1 *', to: 'file://{PLACE}'}}\n",
+        image.as_str()
+    );
+    world.developer.demo_app("v1", world, &more).await?;
+    good(world, &["accessory", "boot", "db"]).await?;
+    good(world, &["push", "--version", "v1"]).await?;
+    // Random, so that compression leaves the bandwidth something to do.
+    psql(
+        world,
+        "CREATE TABLE orders AS SELECT n, (SELECT string_agg(md5(random()::text || n || m), '') FROM generate_series(1, 40) m) AS x \
+         FROM generate_series(1, 6000) AS n",
+    )
+    .await?;
+    good(world, &["backup", "now", "db"]).await?;
+    ensure!(listed(world).await?.0.len() == 1);
+    Ok(())
+}
+
+/// The session ended by somebody, the container stopped, the password changed.
+async fn dumps_that_end_early(world: &World) -> anyhow::Result<()> {
+    // A dump that waits for somebody's lock is in the middle of it for as long as it takes to spoil it.
+    let lock = "BEGIN; LOCK TABLE orders; SELECT pg_sleep(60)";
+    let held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation = 'orders'::regclass";
+    let ours = "FROM pg_stat_activity WHERE application_name LIKE 'appliance backup _%'";
+    let dumping = format!("SELECT count(*) {ours} AND wait_event_type = 'Lock'");
+    for trouble in ["terminate", "stop"] {
+        let words = [
+            "docker", "exec", "--detach", "demo-db", "psql", "-U", "postgres", "-d", "shop", "-c", lock,
+        ];
+        world.run(&words).await?;
+        until("the lock", || async { Ok(psql(world, held).await? != "0") }).await?;
+        let spoil = async {
+            until("it dumps", || async { Ok(psql(world, &dumping).await? != "0") }).await?;
+            match trouble {
+                "stop" => world.run(&["docker", "stop", "--time=5", "demo-db"]).await,
+                _ => psql(world, &format!("SELECT count(pg_terminate_backend(pid)) {ours}")).await,
+            }
+        };
+        let (failed, spoiled) = tokio::join!(appliance(world, &["backup", "now", "db"]), spoil);
+        spoiled?;
+        failed?.expect_code(1)?;
+        ensure!(
+            problems(world).await?.contains("backup of demo/db failed"),
+            "{trouble} is told"
+        );
+        if trouble == "stop" {
+            good(world, &["accessory", "start", "db"]).await?;
+            until("it is back", || async { Ok(rows(world).await.is_ok()) }).await?;
+        }
+        let locker =
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'";
+        psql(world, locker).await?;
+        let (usable, bad) = listed(world).await?;
+        ensure!(
+            usable.len() == 1 && bad.is_empty(),
+            "{trouble}: {usable:?} {bad:?}"
+        );
+        let orphans = format!("SELECT count(*) {ours}");
+        ensure!(psql(world, &orphans).await? == "0", "no orphan after {trouble}");
+    }
+    let rules = "/var/lib/postgresql/data/pg_hba.conf";
+    let guarded = format!("cp {rules} /tmp/hba && sed -i 's/trust/scram-sha-256/' {rules}");
+    world
+        .run(&["docker", "exec", "demo-db", "sh", "-c", &guarded])
+        .await?;
+    psql(
+        world,
+        "ALTER ROLE postgres PASSWORD 'another'; SELECT pg_reload_conf()",
+    )
+    .await?;
+    until("the rules hold", || async { Ok(rows(world).await.is_err()) }).await?;
+    appliance(world, &["backup", "now", "db"])
+        .await?
+        .expect_code(1)?
+        .expect_error("password authentication failed")?;
+    let open = format!("cp /tmp/hba {rules} && kill -HUP 1");
+    world
+        .run(&["docker", "exec", "demo-db", "sh", "-c", &open])
+        .await?;
+    until("the rules are gone", || async { Ok(rows(world).await.is_ok()) }).await?;
+    good(world, &["backup", "now", "db"]).await?;
+    ensure!(!problems(world).await?.contains("backup of demo/db failed"));
+    let (usable, bad) = listed(world).await?;
+    ensure!(usable.len() == 2 && bad.is_empty(), "{usable:?} {bad:?}");
+    Ok(())
+}
+
+/// The disk of the backups is full in the middle; the disk of the server has no room for a second database.
+async fn a_full_disk(world: &World) -> anyhow::Result<()> {
+    let free = world.run(&["df", "--output=avail", "-B1", PLACE]).await?;
+    let free: u64 = free.lines().nth(1).context("df")?.trim().parse()?;
+    // A file system of its own, with less room than one more backup needs.
+    let used = world.run(&["du", "-sb", PLACE]).await?;
+    let used: u64 = used.split_whitespace().next().context("du")?.parse()?;
+    let size = format!("size={}", used + (3 << 20));
+    let moved = format!(
+        "mv {PLACE} {PLACE}-kept && mkdir {PLACE} && mount -t tmpfs -o {size},mode=700 tmpfs {PLACE} && cp -a {PLACE}-kept/. {PLACE}/"
+    );
+    world.run(&["sh", "-c", &moved]).await?;
+    appliance(world, &["backup", "now", "db"])
+        .await?
+        .expect_code(1)?
+        .expect_error("No space left")?;
+    let (usable, bad) = listed(world).await?;
+    ensure!(usable.len() == 2 && bad.is_empty(), "{usable:?} {bad:?}");
+    let left = world.run(&["find", PLACE, "-name", "*.upload-*"]).await?;
+    ensure!(left.is_empty(), "{left}");
+    world
+        .run(&[
+            "sh",
+            "-c",
+            &format!("umount {PLACE} && rmdir {PLACE} && mv {PLACE}-kept {PLACE}"),
+        ])
+        .await?;
+    good(world, &["backup", "now", "db"]).await?;
+    // A file as large as nearly all that is free, though it holds nothing.
+    let hog = (free - (30 << 20)).to_string();
+    let volume = world
+        .run(&[
+            "docker",
+            "volume",
+            "inspect",
+            "--format={{.Mountpoint}}",
+            "trouble",
+        ])
+        .await?;
+    let file = format!("{volume}/hog");
+    let filled = world.host.run(["fallocate", "--length", &hog, &file]).await;
+    // Where the file system cannot do that, or others use the disk as well, there is nothing to see.
+    if filled.is_ok() {
+        let refused = appliance(world, &["restore", "db", "--swap", "--no-backup"])
+            .await?
+            .expect_code(1)?;
+        ensure!(refused.stderr.contains("MB free"), "{}", refused.stderr);
+    }
+    world.run(&["rm", "-f", &file]).await?;
+    ensure!(rows(world).await? == "6000");
+    Ok(())
+}
+
+/// A manifest with another number in it, and an old one in the place of a new one.
+async fn altered_and_replayed(world: &World) -> anyhow::Result<()> {
+    let (before, _) = listed(world).await?;
+    let newest = before.last().context("a backup")?.clone();
+    let oldest = before.first().context("a backup")?.clone();
+    let find = |id: &str| format!("$(find {PLACE} -path '*{id}/manifest.json')");
+    let replay = format!(
+        "cp {new} /root/manifest && cat {old} > {new}",
+        new = find(&newest),
+        old = find(&oldest)
+    );
+    let alter = format!(
+        "sed -i 's/\"format\":1/\"format\":1 /; s/6000/6001/' {}",
+        find(&newest)
+    );
+    for trouble in [replay, alter] {
+        world.run(&["sh", "-c", &trouble]).await?;
+        let (usable, bad) = listed(world).await?;
+        ensure!(
+            !usable.contains(&newest) && bad == [newest.clone()],
+            "{trouble}: {usable:?} {bad:?}"
+        );
+        appliance(world, &["restore", "db", "--backup", &newest])
+            .await?
+            .expect_code(1)?
+            .expect_error("cannot be used")?;
+        let back = format!("cat /root/manifest > {}", find(&newest));
+        world.run(&["sh", "-c", &back]).await?;
+    }
+    // A part of a volume, of the same size as before.
+    let volume = format!("$(find {PLACE} -path '*{newest}/vol-00000*')");
+    let flip = format!(
+        "cp -p {volume} /root/volume && printf X | dd of={volume} bs=1 seek=700000 conv=notrunc status=none"
+    );
+    world.run(&["sh", "-c", &flip]).await?;
+    appliance(world, &["backup", "verify", "db", "--backup", &newest])
+        .await?
+        .expect_code(1)?;
+    appliance(
+        world,
+        &["restore", "db", "--backup", &newest, "--swap", "--no-backup"],
+    )
+    .await?
+    .expect_code(1)?;
+    ensure!(rows(world).await? == "6000");
+    world
+        .run(&["sh", "-c", &format!("cat /root/volume > {volume}")])
+        .await?;
+    good(world, &["backup", "verify", "db", "--backup", &newest]).await?;
+    let databases = "SELECT count(*) FROM pg_database WHERE datname LIKE 'shop%'";
+    ensure!(psql(world, databases).await? == "1", "no side database is left");
+    Ok(())
+}
+
+/// Data that vanished is told for as long as nobody says that it should; undo needs no backups.
+async fn shrinkage_and_undo(world: &World) -> anyhow::Result<()> {
+    psql(world, "DELETE FROM orders WHERE n > 100").await?;
+    for _ in 0..2 {
+        let said = good(world, &["backup", "now", "db"]).await?.stderr;
+        ensure!(said.contains("rows fell from 6000 to 100"), "{said}");
+        let status = problems(world).await?;
+        ensure!(
+            status.contains("not like those before") && status.contains("backup prune db --yes"),
+            "{status}"
+        );
+    }
+    let count = listed(world).await?.0.len();
+    good(world, &["restore", "db", "--swap"]).await?;
+    ensure!(rows(world).await? == "6000", "the latest is the last whole one");
+    ensure!(
+        listed(world).await?.0.len() == count + 1,
+        "what was replaced is in a backup"
+    );
+    // The place is away: what is kept beside the live database is enough.
+    world.run(&["mv", PLACE, "/var/backups/away"]).await?;
+    good(world, &["restore", "undo", "db"]).await?;
+    ensure!(rows(world).await? == "100");
+    good(world, &["restore", "undo", "db"]).await?;
+    ensure!(rows(world).await? == "6000");
+    // Somebody emptied the place: a new repository there is no success.
+    let said = good(world, &["backup", "now", "db"]).await?;
+    drop(said);
+    let status = problems(world).await?;
+    ensure!(status.contains("there is a new repository"), "{status}");
+    world
+        .run(&[
+            "sh",
+            "-c",
+            &format!("rm -r {PLACE} && mv /var/backups/away {PLACE}"),
+        ])
+        .await?;
+    good(world, &["backup", "now", "db"]).await?;
+    ensure!(!problems(world).await?.contains("not like those before"));
+    Ok(())
+}
+
+/// A swap was cut off while its server was going down, and a prune may not delete.
+async fn clocks_and_crashes(world: &World) -> anyhow::Result<()> {
+    let subject = r#""subject":{"app":"demo","kind":"postgres","accessory":"db","unit":"shop"}"#;
+    let swap = format!(
+        r#"{{"operation":"swap",{subject},"live":"shop","side":"shop_restore_gone","before":"shop_before_gone"}}"#
+    );
+    // A key that cannot be deleted: it is a directory.
+    let prune = format!(r#"{{"operation":"prune",{subject},"keys":["demo"]}}"#);
+    let close = "ALTER DATABASE shop ALLOW_CONNECTIONS false";
+    let words = ["docker", "exec", "demo-db", "psql", "-U", "postgres", "-c", close];
+    world.run(&words).await?;
+    ensure!(rows(world).await.is_err());
+    good(world, &["accessory", "stop", "db"]).await?;
+    world
+        .run(&["systemctl", "stop", "appliance-agent.service"])
+        .await?;
+    for (name, text) in [("prune-0000000001", prune), ("undo-0000000002", swap)] {
+        world
+            .host
+            .copy_in(&format!("{JOURNAL}/{name}.json"), text.into_bytes(), 0o600)
+            .await?;
+    }
+    world.ready().await?;
+    let status = problems(world).await?;
+    ensure!(status.contains("a restore was interrupted"), "{status}");
+    good(world, &["accessory", "start", "db"]).await?;
+    until("the database is opened again", || async {
+        Ok(rows(world).await.is_ok_and(|rows| rows == "6000"))
+    })
+    .await?;
+    // A prune that cannot be finished is told, and stands in nobody's way.
+    ensure!(problems(world).await?.contains("could not be removed"));
+    good(world, &["restore", "db", "--into", "copy"]).await?;
+    missed(world).await
+}
+
+/// The agent was away when a run was due, and the clock was wrong meanwhile.
+async fn missed(world: &World) -> anyhow::Result<()> {
+    let before = listed(world).await?.0.len();
+    world
+        .run(&["systemctl", "stop", "appliance-agent.service"])
+        .await?;
+    let mut ledger: serde_json::Value = serde_json::from_slice(&world.host.read(LEDGER).await?)?;
+    let now = jiff::Timestamp::now();
+    let days = |days: i64| now.checked_add(jiff::SignedDuration::from_hours(24 * days));
+    let record = &mut ledger["data"]["demo/db"];
+    record["last_run"] = serde_json::json!(days(-700)?.to_string());
+    record["since"] = record["last_run"].clone();
+    record["good"] = serde_json::json!([days(3650)?.to_string(), 1000]);
+    world
+        .host
+        .copy_in(LEDGER, serde_json::to_vec(&ledger)?, 0o600)
+        .await?;
+    world.ready().await?;
+    let status = problems(world).await?;
+    ensure!(status.contains("in the future: the clock was wrong"), "{status}");
+    until("the missed run", || async {
+        Ok(listed(world).await?.0.len() > before)
+    })
+    .await?;
+    until("its end", || async { Ok(job(world).await?["running"] == false) }).await?;
+    let status = problems(world).await?;
+    ensure!(
+        !status.contains("in the future") && status.contains("was late"),
+        "{status}"
+    );
+    let audit = good(world, &["audit", "--json"]).await?.stdout;
+    ensure!(audit.contains("schedule"), "{audit}");
+    good(world, &["audit", "--verify"]).await?;
+    Ok(())
+}
