@@ -32,11 +32,14 @@
 //! | checksum headers that stores refuse | `a_store_that_knows_neither_checksums_nor_conditions_is_used_without`, `a_lax_store_with_versions_keeps_backups_as_well_and_is_swept` |
 //! | an outage of the store ends the run | `an_outage_of_a_quarter_of_an_hour_is_outlived_and_one_of_an_hour_is_told`, `an_outage_in_the_middle_and_an_answer_that_never_comes_are_outlived` |
 //! | a slow reader is cut | `a_reader_outlives_what_a_store_does_while_it_reads_and_takes_no_wrong_byte` |
-//! | clocks and zones | `a_clock_that_is_wrong_stops_no_backup_and_removes_nothing`, `ids_sort_by_time_and_tell_it`, `a_zone_moves_with_its_summer_time_and_no_run_is_doubled_or_lost` |
+//! | clocks and zones | `a_clock_that_was_ahead_stops_neither_the_schedule_nor_the_alarm`, `a_clock_that_is_wrong_stops_no_backup_and_removes_nothing`, `ids_sort_by_time_and_tell_it`, `a_zone_moves_with_its_summer_time_and_no_run_is_doubled_or_lost` |
 //! | a restore says "complete" whatever happened, or harms what is live | `a_restore_that_brings_something_else_is_an_error_and_the_live_database_stays`, `a_database_of_all_types_comes_back_equal_by_swap_undo_and_drill` |
 //! | lost with the host | `when_the_host_is_lost_place_and_recovery_key_are_enough`, `common_tools_alone_restore_it_as_the_page_in_the_bucket_says` |
 //! | one database is taken for another | `no_database_is_mistaken_for_another_whose_name_begins_alike` |
-//! | orphans of `docker exec` hold a snapshot | `kill` |
+//! | orphans of `docker exec` hold a snapshot | `kill`, `whatever_goes_wrong_no_bad_backup_is_listed_and_the_live_data_stays` |
+//! | a dump or a drill hangs and nobody knows | `a_program_that_writes_nothing_more_and_does_not_end_is_given_up`, `silence_is_told_when_the_next_run_should_have_come_and_not_before` |
+//! | data vanishes, and the empty backups push out the full ones | `whatever_goes_wrong_no_bad_backup_is_listed_and_the_live_data_stays` |
+//! | a migration in the middle makes a dump that does not restore | `a_schema_or_role_that_changes_under_a_dump_makes_no_backup_that_would_not_restore` |
 //! | others' files are swept away, one's own never | `the_sweep_takes_what_is_old_and_ours_and_nothing_else` |
 //!
 //! Replication slots (which fill disks elsewhere) are not used: backups are logical.

@@ -239,23 +239,26 @@ async fn room(agent: &Agent, info: &ContainerInfo, manifest: &Manifest) -> anyho
     let Ok(text) = super::helper::output(&*place, &["df", "-P", "-k", directory]).await else {
         return Ok(None);
     };
-    let free = text
-        .lines()
-        .nth(1)
-        .and_then(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok());
-    let Some(free) = free.map(|kib| kib * 1024) else {
-        return Ok(None);
-    };
-    let needed = (manifest.plain_bytes as f64 * ROOM) as u64;
-    if free < needed {
-        bail!(
+    match free(&text) {
+        Some(free) if free < needed(manifest.plain_bytes) => bail!(
             "the disk of the server has {} MB free, and a second database beside the live one needs about {} MB; \
              free some, or restore on another host",
             free / 1_000_000,
-            needed / 1_000_000
-        );
+            needed(manifest.plain_bytes) / 1_000_000
+        ),
+        free => Ok(free),
     }
-    Ok(Some(free))
+}
+
+/// Bytes that a restore of so much content needs.
+fn needed(plain_bytes: u64) -> u64 {
+    (plain_bytes as f64 * ROOM) as u64
+}
+
+/// Free bytes, of what `df -P -k` says about one file system.
+fn free(df: &str) -> Option<u64> {
+    let kib: u64 = df.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// Notes beside a backup that it was restored.
@@ -493,4 +496,18 @@ async fn drill_each(
     }
     outcome?;
     Ok((millis, image, said.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_free_room_is_read_from_what_df_says_and_nothing_else() {
+        let gnu = "Filesystem     1024-blocks    Used Available Capacity Mounted on\n/dev/vda1  1000 400 600 40% /data\n";
+        assert_eq!(free(gnu), Some(600 * 1024));
+        assert_eq!(free("df: /data: No such file or directory\n"), None);
+        assert_eq!(free(""), None);
+        assert_eq!(needed(1_000_000_000), 2_200_000_000);
+    }
 }
