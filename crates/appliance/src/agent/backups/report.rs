@@ -87,7 +87,7 @@ impl Agent {
                     && let Some(since) = standing::overdue(record, rhythm, now)
                 {
                     say(format!(
-                        "{of}: the last good one is of {since}, and the next was due since"
+                        "{of}: the last good one is of {since}, and the next was due since; next: appliance backup now {accessory}"
                     ));
                 }
             }
@@ -105,7 +105,7 @@ impl Agent {
         }
         if let Some((at, why)) = &record.drill_failed {
             say(format!(
-                "drill of {} failed at {at}: {why}; next: appliance backup drill {accessory}",
+                "drill of {} failed at {at}: {why}; next: appliance backup now {accessory}; appliance backup drill {accessory}",
                 job.key()
             ));
         }
@@ -127,7 +127,9 @@ impl Agent {
         if let (Some((at, _)), Some(interval)) = (record.drilled, job.spec.drill_interval())
             && now.duration_since(at) > interval + jiff::SignedDuration::from_hours(24)
         {
-            say(format!("{of}: the last drill is of {at}"));
+            say(format!(
+                "{of}: the last drill is of {at}; next: appliance backup drill {accessory}"
+            ));
         }
         if let Some(at) = standing::wrong_clock(record, now) {
             say(format!(
