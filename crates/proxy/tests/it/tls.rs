@@ -1,13 +1,13 @@
 //! HTTPS: certificates by host, HTTP/2, redirects.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use appliance_proxy::control::{CertificatePem, ControlError, RefusalCode};
 use appliance_proxy::local_ca::LocalCa;
 use appliance_proxy::names::{CertificateName, HostPattern};
 use appliance_proxy::options::Store;
-use appliance_proxy::snapshot::{Certificate, Service, Snapshot, Tls};
+use appliance_proxy::snapshot::{Certificate, Service, Settings, Snapshot, Tls};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
@@ -321,4 +321,33 @@ async fn a_client_without_a_server_name_sees_a_certificate_and_one_that_comes_ag
     let kinds = visit(trusting(&ca), 4).await;
     assert_eq!(kinds[0], rustls::HandshakeKind::Full);
     assert_eq!(kinds[1..], [rustls::HandshakeKind::Resumed; 3]);
+}
+
+#[tokio::test]
+async fn a_visitor_who_leaves_while_a_certificate_is_made_frees_its_place() {
+    let rig = Rig::start();
+    let settings = Settings {
+        on_demand: true,
+        ..Settings::default()
+    };
+    rig.client.put_settings(&settings).await.unwrap();
+    let connections = async |expected: u64| {
+        while rig.client.status().await.unwrap().connections != expected {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let any = LocalCa::open_or_create(&path_in(&rig, "any-ca"), SystemTime::now()).unwrap();
+    let mut visit = Box::pin(connect(&rig, any.certificate_pem(), "customer.test", &[]));
+    tokio::select! {
+        _ = &mut visit => panic!("nobody has made a certificate"),
+        wanted = rig.client.wanted(Duration::from_secs(30)) => {
+            assert_eq!(wanted.unwrap().names, ["customer.test"]);
+        }
+    }
+    connections(1).await;
+    drop(visit);
+    // Long before the time for a certificate is over, which is 20 s.
+    tokio::time::timeout(Duration::from_secs(15), connections(0))
+        .await
+        .expect("its place is free");
 }
