@@ -177,14 +177,18 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
     ensure!(ran.stdout.contains("backup of demo/db failed"), "{}", ran.stdout);
     let failed = told(&receiver, "firing", "backup-age", "demo/db").await?;
     let next = found(&world, "backup-failed").await?.next;
-    ensure!(failed["next"] == next.as_str(), "{failed}");
+    ensure!(failed["next"] == next.as_str(), "{failed} {next}");
+    ensure!(
+        next == "appliance accessory start db; appliance backup now db",
+        "{next}"
+    );
     world.run(&["docker", "start", "demo-db"]).await?;
     let begun = std::time::Instant::now();
     while psql("shop", "SELECT 1").await.is_err() {
         ensure!(begun.elapsed().as_secs() < 60, "the database does not start");
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     }
-    run(&world, &next).await?;
+    run(&world, "appliance backup now db").await?;
     told(&receiver, "resolved", "backup-age", "demo/db").await?;
     gone(&world, "backup-none").await?;
     gone(&world, "backup-failed").await?;

@@ -394,7 +394,16 @@ fn backup(job: &Backup) -> Option<Finding> {
         }
         (None, None, None) => return None,
     };
+    let (message, next) = with_next(&message, &next);
     Some(finding(Kind::BackupAge, &job.name, message, &next))
+}
+
+/// A message whose reason names a command of its own: that one comes first.
+fn with_next(message: &str, next: &str) -> (String, String) {
+    match message.split_once("; next: ") {
+        Some((message, first)) => (message.to_owned(), format!("{first}; {next}")),
+        None => (message.to_owned(), next.to_owned()),
+    }
 }
 
 fn drill(job: &Backup) -> Option<Finding> {
@@ -405,6 +414,7 @@ fn drill(job: &Backup) -> Option<Finding> {
         "appliance backup now {0}; appliance backup drill {0}",
         job.accessory
     );
+    let (message, next) = with_next(&message, &next);
     Some(finding(Kind::Drill, &job.name, message, &next))
 }
 
@@ -436,6 +446,24 @@ mod tests {
         });
         assert_eq!(look.findings, []);
         assert_eq!(look.blind, Kind::ALL.into_iter().collect());
+    }
+
+    #[test]
+    fn a_reason_that_names_a_command_has_it_run_first() {
+        let facts = Facts {
+            backups: Some(vec![Backup {
+                name: "demo/db".to_owned(),
+                accessory: "db".to_owned(),
+                failed: Some((at("2026-11-21T11:00:00Z"), "it is off; next: start it".to_owned())),
+                overdue: None,
+                odd: None,
+                drill_failed: None,
+            }]),
+            ..Facts::default()
+        };
+        let look = look(&facts, LIMITS, at("2026-11-21T12:00:00Z"), &|_, _| false);
+        assert_eq!(look.findings[0].next, "start it; appliance backup now db");
+        assert!(look.findings[0].message.ends_with("it is off"));
     }
 
     #[test]

@@ -53,11 +53,14 @@ pub async fn examine(agent: &Arc<Agent>) -> Examination {
     areas.push(watched(Kind::Drift));
     areas.push(blocking("programs", programs).await);
     areas.push(told(agent));
-    let services = alerts::services(agent).await.unwrap_or_default();
-    let names = services
-        .iter()
-        .flat_map(|status| status.service.hosts.iter().map(ToString::to_string))
-        .collect();
+    // What should be served, if the proxy cannot say what is.
+    let names = match alerts::services(agent).await {
+        Ok(services) => services
+            .iter()
+            .flat_map(|status| status.service.hosts.iter().map(ToString::to_string))
+            .collect(),
+        Err(_) => served.iter().flat_map(|spec| spec.hosts.clone()).collect(),
+    };
     Examination {
         areas,
         addresses: addresses(),

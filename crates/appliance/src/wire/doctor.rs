@@ -60,6 +60,8 @@ impl Complaint {
                 problem,
                 "on the host: journalctl -u appliance-agent -u appliance-proxy",
             ));
+        // A reason that names a command of its own comes first.
+        let next = next.replace("; next: ", "; ");
         Self::new(Id::of_sentence(message, otherwise), message, next)
     }
 }
