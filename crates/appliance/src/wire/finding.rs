@@ -94,7 +94,7 @@ impl Id {
             ("drill of ", Id::DrillFailed),
             ("the last drill is of", Id::DrillLate),
             ("no recovery key", Id::RecoveryKey),
-            ("was not told at", Id::BackupPing),
+            ("was not told of the ", Id::BackupPing),
             ("the last good one is of", Id::BackupLate),
         ];
         let failed = otherwise == Id::Backups && sentence.contains(" failed at ");
