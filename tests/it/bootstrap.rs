@@ -130,7 +130,7 @@ async fn appliance(world: &World) -> anyhow::Result<()> {
     for (setting, expect) in [
         ("passwordauthentication", "no"),
         ("permitrootlogin", "without-password"),
-        ("maxauthtries", "4"),
+        ("maxauthtries", "6"),
         ("allowagentforwarding", "no"),
     ] {
         let effective = world.run(&["sshd", "-T"]).await?;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use crate::firewall::opening::Net;
 use crate::host::{Command, Host, HostError};
 use crate::options::SshWishes;
 
@@ -112,16 +113,39 @@ const HOST_KEYS: [&str; 4] = [
     "rsa-sha2-256",
 ];
 
+/// What the settings depend on besides the administrator's wishes.
+#[derive(Debug, Clone, Default)]
+pub struct Circumstances<'a> {
+    /// What this OpenSSH can do; where it does not tell, its own algorithms are left.
+    pub algorithms: BTreeSet<String>,
+    /// Keywords that it knows, in lower case.
+    pub keywords: BTreeSet<&'a str>,
+    /// Somebody has a key, so passwords can be turned off.
+    pub key_exists: bool,
+    /// There is a notice to show before a log-in.
+    pub banner: bool,
+    /// The profile `strict`.
+    pub strict: bool,
+    /// Networks of administrators, which no count of failures keeps out.
+    pub exempt: BTreeSet<Net>,
+}
+
+/// Seconds a source is refused after a failed log-in, or a connection without an attempt, once they add up to `min`.
+const PENALTIES: &str = "authfail:2 noauth:1 min:15 max:60";
+
 /// The settings of the drop-in, in order.
 ///
 /// Passwords are only turned off once somebody has a key.
-/// Of each family of algorithms those are offered that this OpenSSH has (`algorithms`); where it does not tell, its own are left.
-pub fn settings(
-    wishes: &SshWishes,
-    algorithms: &BTreeSet<String>,
-    key_exists: bool,
-    banner: bool,
-) -> Settings {
+/// Of each family of algorithms those are offered that this OpenSSH has.
+pub fn settings(wishes: &SshWishes, circumstances: &Circumstances<'_>) -> Settings {
+    let Circumstances {
+        algorithms,
+        keywords,
+        key_exists,
+        banner,
+        strict,
+        exempt,
+    } = circumstances;
     let yes = |on: bool| if on { "yes" } else { "no" };
     let root = if wishes.no_root { "no" } else { "prohibit-password" };
     let mut settings: Vec<(&'static str, &str)> = vec![
@@ -137,9 +161,13 @@ pub fn settings(
         ("AllowTcpForwarding", yes(wishes.tcp_forwarding)),
         ("AllowAgentForwarding", yes(wishes.agent_forwarding)),
         ("LoginGraceTime", "30"),
-        ("MaxAuthTries", "4"),
+        // Where passwords are off nothing can be guessed, and somebody's agent may offer the right key as its sixth.
+        ("MaxAuthTries", if *key_exists && !strict { "6" } else { "4" }),
         ("MaxSessions", "10"),
         ("MaxStartups", "10:30:60"),
+        // No single source, an IPv6 customer being one, takes all the places of those who have not logged in yet.
+        ("PerSourceMaxStartups", "8"),
+        ("PerSourceNetBlockSize", "32:64"),
         ("ClientAliveInterval", "300"),
         ("ClientAliveCountMax", "2"),
         // The line above notices dead connections, inside the encryption.
@@ -149,19 +177,35 @@ pub fn settings(
         ("LogLevel", "VERBOSE"),
         ("UseDNS", "no"),
     ];
-    if key_exists {
+    if *key_exists {
         settings.extend([
             ("PasswordAuthentication", "no"),
             ("KbdInteractiveAuthentication", "no"),
         ]);
     }
-    if banner {
+    if *banner {
         settings.push(("Banner", "/etc/issue.net"));
     }
     let mut settings: Settings = settings
         .into_iter()
         .map(|(keyword, value)| (keyword, value.to_owned()))
         .collect();
+    if keywords.contains("persourcepenalties") {
+        // OpenSSH 9.8 and later: a key that does not fit, or a probe of a port, slows its source down and no more.
+        // Who goes on is banned by the agent, where an administrator sees it and can take it back.
+        settings.push(("PerSourcePenalties", PENALTIES.to_owned()));
+        let exempt: Vec<String> = ["127.0.0.0/8", "::1/128"]
+            .into_iter()
+            .map(str::to_owned)
+            .chain(
+                exempt
+                    .iter()
+                    .filter(|net| !net.is_everyone())
+                    .map(ToString::to_string),
+            )
+            .collect();
+        settings.push(("PerSourcePenaltyExemptList", exempt.join(",")));
+    }
     for (keyword, names) in [
         ("KexAlgorithms", &KEX[..]),
         ("Ciphers", &CIPHERS),
@@ -230,14 +274,29 @@ pub fn overridden(
             let found = effective
                 .get(&keyword.to_ascii_lowercase())
                 .map_or("", String::as_str);
-            // OpenSSH prints the older name of prohibit-password.
             let same = found.eq_ignore_ascii_case(wanted)
+                || (*keyword == "PerSourcePenalties" && has_penalties(found, wanted))
+                // OpenSSH prints the older name of prohibit-password.
                 || (wanted == "prohibit-password" && found == "without-password")
                 // Built without it, sshd does not print it.
                 || (*keyword == "GSSAPIAuthentication" && found.is_empty());
             (!same).then(|| ((*keyword).to_owned(), wanted.clone(), found.to_owned()))
         })
         .collect()
+}
+
+/// Whether `authfail:2.000 crash:90.000` says of every name what `authfail:2` does.
+fn has_penalties(found: &str, wanted: &str) -> bool {
+    let seconds = |text: &str| -> BTreeMap<String, f64> {
+        text.split_whitespace()
+            .filter_map(|word| word.split_once(':'))
+            .filter_map(|(name, seconds)| Some((name.to_owned(), seconds.parse().ok()?)))
+            .collect()
+    };
+    let found = seconds(found);
+    seconds(wanted)
+        .iter()
+        .all(|(name, seconds)| found.get(name) == Some(seconds))
 }
 
 #[cfg(test)]
@@ -258,18 +317,31 @@ mod tests {
     #[test]
     fn a_setting_another_file_overrides_is_found_by_effect_not_by_text() {
         let wishes = crate::Options::new("1").ssh;
-        let with = |key_exists| settings(&wishes, &BTreeSet::new(), key_exists, false);
+        let with = |key_exists| {
+            settings(
+                &wishes,
+                &Circumstances {
+                    key_exists,
+                    ..Circumstances::default()
+                },
+            )
+        };
         let mut effective = BTreeMap::new();
         for (keyword, value) in with(true) {
             effective.insert(keyword.to_ascii_lowercase(), value);
         }
         effective.insert("permitrootlogin".into(), "without-password".into());
+        assert!(overridden(&effective, &with(true)).is_empty());
         effective.insert("passwordauthentication".into(), "yes".into());
         assert_eq!(
             overridden(&effective, &with(true)),
             [("PasswordAuthentication".into(), "no".into(), "yes".into())]
         );
-        assert!(overridden(&effective, &with(false)).is_empty());
+        let passwords = overridden(&effective, &with(false));
+        assert!(
+            passwords.iter().all(|(keyword, ..)| keyword == "MaxAuthTries"),
+            "{passwords:?}"
+        );
         assert!(!render(&with(false)).contains("PasswordAuthentication"));
     }
 
@@ -285,7 +357,15 @@ mod tests {
             "diffie-hellman-group-exchange-sha256",
             "aes256-ctr",
         ];
-        let text = render(&settings(&wishes, &known.map(str::to_owned).into(), true, true));
+        let text = render(&settings(
+            &wishes,
+            &Circumstances {
+                algorithms: known.map(str::to_owned).into(),
+                key_exists: true,
+                banner: true,
+                ..Circumstances::default()
+            },
+        ));
         assert!(
             text.contains("KexAlgorithms curve25519-sha256,diffie-hellman-group-exchange-sha256\n"),
             "{text}"
@@ -298,5 +378,43 @@ mod tests {
             text.contains("AllowUsers ann deploy\n") && text.contains("Banner /etc/issue.net\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn who_has_many_keys_or_an_administrators_address_is_not_kept_out() {
+        let wishes = crate::Options::new("1").ssh;
+        let text = |circumstances: &Circumstances<'_>| render(&settings(&wishes, circumstances));
+        let keys = Circumstances {
+            key_exists: true,
+            ..Circumstances::default()
+        };
+        assert!(text(&keys).contains("MaxAuthTries 6\n") && !text(&keys).contains("PerSourcePenalt"));
+        let passwords = Circumstances::default();
+        assert!(text(&passwords).contains("MaxAuthTries 4\n"));
+        let strict = Circumstances {
+            strict: true,
+            ..keys.clone()
+        };
+        assert!(text(&strict).contains("MaxAuthTries 4\n"));
+        let newer = Circumstances {
+            keywords: ["persourcepenalties"].into(),
+            exempt: ["10.0.5.0/24", "0.0.0.0/0"]
+                .map(|net| net.parse().expect("network"))
+                .into(),
+            ..keys
+        };
+        assert!(
+            text(&newer).contains("PerSourcePenaltyExemptList 127.0.0.0/8,::1/128,10.0.5.0/24\n"),
+            "{}",
+            text(&newer)
+        );
+    }
+
+    #[test]
+    fn penalties_are_compared_by_number_not_by_text() {
+        let printed = "crash:90.000 authfail:2.000 noauth:1.000 max:60.000 min:15.000 overflow:permissive";
+        assert!(has_penalties(printed, PENALTIES));
+        assert!(!has_penalties(&printed.replace("max:60", "max:600"), PENALTIES));
+        assert!(!has_penalties("", PENALTIES));
     }
 }

@@ -406,9 +406,9 @@ fn items_are_switched_by_id_or_reference_and_a_must_is_not() {
     };
     assert_eq!(has(&[], false, "modules"), (true, 0));
     assert_eq!(has(&[("S19", false)], false, "modules"), (false, 0));
-    assert_eq!(has(&[], false, "debsums"), (false, 0));
-    assert_eq!(has(&[], true, "debsums"), (true, 0));
-    assert_eq!(has(&[("debsums", false)], true, "debsums"), (false, 0));
+    assert_eq!(has(&[], false, "aide"), (false, 0));
+    assert_eq!(has(&[], true, "aide"), (true, 0));
+    assert_eq!(has(&[("aide", false)], true, "aide"), (false, 0));
     assert_eq!(has(&[], true, "root-lock"), (false, 0), "only by name");
     assert_eq!(has(&[("firewall", false)], false, "firewall"), (true, 1));
     assert_eq!(has(&[("typo", true)], false, "firewall"), (true, 1));

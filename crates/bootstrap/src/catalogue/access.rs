@@ -154,13 +154,27 @@ pub(super) fn identity() -> Item {
 }
 
 pub(super) fn ssh(options: &Options, facts: &Facts) -> Option<Item> {
-    facts.sshd.as_ref()?;
+    let sshd = facts.sshd.as_ref()?;
     let enrolled = facts
         .enrolled
         .iter()
         .any(|entry| entry.permissions.contains(&Permission::Admin));
     let banner = super::is_on(options, facts, "banner");
     let key_exists = !options.admin_keys.is_empty() || facts.root_has_key || enrolled;
+    let circumstances = sshd::Circumstances {
+        algorithms: facts.ssh_algorithms.clone(),
+        keywords: sshd.effective.keys().map(String::as_str).collect(),
+        key_exists,
+        banner,
+        strict: options.strict,
+        exempt: options
+            .key_networks
+            .values()
+            .flatten()
+            .chain(&options.ssh.from)
+            .copied()
+            .collect(),
+    };
     Some(Item {
         id: "ssh",
         level: Level::Must,
@@ -174,6 +188,7 @@ pub(super) fn ssh(options: &Options, facts: &Facts) -> Option<Item> {
             "M10",
             "M11",
             "M14",
+            "S10",
             "S12",
             "S13",
             "U5.1.6",
@@ -198,7 +213,7 @@ pub(super) fn ssh(options: &Options, facts: &Facts) -> Option<Item> {
                 name: "appliance-ssh-confirmed.service".to_owned(),
             },
             Want::Sshd {
-                settings: sshd::settings(&options.ssh, &facts.ssh_algorithms, key_exists, banner),
+                settings: sshd::settings(&options.ssh, &circumstances),
             },
         ],
     })

@@ -7,7 +7,7 @@
 pub(crate) const ROWS: [(char, u8); 3] = [('M', 38), ('S', 30), ('O', 14)];
 
 /// Rows that no item answers, and why.
-pub(crate) const ELSEWHERE: [(&str, &str); 14] = [
+pub(crate) const ELSEWHERE: [(&str, &str); 13] = [
     (
         "M03",
         "host.yml: docker.deploy_user_in_group; off by default, since that group is root",
@@ -25,7 +25,6 @@ pub(crate) const ELSEWHERE: [(&str, &str); 14] = [
         "S09",
         "the agent's own bans, from sshd's journal into the table's sets; host.yml: firewall.bans",
     ),
-    ("S10", "OpenSSH's own default since 9.8"),
     (
         "S11",
         "host.yml: ssh.allow_users; by default nobody is locked out",

@@ -314,6 +314,7 @@ fn updates(options: &Options) -> Item {
 fn library_restarts() -> Item {
     item(
         "library-restarts",
+        // It brings an assembler along, which has no place on most servers.
         Level::Optional,
         "Services take updated libraries over at once",
         "a service keeps the library it started with; what is restarted without asking, the item needrestart says",

@@ -11,6 +11,8 @@ use crate::want::{Content, FileWant, Handler, Want};
 /// Every item of this page, in order.
 pub(super) fn items(options: &Options, facts: &Facts) -> Vec<Item> {
     let mut items = optional();
+    items.push(package_files(options));
+    items.push(package_news(facts));
     if facts.container.is_none() {
         // The kernel has one audit log, and gives it to no container.
         items.push(auditd());
@@ -110,6 +112,57 @@ fn auditd() -> Item {
     )
 }
 
+/// Compares what packages brought with what they shipped, at the lowest priority the disk has.
+fn package_files(options: &Options) -> Item {
+    let mut names = vec!["debsums".to_owned()];
+    if options.strict {
+        names.push("apt-show-versions".to_owned());
+    }
+    item(
+        "debsums",
+        Level::Should,
+        "Package files are compared with what was shipped",
+        "once a week, what was altered after installation is told; it costs nothing in between",
+        &["O02", "L PKGS-7370", "L PKGS-7394"],
+        "apt-get remove debsums apt-show-versions",
+        vec![
+            Want::Packages { names },
+            // The package compares nothing by itself.
+            Want::Files {
+                files: vec![FileWant {
+                    path: "/etc/default/debsums".into(),
+                    content: Content::ShellSettings(vec![("CRON_CHECK", "weekly")]),
+                    mode: 0o644,
+                    owner: Owner::root(),
+                    check: None,
+                    force: false,
+                }],
+                after: Vec::new(),
+            },
+        ],
+    )
+}
+
+/// What maintainers of packages warn of; automatic upgrades pass it by, and so does whoever has no terminal.
+fn package_news(facts: &Facts) -> Item {
+    item(
+        "package-news",
+        Level::Should,
+        "What a package warns of is shown before it is upgraded",
+        "a changed default is read of before it is met; Debian's own choice for servers, and nothing is asked",
+        &["L DEB-0811"],
+        "apt-get remove apt-listchanges",
+        // Packages of Ubuntu bring no such notes.
+        if facts.os.id == "debian" {
+            vec![Want::Packages {
+                names: vec!["apt-listchanges".to_owned()],
+            }]
+        } else {
+            Vec::new()
+        },
+    )
+}
+
 fn optional() -> Vec<Item> {
     let packages = |names: &[&str]| {
         vec![Want::Packages {
@@ -143,31 +196,6 @@ fn optional() -> Vec<Item> {
                 });
                 wants
             },
-        ),
-        item(
-            "debsums",
-            Level::Optional,
-            "Package files are compared with what was shipped",
-            "once a week, what was altered after installation is told",
-            &["O02", "L PKGS-7370", "L PKGS-7394"],
-            "apt-get remove debsums apt-show-versions",
-            vec![
-                Want::Packages {
-                    names: ["debsums", "apt-show-versions"].map(str::to_owned).to_vec(),
-                },
-                // The package compares nothing by itself.
-                Want::Files {
-                    files: vec![FileWant {
-                        path: "/etc/default/debsums".into(),
-                        content: Content::ShellSettings(vec![("CRON_CHECK", "weekly")]),
-                        mode: 0o644,
-                        owner: Owner::root(),
-                        check: None,
-                        force: false,
-                    }],
-                    after: Vec::new(),
-                },
-            ],
         ),
         item(
             "accounting",
