@@ -24,7 +24,7 @@ fn deploy_yml(server: &str, image: &str, more: &str) -> String {
 }
 
 /// Puts an image of the machine's Docker into the host's, under a name of its own.
-async fn carry_in(bench: &Bench, world: &World, image: &Image, name: &str) -> anyhow::Result<()> {
+pub(crate) async fn carry_in(bench: &Bench, world: &World, image: &Image, name: &str) -> anyhow::Result<()> {
     let built = bench.sandbox.ensure(image, &|_| ()).await?;
     bench.sandbox.tag(&built, name).await?;
     let directory = tempfile::tempdir()?;

@@ -33,7 +33,7 @@ fn ssh(world: &World, address: &str, user: &str, more: &[&str]) -> tokio::proces
 }
 
 /// An SSH connection that is open until it is dropped.
-async fn connected(world: &World, address: &str) -> anyhow::Result<tokio::process::Child> {
+pub(crate) async fn connected(world: &World, address: &str) -> anyhow::Result<tokio::process::Child> {
     let mut child = ssh(world, address, "root", &["echo in; exec sleep 600"]).spawn()?;
     let mut line = String::new();
     let stdout = child.stdout.take().context("has an output")?;

@@ -30,6 +30,7 @@ mod rollouts;
 mod sandbox;
 mod silence;
 mod stores;
+mod strict;
 mod trust;
 mod updates;
 mod uploads;

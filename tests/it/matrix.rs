@@ -402,15 +402,21 @@ impl Lab {
 
     /// A stranger keeps knocking while the host goes down and comes up.
     async fn reboot(&mut self) -> anyhow::Result<()> {
-        let (v4, _) = self.world.host.addresses().await?;
+        let (v4, v6) = self.world.host.addresses().await?;
         let stop = Arc::new(AtomicBool::new(false));
         let (outside, stopped) = (self.wan.outside.clone(), Arc::clone(&stop));
         let knocking = tokio::spawn(async move {
             let mut knocks = 0;
             while !stopped.load(Ordering::Relaxed) {
+                // Over both families in turn.
+                let address = if knocks % 2 == 0 {
+                    v4.into()
+                } else {
+                    IpAddr::from(v6)
+                };
                 let found = outside
                     .probe(
-                        v4.into(),
+                        address,
                         &["5432", "6379", "8080", "8081", "9000", "9100"],
                         Duration::from_millis(300),
                     )
@@ -418,7 +424,7 @@ impl Lab {
                 for (port, state) in found {
                     ensure!(
                         state != PortState::Open,
-                        "port {port} was open while the host booted"
+                        "port {port} of {address} was open while the host booted"
                     );
                 }
                 knocks += 1;

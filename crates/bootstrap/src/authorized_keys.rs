@@ -83,6 +83,28 @@ pub fn has_other_line(text: &str, key: &PublicKey) -> bool {
     })
 }
 
+/// How many lines hold a key that is none of `known`.
+pub fn others(text: &str, known: &[PublicKey]) -> usize {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .filter(|line| {
+            !known
+                .iter()
+                .any(|key| line.split(' ').any(|word| word == key.base64()))
+        })
+        .count()
+}
+
+/// Whether a key stands in a line without `from="…"`, so that it works from everywhere.
+pub fn is_free(text: &str, key: &PublicKey) -> bool {
+    text.lines().map(str::trim).any(|line| {
+        !line.starts_with('#')
+            && !line.contains("from=\"")
+            && line.split(' ').any(|word| word == key.base64())
+    })
+}
+
 /// A line up to and including the key.
 fn without_comment(line: &str) -> String {
     let line = line.trim();

@@ -604,6 +604,11 @@ fn account_notes(host: &dyn Host, options: &Options) -> Result<Vec<String>, Obse
     let accounts = crate::want::Accounts::read(host).map_err(asked)?;
     let user = catalogue::DEPLOY_USER;
     let mut notes = Vec::new();
+    let root = host
+        .read(Path::new("/root/.ssh/authorized_keys"))
+        .map_err(asked)?;
+    let root = String::from_utf8_lossy(root.as_deref().unwrap_or_default()).into_owned();
+    notes.extend(root_notes(&root, options));
     if !accounts.has_user(user) {
         return Ok(notes);
     }
@@ -628,6 +633,30 @@ fn account_notes(host: &dyn Host, options: &Options) -> Result<Vec<String>, Obse
         }
     }
     Ok(notes)
+}
+
+/// Keys in root's file beyond what `host.yml` says: they are somebody's, so they stay, and are told.
+fn root_notes(text: &str, options: &Options) -> Vec<String> {
+    let mut notes = Vec::new();
+    if options.admin_keys.is_empty() {
+        return notes;
+    }
+    let others = authorized_keys::others(text, &options.admin_keys);
+    if others > 0 {
+        notes.push(format!(
+            "{others} key(s) in /root/.ssh/authorized_keys are no administrator's of host.yml, and give a shell as root; who is to be out is taken out of that file by hand"
+        ));
+    }
+    let free = options.admin_keys.iter().filter(|key| {
+        options.key_networks.contains_key(&key.fingerprint()) && authorized_keys::is_free(text, key)
+    });
+    notes.extend(free.map(|key| {
+        format!(
+            "/root/.ssh/authorized_keys also holds the key {} without its networks, so it works from everywhere; take that line out",
+            key.fingerprint()
+        )
+    }));
+    notes
 }
 
 impl Facts {

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Gid, Group, Pid, Uid, User, chown};
 
@@ -27,9 +28,14 @@ impl Host for Local {
             source,
         };
         // Files instead of pipes: a daemon that inherits them cannot keep us waiting.
-        let mut stdout = tempfile::tempfile().map_err(failed)?;
-        let mut stderr = tempfile::tempfile().map_err(failed)?;
-        let mut stdin = tempfile::tempfile().map_err(failed)?;
+        // In memory: the firewall is loaded on a full disk too.
+        let memory = |name: &str| -> Result<std::fs::File, HostError> {
+            memfd_create(name, MFdFlags::MFD_CLOEXEC)
+                .map(std::fs::File::from)
+                .map_err(|error| failed(error.into()))
+        };
+        let (mut stdout, mut stderr) = (memory("stdout")?, memory("stderr")?);
+        let mut stdin = memory("stdin")?;
         stdin
             .write_all(&command.stdin)
             .and_then(|()| stdin.rewind())

@@ -243,7 +243,11 @@ impl Host for Memory {
             },
             "nft" => {
                 self.effect("nft".to_owned())?;
-                *self.kernel.borrow_mut() = Some(String::from_utf8_lossy(&command.stdin).into_owned());
+                let script = String::from_utf8_lossy(&command.stdin).into_owned();
+                // Elements of sets are no rules.
+                if !script.starts_with("add element") {
+                    *self.kernel.borrow_mut() = Some(script);
+                }
                 say("")
             }
             "dockerd" if !package("docker.io") && !package("docker-ce") => no(127, ""),

@@ -93,7 +93,10 @@ pub fn plan(options: &Options, facts: &Facts) -> Plan {
         steps,
         owed: facts.journal.owed.clone(),
         notes: notes(options, facts),
-        keys: options.admin_keys.len() + options.deploy_keys.len() + facts.enrolled.len(),
+        keys: options.admin_keys.len()
+            + options.deploy_keys.len()
+            + options.limited_keys.len()
+            + facts.enrolled.len(),
         root_keys: !options.admin_keys.is_empty() || facts.root_has_key || admins,
         ssh_ports: facts
             .sshd
@@ -128,8 +131,8 @@ fn notes(options: &Options, facts: &Facts) -> Vec<String> {
     if options.docker_group {
         notes.push("the deploy user is in the group docker: whoever may push is root".to_owned());
     }
-    if facts.sshd.is_some() && options.ssh.no_root && options.admin_keys.is_empty() {
-        notes.push("root may not log in, and no administrator of host.yml has another account: the provider's console is the only shell".to_owned());
+    if facts.sshd.is_some() && options.ssh.no_root {
+        notes.push("root may not log in by SSH, and keys of administrators open root's shell and no other: without an account of one's own the provider's console is the only shell".to_owned());
     }
     match &facts.engine {
         Engine::Absent if facts.engine_from == Origin::Distribution => notes.push(

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::host::{Command, Host, HostError, must};
+use crate::host::{Command, Host, HostError, Owner, must};
 use crate::item::Item;
 use crate::sshd;
 use crate::want::{Content, Handler, Want};
@@ -63,7 +63,19 @@ pub fn rollback(host: &dyn Host, item: &Item) -> Result<Undone, HostError> {
                                 }
                             }
                         }
+                        // What others wrote there since is theirs: taking our keys out is for a person.
+                        (Content::DockerDaemon(_), _) => undone.left.push(path.display().to_string()),
                         (_, Some(first)) => {
+                            if let Some(present) = host.read(path)? {
+                                let mut copy = kept.into_os_string();
+                                copy.push(".before-rollback");
+                                host.write(Path::new(&copy), &present, 0o600, &Owner::root())?;
+                                undone.changes.push(format!(
+                                    "kept {} as {}",
+                                    path.display(),
+                                    Path::new(&copy).display()
+                                ));
+                            }
                             host.write(path, &first, file.mode, &file.owner)?;
                             undone
                                 .changes
@@ -94,7 +106,7 @@ pub fn rollback(host: &dyn Host, item: &Item) -> Result<Undone, HostError> {
             }
             Want::Sshd { .. } => {
                 if host.entry(Path::new(sshd::DROP_IN))?.is_some() {
-                    sshd::pending::arm(host)?;
+                    sshd::pending::arm(host, "")?;
                     host.remove(Path::new(sshd::DROP_IN))?;
                     must(host, &Command::new(["sshd", "-t"]))?;
                     Handler::Ssh.run(host)?;
@@ -147,10 +159,15 @@ mod tests {
             after: Vec::new(),
         }];
         let undone = rollback(&host, &item("banner", wants.clone())).expect("undoes");
-        assert_eq!((undone.changes.len(), undone.left.len()), (2, 1));
+        assert_eq!((undone.changes.len(), undone.left.len()), (3, 1));
         assert_eq!(host.text("/etc/ours"), None);
         assert_eq!(host.text("/etc/edited").as_deref(), Some("theirs\n"));
         assert_eq!(host.text("/etc/issue").as_deref(), Some("first\n"));
+        let copy = format!(
+            "{}.before-rollback",
+            written::original(Path::new("/etc/issue")).display()
+        );
+        assert_eq!(host.text(&copy).as_deref(), Some("new\n"));
         let undone = rollback(&host, &item("firewall", wants)).expect("refuses");
         assert!(undone.changes.is_empty() && !undone.left.is_empty());
     }

@@ -5,6 +5,7 @@
 pub mod pending;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -80,6 +81,32 @@ fn socket_ports(text: &str) -> BTreeSet<u16> {
         .collect()
 }
 
+/// Connections to a port of sshd whose other side has logged in, as `address:port`.
+///
+/// Who has not is known by the names of sshd's own processes: `sshd: root@pts/0` once somebody is in,
+/// `sshd: root [priv]` or `sshd: unknown [net]` before; a connection whose process cannot be told counts.
+///
+/// # Errors
+/// When `ss` cannot be asked.
+pub fn peers(host: &dyn Host, port: u16) -> Result<Vec<String>, HostError> {
+    let filter = format!("sport = :{port}");
+    let argv = ["ss", "-Htnp", "state", "established", &filter];
+    let text = crate::host::must(host, &Command::new(argv))?;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let mut titles = Vec::new();
+        for process in line.split("pid=").skip(1) {
+            let digits: String = process.chars().take_while(char::is_ascii_digit).collect();
+            let title = host.read(Path::new(&format!("/proc/{digits}/cmdline")))?;
+            titles.extend(title.map(|title| String::from_utf8_lossy(&title).into_owned()));
+        }
+        if titles.is_empty() || titles.iter().any(|title| title.contains('@')) {
+            found.extend(line.split_whitespace().nth(3).map(str::to_owned));
+        }
+    }
+    Ok(found)
+}
+
 /// Keyword and value, in the order of the drop-in.
 pub type Settings = Vec<(&'static str, String)>;
 
@@ -149,7 +176,6 @@ pub fn settings(wishes: &SshWishes, circumstances: &Circumstances<'_>) -> Settin
     let yes = |on: bool| if on { "yes" } else { "no" };
     let root = if wishes.no_root { "no" } else { "prohibit-password" };
     let mut settings: Vec<(&'static str, &str)> = vec![
-        ("PermitRootLogin", root),
         ("PermitEmptyPasswords", "no"),
         ("PermitUserEnvironment", "no"),
         ("HostbasedAuthentication", "no"),
@@ -179,6 +205,8 @@ pub fn settings(wishes: &SshWishes, circumstances: &Circumstances<'_>) -> Settin
     ];
     if *key_exists {
         settings.extend([
+            // Before, root's password may be the only way in.
+            ("PermitRootLogin", root),
             ("PasswordAuthentication", "no"),
             ("KbdInteractiveAuthentication", "no"),
         ]);
@@ -336,6 +364,10 @@ mod tests {
         assert_eq!(
             overridden(&effective, &with(true)),
             [("PasswordAuthentication".into(), "no".into(), "yes".into())]
+        );
+        assert!(
+            !render(&with(false)).contains("PermitRootLogin"),
+            "root's password stays"
         );
         let passwords = overridden(&effective, &with(false));
         assert!(

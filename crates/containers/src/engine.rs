@@ -55,9 +55,6 @@ pub trait Engine: Send + Sync {
     /// Loads a `docker save` archive or OCI archive; returns the references and ids that the daemon reports.
     fn load_image(&self, archive: BoxStream<'static, std::io::Result<Bytes>>) -> Answer<'_, Vec<String>>;
 
-    /// Removes dangling images that carry all these labels (`key` or `key=value`); returns the bytes freed.
-    fn prune_images<'a>(&'a self, labels: &'a [String]) -> Answer<'a, u64>;
-
     /// Creates a container, not started, and returns its id. A taken name is a conflict.
     fn create<'a>(&'a self, spec: &'a ContainerSpec) -> Answer<'a, ContainerId>;
 
@@ -246,7 +243,7 @@ impl std::fmt::Debug for Credentials {
 }
 
 /// An image in the engine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ImageInfo {
     /// `sha256:…`; of the configuration in the classic store, of the manifest in containerd's.
     pub id: String,

@@ -14,7 +14,7 @@ use super::drive::Audience;
 use super::gate::{GateError, app_id};
 use super::lead::Lead;
 use super::lease::Holder;
-use super::{Agent, accessories, chain, exec, images, lock, manage, roll_out};
+use super::{Agent, accessories, chain, exec, forecast, images, lock, manage, roll_out};
 use crate::wire::{End, Event};
 
 /// How long uploads may go on after the signature; a cut link resumes within it.
@@ -276,30 +276,14 @@ fn token(agent: &Agent, verified: &Verified, scope: Scope) -> End {
 
 /// Room is checked before a byte moves; what is here already needs none.
 async fn upload(agent: &Agent, verified: &Verified, blobs: &[change::BlobRef]) -> anyhow::Result<End> {
-    let mut needed = 0;
+    let mut bytes = 0;
     for blob in blobs {
         if agent.images.store().blob_size(&blob.digest)?.is_none() {
-            needed += blob.size;
+            bytes += blob.size;
         }
     }
-    // The engine keeps an unpacked copy beside ours, about twice as large as what travels.
-    let wanted = needed.saturating_mul(3);
-    let mut room = agent.images.store().room()?.check(wanted);
-    if room.is_err() {
-        // Images of pushes that failed need nobody's leave to go.
-        agent.images.collect(&agent.apps, images::MIN_AGE_FULL).await?;
-        room = agent.images.store().room()?.check(wanted);
-    }
-    if let Err(error) = room {
-        return Ok(End::Refused {
-            code: "disk-full".to_owned(),
-            message: chain(&error),
-            next:
-                "appliance prune all, or on the host: docker system df, and free some room; then push again"
-                    .to_owned(),
-        });
-    }
-    Ok(token(agent, verified, Scope::blobs(blobs)))
+    let refusal = forecast::refusal(agent, forecast::Needed::uploaded(bytes)).await?;
+    Ok(refusal.unwrap_or_else(|| token(agent, verified, Scope::blobs(blobs))))
 }
 
 fn keys(agent: &Agent, verified: &Verified) -> anyhow::Result<End> {

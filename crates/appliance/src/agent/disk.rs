@@ -2,7 +2,7 @@
 //!
 //! Room for an upload is checked before it begins (`agent/change`), and old images of an app go after each rollout (`agent/world`);
 //! this page looks at the rest: the trend, and containers whose logs nobody bounds.
-//! Only dangling images that carry our label are ever removed.
+//! Only images of our apps that no release at hand names are ever removed: what a rollback needs stays.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use appliance_state::{Key, Ledger, Store};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{Agent, chain, container};
+use super::{Agent, chain, images};
 
 /// Layout of the ledger.
 const SCHEMA: u32 = 1;
@@ -164,14 +164,15 @@ pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
         #[allow(clippy::cast_precision_loss)]
         let short = total > 0 && (free as f64) < total as f64 * reserve();
         if short {
-            match agent.docker.prune_images(&[container::APP.to_owned()]).await {
-                Ok(0) => {}
-                Ok(bytes) => {
-                    tracing::warn!("the disk is short: {bytes} bytes of unused images of ours were removed")
-                }
-                Err(error) => tracing::warn!("cannot remove unused images: {}", chain(&error)),
-            }
+            tidy(&agent).await;
         }
+    }
+}
+
+/// Gives up what nobody needs any more, to make room.
+pub async fn tidy(agent: &Agent) {
+    if let Err(error) = agent.images.collect(&agent.apps, images::MIN_AGE_FULL).await {
+        tracing::warn!("cannot remove images that nobody needs: {}", chain(&*error));
     }
 }
 

@@ -84,6 +84,11 @@ pub fn problems() -> Vec<String> {
                     armed.changes.join("; "),
                     armed.nonce
                 ));
+            } else {
+                problems.push(
+                    "the kernel holds firewall rules that nobody confirmed in time; next: appliance firewall load"
+                        .to_owned(),
+                );
             }
         }
         (_, Ok(state)) => problems.push(format!(
@@ -384,6 +389,8 @@ pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
             "--follow",
             "--lines=0",
             "--output=cat",
+            // Anybody may call himself sshd in the journal; only root's processes are believed.
+            "_UID=0",
             "--identifier=sshd",
             "--identifier=sshd-session",
         ],
@@ -426,7 +433,9 @@ fn heal(agent: &Agent) -> Result<(), FirewallError> {
     }
     let now = host.now();
     let state = firewall::state(host)?;
+    let overdue = state == State::Pending && pending::armed(host, now)?.is_none();
     let why = match state {
+        State::Pending if overdue => "rules that nobody confirmed outlived their time".to_owned(),
         State::Confirmed | State::Pending => {
             let outside = interfaces::outside(host)?;
             match firewall::loaded(host)? {

@@ -32,6 +32,9 @@ const IDLE_UPLOAD: Duration = Duration::from_secs(24 * 3600);
 /// Prefix of the names under which our loopback registry's images are known to Docker.
 const LOOPBACK: &str = "127.0.0.1:";
 
+/// The label with the service's name on an image that Kamal's builder or ours made.
+const SERVICE: &str = "service";
+
 /// Why an image is not here.
 #[derive(Debug, thiserror::Error)]
 pub enum ImagesError {
@@ -340,19 +343,22 @@ impl Images {
     pub async fn collect(&self, apps: &Apps, min_age: Duration) -> anyhow::Result<()> {
         let mut roots = BTreeSet::new();
         let mut tags = BTreeSet::new();
+        let mut repositories = BTreeSet::from([LOOPBACK.to_owned()]);
         for app in apps.ids()? {
             for number in apps.read(&app)?.releases {
                 let image = apps.release(&app, number)?.release.image;
                 tags.insert(name(&image.repository, &image.tag));
+                if let Some(registry) = &image.registry {
+                    repositories.insert(format!("{}/{}@", registry.server, image.repository));
+                }
                 roots.insert(image.digest);
             }
         }
+        // What a container was made from stays whole, its names included: an adopted host's way back needs them.
+        let containers = self.docker.list(&[]).await?;
+        let used: BTreeSet<&str> = containers.iter().map(|one| one.image_id.as_str()).collect();
         for found in self.docker.images().await? {
-            let ours = found.digests.iter().any(|name| name.starts_with(LOOPBACK));
-            let needed = found.digests.iter().any(|name| {
-                digest_of(name).is_some_and(|digest| roots.iter().any(|root| root.as_str() == digest))
-            });
-            if !ours || needed {
+            if used.contains(found.id.as_str()) || !is_left_over(&found, &repositories, &roots) {
                 continue;
             }
             for reference in found.tags.iter().chain(&found.digests) {
@@ -383,6 +389,23 @@ impl Images {
     }
 }
 
+/// Whether an image in Docker is of ours and named by no release at hand (`roots`).
+///
+/// Of ours is what came from our own registry, and from a repository that one of our apps is pulled from
+/// if it also carries the label that Kamal's builder and ours put on every image.
+fn is_left_over(found: &ImageInfo, repositories: &BTreeSet<String>, roots: &BTreeSet<Digest>) -> bool {
+    let ours = found.digests.iter().any(|name| {
+        repositories.iter().any(|repository| {
+            name.starts_with(repository) && (repository == LOOPBACK || found.labels.contains_key(SERVICE))
+        })
+    });
+    let needed = found
+        .digests
+        .iter()
+        .any(|name| digest_of(name).is_some_and(|digest| roots.iter().any(|root| root.as_str() == digest)));
+    ours && !needed
+}
+
 fn name(repository: &Repository, tag: &Tag) -> String {
     format!("{repository}:{tag}")
 }
@@ -390,4 +413,43 @@ fn name(repository: &Repository, tag: &Tag) -> String {
 /// The digest of `repository@sha256:…`.
 fn digest_of(name: &str) -> Option<&str> {
     name.split_once('@').map(|(_, digest)| digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_images_of_ours_that_no_release_names_are_left_over() {
+        let digest = |letter: &str| format!("sha256:{}", letter.repeat(64));
+        let repositories = [LOOPBACK, "ghcr.io/ann/demo@"].map(str::to_owned).into();
+        let roots = [Digest::parse(&digest("a")).expect("digest")].into();
+        let found = |name: String, labelled: bool| {
+            let labels = labelled.then(|| (SERVICE.to_owned(), "demo".to_owned()));
+            let image = ImageInfo {
+                digests: vec![name],
+                labels: labels.into_iter().collect(),
+                ..ImageInfo::default()
+            };
+            is_left_over(&image, &repositories, &roots)
+        };
+        assert!(found(format!("127.0.0.1:4000/demo@{}", digest("b")), false));
+        assert!(
+            !found(format!("127.0.0.1:4000/demo@{}", digest("a")), false),
+            "a release"
+        );
+        assert!(found(format!("ghcr.io/ann/demo@{}", digest("b")), true));
+        assert!(
+            !found(format!("ghcr.io/ann/demo@{}", digest("a")), true),
+            "a release"
+        );
+        assert!(
+            !found(format!("ghcr.io/ann/demo@{}", digest("b")), false),
+            "not built for a service"
+        );
+        assert!(
+            !found(format!("postgres@{}", digest("b")), true),
+            "somebody else's"
+        );
+    }
 }

@@ -31,6 +31,7 @@ mod effects;
 mod exec;
 mod extras;
 mod firewall;
+mod forecast;
 pub mod gate;
 mod host_env;
 pub mod identity;

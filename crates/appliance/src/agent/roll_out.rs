@@ -13,7 +13,7 @@ use super::change::{done, not_deployed};
 use super::drive::{self, Audience};
 use super::lead::Lead;
 use super::parts::Wish;
-use super::{Agent, chain, keeper};
+use super::{Agent, chain, forecast, keeper};
 use crate::wire::{End, Event};
 
 /// The refusal of a change while a rollout is unfinished; one that nobody drives is taken up again.
@@ -70,6 +70,10 @@ pub async fn deploy(
             message: format!("the image {} was not uploaded to this host", release.image.digest),
             next: "appliance push".to_owned(),
         });
+    }
+    let needed = forecast::of(agent, &release.image).await;
+    if let Some(refused) = forecast::refusal(agent, needed).await? {
+        return Ok(refused);
     }
     let number = agent
         .apps
@@ -172,6 +176,10 @@ pub async fn rollback(
         roles,
         only,
     };
+    let needed = forecast::of(agent, &accepted.release.image).await;
+    if let Some(refused) = forecast::refusal(agent, needed).await? {
+        return Ok(refused);
+    }
     // Migrations ran when the release was new; running them again on the way back is nobody's wish.
     roll_out(agent, app, &wish, &accepted.release, false, audience, lead).await
 }

@@ -117,7 +117,7 @@ pub fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// What goes back by itself unless it is confirmed.
-fn armed() -> Vec<String> {
+pub(crate) fn armed() -> Vec<String> {
     let mut armed = Vec::new();
     if let Ok(Some(pending)) = firewall::pending::armed(&Local, Local.now()) {
         armed.push(format!(

@@ -70,7 +70,8 @@ pub struct HostArgs {
 /// A bad `host.yml`, an unsupported system, an item that is not there; from elsewhere also a host that refuses.
 pub fn run(command: &HostCommand, globals: &Globals) -> anyhow::Result<ExitCode> {
     if let Some((words, reach)) = elsewhere(command, globals)? {
-        let confirm = matches!(command, HostCommand::Apply(_));
+        // Undoing `ssh` has to be confirmed as doing it has.
+        let confirm = matches!(command, HostCommand::Apply(_) | HostCommand::Rollback { .. });
         return block_on(host_remote::run(&words, reach, globals, confirm)).map(ExitCode::from);
     }
     match command {
@@ -234,6 +235,9 @@ fn roll_back(name: &str, args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
     let done = rollback(&Local, &item)?;
     for line in &done.changes {
         ui::note(line);
+    }
+    for line in bootstrap::armed() {
+        ui::warn(&line);
     }
     if !done.left.is_empty() {
         ui::warn(&format!(

@@ -69,21 +69,36 @@ fn socket() -> Item {
         level: Level::Must,
         title: "Docker's files and socket are root's and the group's",
         reason: "whoever writes to the socket is root",
-        references: &["M22", "D3.1", "D3.15", "D3.17"],
+        // Certificates of an API on the network (D3.9 to D3.14) and Red Hat's files (D3.21, D3.22) are on no host of ours.
+        references: &[
+            "M22", "D3.1", "D3.2", "D3.3", "D3.4", "D3.5", "D3.6", "D3.7", "D3.8", "D3.15", "D3.16", "D3.17",
+            "D3.18", "D3.19", "D3.20", "D3.23", "D3.24",
+        ],
         rollback: "none needed: these are Docker's own modes",
-        wants: vec![Want::Rights {
-            paths: vec![
-                ("/run/docker.sock", 0o660),
-                ("/etc/docker", 0o755),
-                ("/etc/docker/daemon.json", 0o644),
-                ("/lib/systemd/system/docker.service", 0o644),
-                ("/lib/systemd/system/docker.socket", 0o644),
-                ("/etc/default/docker", 0o644),
-                ("/run/containerd/containerd.sock", 0o660),
-            ],
-        }],
+        wants: vec![
+            Want::Rights {
+                paths: FILES.to_vec(),
+            },
+            Want::Owned {
+                paths: FILES.iter().map(|(path, _)| *path).collect(),
+            },
+        ],
     }
 }
+
+/// Docker's files and sockets, and the widest mode of each.
+const FILES: [(&str, u32); 10] = [
+    ("/run/docker.sock", 0o660),
+    ("/etc/docker", 0o755),
+    ("/etc/docker/certs.d", 0o755),
+    ("/etc/docker/daemon.json", 0o644),
+    ("/lib/systemd/system/docker.service", 0o644),
+    ("/lib/systemd/system/docker.socket", 0o644),
+    ("/etc/default/docker", 0o644),
+    ("/etc/containerd", 0o755),
+    ("/etc/containerd/config.toml", 0o644),
+    ("/run/containerd/containerd.sock", 0o660),
+];
 
 /// Whether an item of the list is switched on.
 fn on(options: &Options, id: &str) -> bool {

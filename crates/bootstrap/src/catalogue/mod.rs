@@ -53,7 +53,21 @@ fn is_on(options: &Options, facts: &Facts, id: &str) -> bool {
 
 /// Every item, those that are switched off included. Pure.
 pub fn every(options: &Options, facts: &Facts) -> Vec<Item> {
-    let mut items = vec![system::packages(facts), system::state(), system::accounts()];
+    let hardening = hardening::items(options, facts);
+    // Installed in one go: each run of apt costs a small host seconds.
+    let packages = hardening.iter().filter(|item| item.is_on(options));
+    let packages = packages
+        .flat_map(|item| &item.wants)
+        .filter_map(|want| match want {
+            Want::Packages { names } => Some(names),
+            _ => None,
+        });
+    let packages = packages.flatten().cloned().collect();
+    let mut items = vec![
+        system::packages(facts, packages),
+        system::state(),
+        system::accounts(),
+    ];
     items.extend(system::host_yml(options));
     items.push(access::deploy_user(options));
     items.push(access::keys(options));
@@ -61,7 +75,7 @@ pub fn every(options: &Options, facts: &Facts) -> Vec<Item> {
     items.push(system::journald(options, facts));
     items.push(system::logrotate());
     items.extend(docker::items(options, facts));
-    items.extend(hardening::items(options, facts));
+    items.extend(hardening);
     items.extend(services::binary(options));
     items.extend(firewall::items(options, facts));
     items.extend(access::ssh(options, facts));

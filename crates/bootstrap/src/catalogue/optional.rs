@@ -84,15 +84,76 @@ fn ship_logs(url: &str) -> Item {
 }
 
 fn auditd() -> Item {
-    const RULES: &str = "-w /usr/bin/dockerd -p x -k docker\n-w /var/lib/docker -p wa -k docker\n-w /etc/docker -p wa -k docker\n\
-                         -w /etc/sudoers -p wa -k sudo\n-w /etc/sudoers.d -p wa -k sudo\n-w /etc/ssh -p wa -k ssh\n\
-                         -w /etc/appliance -p wa -k appliance\n-w /var/lib/appliance/keys.json -p wa -k appliance\n";
+    // Of each watched file the directory above it is on every host, or the rules behind it would not be loaded.
+    let watched = [
+        (
+            "x",
+            "docker",
+            &[
+                "/usr/bin/dockerd",
+                "/usr/bin/containerd",
+                "/usr/bin/containerd-shim",
+                "/usr/bin/containerd-shim-runc-v1",
+                "/usr/bin/containerd-shim-runc-v2",
+                "/usr/bin/runc",
+                "/usr/sbin/runc",
+            ][..],
+        ),
+        (
+            "wa",
+            "docker",
+            &[
+                "/var/lib/docker",
+                "/etc/docker",
+                "/etc/default/docker",
+                "/etc/containerd",
+                "/run/containerd",
+                "/run/docker.sock",
+                "/usr/lib/systemd/system/docker.service",
+                "/usr/lib/systemd/system/docker.socket",
+            ],
+        ),
+        ("wa", "sudo", &["/etc/sudoers", "/etc/sudoers.d"]),
+        ("wa", "ssh", &["/etc/ssh"]),
+        (
+            "wa",
+            "appliance",
+            &["/etc/appliance", "/var/lib/appliance/keys.json"],
+        ),
+    ];
+    let rules: String = watched
+        .iter()
+        .flat_map(|(access, key, paths)| {
+            paths
+                .iter()
+                .map(move |path| format!("-w {path} -p {access} -k {key}\n"))
+        })
+        .collect();
     item(
         "auditd",
         Level::Optional,
         "Who touched the files that matter",
         "the kernel's own record of changes to Docker's, sudo's, sshd's and our files; it rotates and never stops the host",
-        &["S08", "U6.2", "D1.1.3", "D1.1.18", "L ACCT-9628"],
+        &[
+            "S08",
+            "U6.2",
+            "D1.1.3",
+            "D1.1.4",
+            "D1.1.5",
+            "D1.1.6",
+            "D1.1.7",
+            "D1.1.8",
+            "D1.1.9",
+            "D1.1.10",
+            "D1.1.11",
+            "D1.1.12",
+            "D1.1.14",
+            "D1.1.15",
+            "D1.1.16",
+            "D1.1.17",
+            "D1.1.18",
+            "L ACCT-9628",
+        ],
         "apt-get remove auditd; rm /etc/audit/rules.d/50-appliance.rules",
         vec![
             Want::Packages {
@@ -102,7 +163,7 @@ fn auditd() -> Item {
                 files: vec![
                     FileWant::ours(
                         "/etc/audit/rules.d/50-appliance.rules",
-                        format!("{MANAGED}{RULES}"),
+                        format!("{MANAGED}{rules}"),
                     )
                     .mode(0o640),
                 ],
@@ -122,7 +183,7 @@ fn package_files(options: &Options) -> Item {
         "debsums",
         Level::Should,
         "Package files are compared with what was shipped",
-        "once a week, what was altered after installation is told; it costs nothing in between",
+        "once a week, what was altered after its installation is told (journalctl -t debsums); it costs nothing in between",
         &["O02", "L PKGS-7370", "L PKGS-7394"],
         "apt-get remove debsums apt-show-versions",
         vec![

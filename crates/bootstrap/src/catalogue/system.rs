@@ -1,5 +1,7 @@
 //! Packages, directories, accounts, logs.
 
+use std::collections::BTreeSet;
+
 use super::{GROUP, MANAGED, PROXY_USER};
 use crate::facts::Facts;
 use crate::host::Owner;
@@ -7,7 +9,8 @@ use crate::item::{Item, Level};
 use crate::options::Options;
 use crate::want::{Check, Content, FileWant, Handler, Want};
 
-pub(super) fn packages(facts: &Facts) -> Item {
+/// `more`: what later items need.
+pub(super) fn packages(facts: &Facts, more: BTreeSet<String>) -> Item {
     let mut names = vec!["ca-certificates", "iproute2", "logrotate", "nftables", "procps"];
     if facts.apparmor {
         names.push("apparmor");
@@ -20,7 +23,7 @@ pub(super) fn packages(facts: &Facts) -> Item {
         references: &["U4.2", "U6.1.3.8"],
         rollback: "apt-get remove what the run installed",
         wants: vec![Want::Packages {
-            names: names.into_iter().map(str::to_owned).collect(),
+            names: names.into_iter().map(str::to_owned).chain(more).collect(),
         }],
     }
 }

@@ -20,7 +20,7 @@ const WINDOW: u64 = 600;
 const FIRST: u64 = 3_600;
 /// Seconds of the longest ban.
 const LONGEST: u64 = 7 * 86_400;
-/// Sources counted at the same time; the oldest are forgotten first.
+/// Sources counted, and sources kept out, at the same time; the oldest are forgotten first.
 const SOURCES: usize = 8_192;
 
 /// Who keeps failing, and who is out.
@@ -81,6 +81,12 @@ impl Bans {
 
     fn ban(&mut self, source: IpAddr, now: u64, seconds: u64, times: u32) {
         self.bans.retain(|_, ban| ban.until + LONGEST > now);
+        if self.bans.len() >= SOURCES && !self.bans.contains_key(&source) {
+            let soonest = self.bans.iter().min_by_key(|(_, ban)| ban.until);
+            soonest
+                .map(|(source, _)| *source)
+                .and_then(|source| self.bans.remove(&source));
+        }
         self.bans.insert(
             source,
             Ban {
@@ -222,6 +228,14 @@ mod tests {
             );
         }
         assert!(bans.failures.len() <= SOURCES);
+        for number in 0..8_500_u32 {
+            bans.add(
+                IpAddr::from((0x0b00_0000 + number).to_be_bytes()),
+                0,
+                60 + u64::from(number),
+            );
+        }
+        assert_eq!(bans.active(0).count(), SOURCES, "the kernel's sets hold them all");
     }
 
     #[test]

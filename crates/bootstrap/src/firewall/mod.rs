@@ -154,8 +154,14 @@ pub(crate) fn load_file(host: &dyn Host, path: &str, now: u64) -> Result<Loaded,
         .map_err(FirewallError::Load)?
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default();
-    script.extend(bans.script(now).into_bytes());
     must(host, &Command::new(["nft", "-f", "-"]).stdin(script)).map_err(FirewallError::Load)?;
+    // In a transaction of their own: a ban that the kernel does not take must not cost the table.
+    let bans = bans.script(now);
+    if !bans.is_empty() {
+        let _the_table_holds_without = host
+            .run(&Command::new(["nft", "-f", "-"]).stdin(bans))
+            .map_err(FirewallError::Load)?;
+    }
     let kernel = kernel_fingerprint(host)?.unwrap_or_default();
     let loaded = Loaded {
         confirmed: digest::hex(&text),

@@ -49,29 +49,24 @@ pub fn armed(host: &dyn Host, now: u64) -> Result<Option<Armed>, FirewallError> 
         .filter(|armed| armed.until > now))
 }
 
-/// Addresses that are connected to one of sshd's ports at this moment.
+/// Addresses from which somebody is logged in through one of sshd's ports at this moment.
 ///
 /// # Errors
 /// When `ss` cannot be asked.
 pub fn connected(host: &dyn Host, rules: &Rules) -> Result<Vec<IpAddr>, FirewallError> {
     let mut found = Vec::new();
     for port in &rules.ssh_ports {
-        let filter = format!("sport = :{port}");
-        let text = must(
-            host,
-            &Command::new(["ss", "-Htn", "state", "established", &filter]),
-        )
-        .map_err(FirewallError::Load)?;
-        found.extend(text.lines().filter_map(peer));
+        let peers = crate::sshd::peers(host, *port).map_err(FirewallError::Load)?;
+        found.extend(peers.iter().filter_map(|peer| address(peer)));
     }
     found.sort_unstable();
     found.dedup();
     Ok(found)
 }
 
-/// `0 0 192.0.2.1:22 203.0.113.9:51000`
-fn peer(line: &str) -> Option<IpAddr> {
-    let (address, _) = line.split_whitespace().nth(3)?.rsplit_once(':')?;
+/// Of `203.0.113.9:51000` or `[2001:db8::9%eth0]:51000`; nothing of the host's own.
+fn address(peer: &str) -> Option<IpAddr> {
+    let (address, _) = peer.rsplit_once(':')?;
     let address = address.trim_matches(['[', ']']);
     let address: IpAddr = address.split('%').next()?.parse().ok()?;
     Some(address.to_canonical()).filter(|address| !address.is_loopback())
@@ -190,27 +185,22 @@ pub fn disarm(host: &dyn Host) -> Result<(), FirewallError> {
 
 #[cfg(test)]
 mod tests {
-    use super::peer;
+    use super::address;
 
     #[test]
-    fn peers_are_read_from_ss_whatever_their_family() {
-        for (line, expect) in [
-            (
-                "0      0      192.0.2.1:22    203.0.113.9:51000",
-                Some("203.0.113.9"),
-            ),
-            ("0 0 [2001:db8::1]:22 [2001:db8::9]:51000", Some("2001:db8::9")),
-            (
-                "0 0 [::ffff:192.0.2.1]:22 [::ffff:203.0.113.9]:5",
-                Some("203.0.113.9"),
-            ),
-            ("0 0 127.0.0.1:22 127.0.0.1:5", None),
+    fn addresses_are_read_from_ss_whatever_their_family() {
+        for (peer, expect) in [
+            ("203.0.113.9:51000", Some("203.0.113.9")),
+            ("[2001:db8::9]:51000", Some("2001:db8::9")),
+            ("[::ffff:203.0.113.9]:5", Some("203.0.113.9")),
+            ("[fe80::9%eth0]:5", Some("fe80::9")),
+            ("127.0.0.1:5", None),
             ("", None),
         ] {
             assert_eq!(
-                peer(line),
+                address(peer),
                 expect.map(|text| text.parse().expect("address")),
-                "{line}"
+                "{peer}"
             );
         }
     }

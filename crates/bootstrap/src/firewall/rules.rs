@@ -239,13 +239,14 @@ impl Rules {
         text
     }
 
+    /// On Google's and Oracle's clouds the same address answers for names and time, which containers need.
     fn metadata(&self) -> String {
         if !self.block_metadata {
             return String::new();
         }
         let rule = |family: &str, addresses: &str| {
             format!(
-                "    iifname != @outside_if meta iifkind \"bridge\" {family} daddr {{ {addresses} }} counter name c_metadata reject with icmpx type admin-prohibited\n"
+                "    iifname != @outside_if meta iifkind \"bridge\" {family} daddr {{ {addresses} }} meta l4proto {{ tcp, udp }} th dport != {{ 53, 123 }} counter name c_metadata reject with icmpx type admin-prohibited\n"
             )
         };
         rule("ip", METADATA4) + &rule("ip6", METADATA6)

@@ -52,17 +52,8 @@ fn connections(host: &dyn Host) -> Result<BTreeSet<String>, HostError> {
     let ports = super::observe(host)?.map(|sshd| sshd.ports).unwrap_or_default();
     let mut found = BTreeSet::new();
     for port in ports {
-        let filter = format!("sport = :{port}");
-        let text = must(
-            host,
-            &Command::new(["ss", "-Htn", "state", "established", &filter]),
-        )?;
-        found.extend(
-            text.lines()
-                .filter_map(|line| line.split_whitespace().nth(3))
-                .filter(|peer| !is_loopback(peer))
-                .map(str::to_owned),
-        );
+        let peers = super::peers(host, port)?;
+        found.extend(peers.into_iter().filter(|peer| !is_loopback(peer)));
     }
     Ok(found)
 }
@@ -89,15 +80,22 @@ pub fn is_armed(host: &dyn Host) -> Result<bool, HostError> {
 
 /// Before the drop-in changes: if somebody is connected, the old one comes back unless the change is confirmed.
 ///
-/// The first drop-in is not armed: what it turns off (passwords) has been checked against the keys that are there,
-/// and to go back would mean to open the host.
+/// Of the first drop-in only what names a port or who may log in at all goes back: the rest has been checked against
+/// the keys that are there, and to go back would mean to open the host.
 /// A second change before the first is confirmed goes back to where the first one came from.
 ///
 /// # Errors
 /// When the timer cannot be armed.
-pub fn arm(host: &dyn Host) -> Result<(), HostError> {
-    let Some(drop_in) = host.read(DROP_IN.as_ref())? else {
-        return Ok(());
+pub fn arm(host: &dyn Host, new: &str) -> Result<(), HostError> {
+    let drop_in = match host.read(DROP_IN.as_ref())? {
+        Some(drop_in) => drop_in,
+        None => {
+            let harmless = without_doors(new);
+            if harmless == new {
+                return Ok(());
+            }
+            harmless.into_bytes()
+        }
     };
     let connections = connections(host)?;
     let former = read(host)?;
@@ -129,6 +127,14 @@ pub fn arm(host: &dyn Host) -> Result<(), HostError> {
         "revert-ssh",
     ];
     must(host, &Command::new(run)).map(drop)
+}
+
+/// Settings without those that close a door for good: the port, whose names may be used, root not at all.
+fn without_doors(text: &str) -> String {
+    text.lines()
+        .filter(|line| !line.starts_with("Port ") && !line.starts_with("AllowUsers "))
+        .map(|line| line.replace("PermitRootLogin no", "PermitRootLogin prohibit-password") + "\n")
+        .collect()
 }
 
 /// What the timer runs: the drop-in as it was before. `false` if nothing was pending.
@@ -180,7 +186,7 @@ mod tests {
         let host = Memory::bare("debian", "13");
         host.put(DROP_IN, "MaxAuthTries 4\n");
         *host.sockets.borrow_mut() = OLD.to_owned();
-        arm(&host).expect("arms");
+        arm(&host, "MaxAuthTries 3\n").expect("arms");
         host.put(DROP_IN, "MaxAuthTries 3\n");
         host
     }
@@ -206,7 +212,7 @@ mod tests {
     fn what_nobody_confirms_goes_back_to_what_was_confirmed_last() {
         let host = changed();
         // A second change on top of the first.
-        arm(&host).expect("arms again");
+        arm(&host, "MaxAuthTries 2\n").expect("arms again");
         host.put(DROP_IN, "MaxAuthTries 2\n");
         assert!(revert(&host, true).expect("reverts"));
         assert_eq!(host.text(DROP_IN).as_deref(), Some("MaxAuthTries 4\n"));
@@ -214,14 +220,43 @@ mod tests {
     }
 
     #[test]
+    fn a_stranger_who_has_not_logged_in_confirms_nothing() {
+        let host = changed();
+        host.put("/proc/71/cmdline", "sshd-session: unknown [net]\0");
+        host.put("/proc/72/cmdline", "sshd-session: root@pts/0\0");
+        let line = |pid: u32| {
+            format!("{OLD}0 0 192.0.2.1:22 198.51.100.7:4000 users:((\"sshd-session\",pid={pid},fd=4))\n")
+        };
+        *host.sockets.borrow_mut() = line(71);
+        assert!(matches!(confirm(&host), Err(PendingError::NoNewConnection)));
+        *host.sockets.borrow_mut() = line(72);
+        assert!(confirm(&host).expect("confirms"));
+    }
+
+    #[test]
+    fn the_first_settings_go_back_as_far_as_they_close_a_door() {
+        let host = Memory::bare("debian", "13");
+        *host.sockets.borrow_mut() = OLD.to_owned();
+        let new = "PermitRootLogin no\nMaxAuthTries 6\nPort 2222\nAllowUsers ann deploy\n";
+        arm(&host, new).expect("arms");
+        host.put(DROP_IN, new);
+        assert!(is_armed(&host).expect("looks"));
+        assert!(revert(&host, true).expect("reverts"));
+        assert_eq!(
+            host.text(DROP_IN).as_deref(),
+            Some("PermitRootLogin prohibit-password\nMaxAuthTries 6\n")
+        );
+    }
+
+    #[test]
     fn without_anybody_connected_or_anything_to_go_back_to_nothing_is_armed() {
         let host = Memory::bare("debian", "13");
         *host.sockets.borrow_mut() = OLD.to_owned();
-        arm(&host).expect("the first settings");
+        arm(&host, "MaxAuthTries 6\n").expect("the first settings");
         assert!(!is_armed(&host).expect("looks"));
         host.put(DROP_IN, "x\n");
         host.sockets.borrow_mut().clear();
-        arm(&host).expect("nobody there");
+        arm(&host, "y\n").expect("nobody there");
         assert!(!is_armed(&host).expect("looks"));
     }
 }

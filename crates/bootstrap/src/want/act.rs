@@ -104,7 +104,7 @@ impl Want {
                 // The candidate is read first, as the drop-in will be; then everything that is there now.
                 let whole = format!("{text}Include {}\n", sshd::CONFIG);
                 check(host, sshd::DROP_IN, &["sshd", "-t", "-f", "{}"], whole.as_bytes())?;
-                sshd::pending::arm(host)?;
+                sshd::pending::arm(host, &text)?;
                 host.write(Path::new(sshd::DROP_IN), text.as_bytes(), 0o644, &Owner::root())?;
             }
             (Want::Sysctl { path, settings }, _) => {
@@ -119,6 +119,11 @@ impl Want {
                         let mode = format!("{:o}", mode & widest);
                         must(host, &Command::new(["chmod", &mode, path]))?;
                     }
+                }
+            }
+            (Want::Owned { .. }, Seen::Owned(found)) => {
+                for (path, _) in found {
+                    must(host, &Command::new(["chown", "root", path]))?;
                 }
             }
             (Want::Gone { .. }, Seen::Gone(found)) => {

@@ -145,6 +145,13 @@ impl Want {
                         .map(|(path, mode, widest)| format!("{path}: {mode:04o} → {:04o}", mode & widest)),
                 );
             }
+            (Want::Owned { .. }, Seen::Owned(found)) => {
+                changes.extend(
+                    found
+                        .iter()
+                        .map(|(path, owner)| format!("{path}: owner {owner} → root")),
+                );
+            }
             (Want::Gone { .. }, Seen::Gone(found)) => {
                 if !found.is_empty() {
                     changes.push(format!("remove {}", found.join(" ")));

@@ -101,6 +101,18 @@ impl Want {
                 }
                 Seen::Rights(seen)
             }
+            Want::Owned { paths } => {
+                let mut seen = Vec::new();
+                for path in paths {
+                    if let Some(entry) = host.entry(Path::new(path))?
+                        && entry.kind != Kind::Symlink
+                        && entry.owner.user != "root"
+                    {
+                        seen.push(((*path).to_owned(), entry.owner.user));
+                    }
+                }
+                Seen::Owned(seen)
+            }
             Want::Gone { packages: names } => match packages(host, names)? {
                 Seen::Packages { missing, .. } => Seen::Gone(
                     names

@@ -97,6 +97,11 @@ pub enum Want {
         /// Path and widest mode.
         paths: Vec<(&'static str, u32)>,
     },
+    /// Paths belong to root; what is not there is fine.
+    Owned {
+        /// Which.
+        paths: Vec<&'static str>,
+    },
     /// Packages are not installed.
     Gone {
         /// Their names.
@@ -196,6 +201,8 @@ pub enum Seen {
     },
     /// For [`Want::Rights`]: path, mode, and the mode it may have at most.
     Rights(Vec<(String, u32, u32)>),
+    /// For [`Want::Owned`]: those that are somebody else's, and whose.
+    Owned(Vec<(String, String)>),
     /// For [`Want::Gone`]: those that are there.
     Gone(Vec<String>),
     /// For [`Want::Swap`], [`Want::Timezone`], [`Want::Mount`], [`Want::Made`] and [`Want::Locked`]:
@@ -292,6 +299,9 @@ impl Want {
             Want::Sysctl { path, .. } => format!("kernel settings {}", path.display()),
             Want::Rights { paths } => {
                 format!("rights of {}", paths.first().map_or("nothing", |(path, _)| path))
+            }
+            Want::Owned { paths } => {
+                format!("owner of {}", paths.first().map_or("nothing", |path| path))
             }
             Want::Gone { packages } => format!("absence of {}", packages.join(" ")),
             Want::Swap { .. } => "swap".to_owned(),

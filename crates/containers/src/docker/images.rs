@@ -1,6 +1,5 @@
 //! Verbs about images.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,8 +7,7 @@ use std::time::Duration;
 use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
 use bollard::query_parameters::{
-    CreateImageOptions, ImportImageOptions, ListImagesOptions, PruneImagesOptions, RemoveImageOptions,
-    TagImageOptions,
+    CreateImageOptions, ImportImageOptions, ListImagesOptions, RemoveImageOptions, TagImageOptions,
 };
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
@@ -207,25 +205,6 @@ impl Docker {
             loaded.extend(text.lines().filter_map(loaded_name));
         }
         Ok(loaded)
-    }
-
-    pub(super) async fn prune_dangling(&self, labels: &[String]) -> Result<u64, EngineError> {
-        const DOING: &str = "pruning images";
-        let client = self.client(DOING).await?.with_timeout(LONG);
-        let mut filters = HashMap::from([("dangling".to_owned(), vec!["true".to_owned()])]);
-        if !labels.is_empty() {
-            filters.insert("label".to_owned(), labels.to_vec());
-        }
-        let pruned = client
-            .prune_images(Some(PruneImagesOptions {
-                filters: Some(filters),
-            }))
-            .await
-            .map_err(|error| self.failure(DOING, error))?;
-        Ok(pruned
-            .space_reclaimed
-            .and_then(|bytes| u64::try_from(bytes).ok())
-            .unwrap_or_default())
     }
 }
 

@@ -192,10 +192,6 @@ impl Engine for Docker {
         self.load_archive(archive).boxed()
     }
 
-    fn prune_images<'a>(&'a self, labels: &'a [String]) -> Answer<'a, u64> {
-        self.prune_dangling(labels).boxed()
-    }
-
     fn create<'a>(&'a self, spec: &'a ContainerSpec) -> Answer<'a, ContainerId> {
         self.create_container(spec).boxed()
     }
