@@ -11,6 +11,10 @@ const INTERRUPTED: i32 = 130;
 ///
 /// # Errors
 /// When the system refuses to hand signals over.
+#[expect(
+    clippy::exit,
+    reason = "this is what Ctrl-C does where nobody listens; the default cannot be had back once a signal was asked for"
+)]
 pub fn interrupts() -> anyhow::Result<mpsc::Receiver<()>> {
     let mut signals = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     let (sender, receiver) = mpsc::channel(4);
