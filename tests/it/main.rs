@@ -36,3 +36,4 @@ mod updates;
 mod uploads;
 mod vagrant;
 mod verbs;
+mod ways_back;

@@ -26,7 +26,7 @@ pub struct Order {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
-    /// Check the stored release once more: its digest, its signature, that the old deployment is the one expected, and that the disk has room.
+    /// Look once more at what was accepted: that the release has its roles, that the stored image is whole, and that the disk has room for it.
     Verify,
     /// Have this image in the engine.
     Pull {

@@ -209,10 +209,7 @@ impl Effects {
             self.role(&instance)?;
         }
         for part in self.fresh()? {
-            let image = &part.accepted.release.image;
-            if image.registry.is_none() {
-                self.agent.images.intact(image).await?;
-            }
+            self.agent.images.obtainable(&part.accepted.release.image).await?;
         }
         Ok(())
     }

@@ -190,21 +190,27 @@ impl Images {
             Err(StoreError::ManifestUnknown { .. } | StoreError::BlobUnknown { .. }) => Ok(false),
             Err(StoreError::DigestMismatch { .. }) => {
                 tracing::error!("the manifest {} is damaged on the disk", image.digest);
-                self.store.drop_damaged_manifest(&image.digest)?;
+                self.store.drop_if_damaged(&image.digest)?;
                 Ok(false)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Whether the store's copy of an image is as it was sent, as far as Docker still has to read it.
+    /// Whether Docker has an image or can have it: the store's copy is as it was sent, and the disk has room.
     ///
     /// What is damaged is thrown away, so that it is sent again by the next push.
     ///
     /// # Errors
-    /// When it is damaged, or the store fails.
-    pub async fn intact(&self, image: &Image) -> Result<(), ImagesError> {
+    /// When it is damaged, the disk is full, or the store fails.
+    pub async fn obtainable(&self, image: &Image) -> Result<(), ImagesError> {
         let needed = self.in_docker(image).await?.is_none();
+        if needed {
+            self.store.room()?.check(1)?;
+        }
+        if image.registry.is_some() {
+            return Ok(());
+        }
         match self.damaged(image, false).await? {
             Some(error) if needed => Err(error),
             Some(error) => {

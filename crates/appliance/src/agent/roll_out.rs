@@ -161,12 +161,12 @@ pub async fn rollback(
             });
         }
     };
-    let exactly = |deployment: &&Deployment| deployment.release == number;
-    let roles = match to {
-        // The very roles that ran before, or run now.
-        None => state.numbers.previous.as_ref().filter(exactly).map(stands_for),
-        Some(_) => state.numbers.current.as_ref().filter(exactly).map(stands_for),
-    };
+    // The very roles that run now, or ran before; else what the release stood beside when it came.
+    let known = state.numbers.current.iter().chain(&state.numbers.previous);
+    let roles = known
+        .filter(|deployment| deployment.release == number)
+        .map(stands_for)
+        .next();
     let roles = match roles {
         Some(roles) => roles,
         None => agent.apps.composition(app, &state, number)?,

@@ -150,6 +150,28 @@ fn every_command_line_of_kamal_is_understood() {
         server exec -i bash
         server exec --raw 'cat /etc/hostname'
         server bootstrap
+        server exec --interactive bash
+        deploy --lock-wait --lock-wait-timeout 60 --lock-wait-interval 5
+        deploy --skip-hooks --primary --destination staging --config-file config/other.yml
+        deploy --verbose
+        deploy --quiet
+        redeploy --no-cache
+        setup --skip-push
+        app boot -r web -h web1
+        app exec -r 'w*' --env A:1 --interactive bash
+        app logs --lines 20 --roles web --hosts 'web{1,2}'
+        app maintenance -r web
+        accessory exec mysql --interactive --reuse bash
+        accessory logs mysql --since 5m --lines 10 --grep error --follow --skip-timestamps
+        accessory remove mysql --confirmed
+        accessory reboot mysql
+        accessory details mysql
+        proxy boot_config set --repository r --image-version v --docker-options label=a
+        proxy logs --since 5m --lines 5 --grep error --follow --skip-timestamps
+        proxy reboot --confirmed
+        registry logout -L -R
+        secrets fetch -a 1password A
+        rollback 1234 -r web
     ";
     let mut refused = Vec::new();
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {

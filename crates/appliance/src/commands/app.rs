@@ -138,6 +138,15 @@ async fn containers(args: &AppArgs, globals: &Globals, action: ContainersAction)
 /// # Errors
 /// When it was not confirmed, or a host cannot be reached or refuses.
 pub async fn remove(args: &RemoveArgs, globals: &Globals) -> anyhow::Result<()> {
+    // What was meant to lose one role must not lose all of them.
+    if !globals.roles.is_empty() {
+        return Err(failure(
+            Kind::Config,
+            "an app is removed from a server as a whole, so -r would take more than it names",
+        )
+        .hint("appliance app stop -r ROLE stops a role; one that is not in the configuration any more goes with the next push")
+        .into());
+    }
     let targets = Targets::find(&args.args, globals).await?;
     let service = targets.app.split('@').next().unwrap_or(&targets.app);
     let hosts: Vec<&str> = targets.hosts.iter().map(|host| host.name.as_str()).collect();

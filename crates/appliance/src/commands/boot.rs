@@ -19,8 +19,13 @@ pub async fn run(args: &AppArgs, globals: &Globals) -> anyhow::Result<()> {
     // Hooks are the project's: where there is none, or hosts are named by hand, there is nothing to run.
     let configured = args.reach.on.is_empty() && globals.directory()?.join(&globals.config_file).exists();
     let project = configured.then(|| Project::open(globals)).transpose()?;
-    let hook = |name: &str, host: &str| match &project {
-        Some(project) => Hooks::new(project, globals, &[host.to_owned()]).run(name),
+    let hook = |name: &str, host: &str, version: &str| match &project {
+        Some(project) => {
+            let mut hooks = Hooks::new(project, globals, &[host.to_owned()]);
+            hooks.about(version);
+            hooks.locked();
+            hooks.run(name)
+        }
         None => Ok(()),
     };
     for host in &targets.hosts {
@@ -53,7 +58,9 @@ pub async fn run(args: &AppArgs, globals: &Globals) -> anyhow::Result<()> {
         };
         let mut subject = targets.subject(host)?;
         subject.expects = Expectation::Release(current.map(|current| current.number));
-        hook("pre-app-boot", &host.name)?;
+        let version = other.or(current.map(|current| &current.version));
+        let version = version.cloned().unwrap_or_default();
+        hook("pre-app-boot", &host.name, &version)?;
         let step = ui::step(&format!("{}: boot", host.name));
         match targets.change_as(host, subject, verb).await {
             Ok(End::Done { message, .. }) => step.done(&message),
@@ -63,7 +70,7 @@ pub async fn run(args: &AppArgs, globals: &Globals) -> anyhow::Result<()> {
                 return Err(error);
             }
         }
-        hook("post-app-boot", &host.name)?;
+        hook("post-app-boot", &host.name, &version)?;
     }
     Ok(())
 }

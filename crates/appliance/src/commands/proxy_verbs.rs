@@ -184,9 +184,11 @@ async fn reboot(args: &RebootArgs, globals: &Globals) -> anyhow::Result<()> {
     let configured = globals.directory()?.join(&globals.config_file).exists();
     let project = configured.then(|| Project::open(globals)).transpose()?;
     let names: Vec<String> = links.iter().map(|(name, _)| name.clone()).collect();
-    let hooks = project
-        .as_ref()
-        .map(|project| Hooks::new(project, globals, &names));
+    let hooks = project.as_ref().map(|project| {
+        let mut hooks = Hooks::new(project, globals, &names);
+        hooks.locked();
+        hooks
+    });
     let hook = async |name: &str, hosts: &[String]| match &hooks {
         Some(hooks) => hooks.run_for(name, hosts).await,
         None => Ok(()),

@@ -109,12 +109,16 @@ impl<'a> Hooks<'a> {
         self.conclude(hook, call.step, output.with_context(|| call.complaint))
     }
 
-    /// Runs `post-deploy`, which learns how long it took.
+    /// Runs `post-deploy`, which learns how long it took; the app is not held any more, as in Kamal.
     ///
     /// # Errors
     /// As [`Hooks::run`].
     pub fn run_after(&self, hook: &str, runtime: Duration) -> anyhow::Result<()> {
-        self.run_with(hook, &[("KAMAL_RUNTIME", runtime.as_secs().to_string())])
+        let more = [
+            ("KAMAL_RUNTIME", runtime.as_secs().to_string()),
+            ("KAMAL_LOCK", "false".to_owned()),
+        ];
+        self.run_with(hook, &more)
     }
 
     fn run_with(&self, hook: &str, more: &[(&str, String)]) -> anyhow::Result<()> {

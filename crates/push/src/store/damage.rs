@@ -34,11 +34,11 @@ impl Store {
         Ok(damaged)
     }
 
-    /// Throws a manifest away whose bytes are not those of its digest; whether it was one.
+    /// Throws a blob away whose bytes are not those of its digest; whether it was one.
     ///
     /// # Errors
     /// When the file system fails.
-    pub fn drop_damaged_manifest(&self, digest: &Digest) -> Result<bool, StoreError> {
+    pub fn drop_if_damaged(&self, digest: &Digest) -> Result<bool, StoreError> {
         if self.blob_size(digest)?.is_none() || self.is_genuine(digest)? {
             return Ok(false);
         }

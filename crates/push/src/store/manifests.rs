@@ -228,6 +228,12 @@ impl Store {
                         });
                     }
                     Some(found) if found != named.size => {
+                        // Either the manifest is wrong, or the disk: then it has to be sent again.
+                        if self.drop_if_damaged(&named.digest)? {
+                            return Err(StoreError::ManifestBlobUnknown {
+                                digest: named.digest.clone(),
+                            });
+                        }
                         return Err(StoreError::SizeMismatch {
                             wanted: named.size,
                             found,

@@ -499,6 +499,15 @@ fn damage_is_found_thrown_away_and_mended_by_the_next_upload() {
         };
         let have = store.have(&query, &[Compression::None]).expect("answered");
         assert!(have.blobs.is_empty(), "it would not be sent again");
+        // A manifest that comes before it is told what is missing, not that it is wrong.
+        std::fs::write(store.blob_path(&upper), b"upp").expect("damaged");
+        let again = serde_json::to_vec(&manifest).expect("JSON");
+        let reference = Reference::Digest(Digest::of(&again));
+        let refused = store.put_manifest(&name, &reference, media_type::OCI_MANIFEST, &again);
+        assert!(
+            matches!(refused, Err(StoreError::ManifestBlobUnknown { .. })),
+            "{refused:?}"
+        );
         // What is not here is told again, and sending it mends the image.
         assert_eq!(
             store.drop_damaged(&manifest, false).expect("looked at"),
