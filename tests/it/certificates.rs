@@ -195,6 +195,53 @@ async fn an_authoritys_certificate_is_there_before_the_switch_and_outlives_the_a
     let answer = site("demo.test")?.get().await?;
     ensure!(answer.status == 200, "{answer:?}");
 
+    // Its key became known: another is shown, and what it said goes for its successor too.
+    let revoked = certificates(&["revoke", "demo.test", "--compromised"]).await?;
+    revoked.expect_code(0)?;
+    let answer = site("demo.test")?.get().await?;
+    ensure!(answer.status == 200, "{answer:?}");
+
+    // A route that was changed behind the agent's back is soon what the release says, and that is on record.
+    let control = |more: &[&'static str]| {
+        let curl = [
+            "curl",
+            "--silent",
+            "--fail",
+            "--unix-socket",
+            "/run/appliance-proxy/control.sock",
+        ];
+        [&curl[..], more].concat()
+    };
+    let services = async || -> anyhow::Result<serde_json::Value> {
+        let listed = world.run(&control(&["http://proxy/v1/services"])).await?;
+        let listed: serde_json::Value = serde_json::from_str(&listed)?;
+        let mut found = listed.as_array().context("a list")?.iter();
+        let ours = found.find(|status| status["service"]["name"] == "demo-web");
+        Ok(ours.context("our service")?["service"].clone())
+    };
+    let before = services().await?;
+    let mut changed = before.clone();
+    changed["response_timeout_ms"] = 1234.into();
+    world
+        .host
+        .copy_in("/tmp/route.json", changed.to_string(), 0o600)
+        .await?;
+    let put = [
+        "--request",
+        "PUT",
+        "--data-binary",
+        "@/tmp/route.json",
+        "http://proxy/v1/services/demo-web",
+    ];
+    world.run(&control(&put)).await?;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
+    while services().await? != before {
+        ensure!(tokio::time::Instant::now() < deadline, "the route stays changed");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let audit = world.run(&["cat", "/var/lib/appliance/audit.log"]).await?;
+    ensure!(audit.contains("it was not as its release says"), "{audit}");
+
     // A customer's own domain, which nobody named: its first visitor is served, a stranger's is not.
     let customer = site("customer.test")?;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
@@ -211,6 +258,11 @@ async fn an_authoritys_certificate_is_there_before_the_switch_and_outlives_the_a
         "no app is there, but a certificate is: {answer:?}"
     );
     ensure!(site("stranger.test")?.get().await.is_err());
+    let listed = certificates(&["list", "--json"]).await?.expect_code(0)?.json()?;
+    ensure!(
+        listed[0]["name"] == "customer.test" && listed[0]["on_demand"] == true,
+        "{listed}"
+    );
 
     // Without the authority a release with the certificate in hand goes through, one with a new host is refused.
     pebble.server = None;
