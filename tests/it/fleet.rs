@@ -21,29 +21,29 @@ const VISITORS: Shape = Shape {
 };
 
 /// Two hosts and the one developer who deploys to both.
-struct Fleet {
-    first: World,
-    second: World,
+pub(crate) struct Fleet {
+    pub(crate) first: World,
+    pub(crate) second: World,
     sites: Vec<Target>,
 }
 
 /// What differs between two pushes.
 #[derive(Clone, Copy, Default)]
-struct Push {
-    version: &'static str,
+pub(crate) struct Push {
+    pub(crate) version: &'static str,
     /// YAML of `x-appliance:` besides the release command.
-    extension: &'static str,
+    pub(crate) extension: &'static str,
     /// The release command in the place of the good one.
-    command: Option<&'static str>,
+    pub(crate) command: Option<&'static str>,
     /// Environment of hosts with the tag `second`.
-    second: &'static str,
+    pub(crate) second: &'static str,
     /// What the worker runs in the place of `sleep infinity`.
-    worker: Option<&'static str>,
+    pub(crate) worker: Option<&'static str>,
     /// The proxy's host name.
-    name: Option<&'static str>,
+    pub(crate) name: Option<&'static str>,
     /// More at the end.
-    more: &'static str,
-    arguments: &'static [&'static str],
+    pub(crate) more: &'static str,
+    pub(crate) arguments: &'static [&'static str],
 }
 
 impl Fleet {
@@ -68,7 +68,7 @@ impl Fleet {
         })
     }
 
-    fn developer(&self) -> &Developer {
+    pub(crate) fn developer(&self) -> &Developer {
         &self.second.developer
     }
 
@@ -128,13 +128,13 @@ impl Fleet {
         Ok(first)
     }
 
-    async fn push(&self, push: Push) -> anyhow::Result<Ran> {
+    pub(crate) async fn push(&self, push: Push) -> anyhow::Result<Ran> {
         self.configure(push, "").await?;
         let arguments = [&["push", "--version", push.version][..], push.arguments].concat();
         self.developer().appliance(arguments).run().await
     }
 
-    async fn configure(&self, push: Push, more: &str) -> anyhow::Result<()> {
+    pub(crate) async fn configure(&self, push: Push, more: &str) -> anyhow::Result<()> {
         self.developer().demo_app(push.version, &self.second, "").await?;
         let (first, second) = (self.first.ip().await?, self.second.ip().await?);
         let arch = if std::env::consts::ARCH == "aarch64" {
@@ -166,7 +166,16 @@ impl Fleet {
         self.developer().write("config/deploy.yml", &yml)
     }
 
-    fn hook(&self, name: &str, script: &str) -> anyhow::Result<()> {
+    /// A configuration of another app on the second host, by its file's name.
+    pub(crate) async fn other_app(&self, name: &str) -> anyhow::Result<String> {
+        let yml = appliance_tests::developer::demo_deploy_yml(&self.second.ip().await?.to_string(), None, "")
+            .replace("service: demo", "service: other")
+            .replace("host: demo.test\n  ssl: true", &format!("host: {name}"));
+        self.developer().write("config/other.yml", &yml)?;
+        Ok("config/other.yml".to_owned())
+    }
+
+    pub(crate) fn hook(&self, name: &str, script: &str) -> anyhow::Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
         let path = format!(".kamal/hooks/{name}");
         self.developer().write(&path, &format!("#!/bin/sh\n{script}\n"))?;
@@ -177,7 +186,7 @@ impl Fleet {
         )?)
     }
 
-    async fn serves(&self, version: &str) -> anyhow::Result<()> {
+    pub(crate) async fn serves(&self, version: &str) -> anyhow::Result<()> {
         for site in &self.sites {
             let answer = site.get().await?;
             ensure!(answer.version() == Some(version), "not {version} but {answer:?}");
@@ -212,7 +221,7 @@ impl Fleet {
     }
 
     /// Prints the states of the last rollout on each host with their times.
-    async fn timeline(&self, what: &str) -> anyhow::Result<()> {
+    pub(crate) async fn timeline(&self, what: &str) -> anyhow::Result<()> {
         for world in self.worlds() {
             let ledger = world.host.read("/var/lib/appliance/apps/demo.json").await?;
             let ledger: Value = serde_json::from_slice(&ledger)?;
@@ -290,6 +299,7 @@ async fn two_hosts_go_together_or_not_at_all() -> anyhow::Result<()> {
         fleet.timeline(version).await?;
     }
     fleet.serves("v3").await?;
+    crate::stages::forced(&fleet).await?;
     for (what, push, said) in failures() {
         let begun = Instant::now();
         let failed = fleet.push(push).await?;

@@ -29,6 +29,7 @@ mod relay;
 mod rollouts;
 mod sandbox;
 mod silence;
+mod stages;
 mod stores;
 mod strict;
 mod trust;
