@@ -7,6 +7,10 @@
 //! | `appliance push` | until the new release serves: upload, rollout and switch |
 //!
 //! Bytes are those that arrive at the server's network interface, SSH included.
+//! Two shapes of a 300 MB image are measured: all of it in one layer, of which one line changes,
+//! and 280 MB of dependencies below 20 MB of source, as Dockerfiles are usually written.
+//! The second is also pushed from an OCI layout, as BuildKit, buildah and CI systems write it:
+//! `docker save` exports the whole image whatever is wanted of it, and its time is shown beside.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -23,10 +27,32 @@ use crate::{cargo, host, prerequisites, say};
 const REGISTRY: &str = "localhost:5055";
 /// The host without an appliance.
 const BARE: &str = "bench-push-bare";
-/// Files of the large layer.
+/// Files of the image, half a megabyte that compresses and half a megabyte that does not.
 const FILES: usize = 300;
 /// Size of each, before the half that compresses well.
 const FILE: usize = 512 << 10;
+
+/// How the image is cut into layers.
+struct Shape {
+    name: &'static str,
+    /// First letter of its tags.
+    letter: char,
+    /// Files in a layer of their own, below the others.
+    below: usize,
+}
+
+const SHAPES: [Shape; 2] = [
+    Shape {
+        name: "one layer of 300 MB",
+        letter: 'b',
+        below: 0,
+    },
+    Shape {
+        name: "20 MB of source above 280 MB",
+        letter: 'c',
+        below: 280,
+    },
+];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
@@ -66,8 +92,10 @@ pub(crate) async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         )
         .await?;
     sandbox.tag(&base, "demo:bench-base").await?;
-    let step = say::step("building two images of 300 MB that differ in one line");
-    images(stage.directory())?;
+    let step = say::step("building images of 300 MB that differ in one line");
+    for shape in &SHAPES {
+        images(stage.directory(), shape)?;
+    }
     step.done("");
     stage.appliance(&["sandbox", "down", "--name", NAME])?.success()?;
     stage
@@ -105,48 +133,83 @@ pub(crate) async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
                 bail!("the bare host gets no Docker: {}", ran.error_text());
             }
         }
-        measure(&stage, &bare, &host).await
+        let mut tables = Vec::new();
+        for shape in &SHAPES {
+            tables.push((shape.name, measure(&stage, &bare, &host, shape).await?));
+        }
+        anyhow::Ok(tables)
     }
     .await;
     for name in [NAME, BARE] {
         sandbox.remove_container(name).await?;
     }
-    for tag in ["demo:b1", "demo:b2", "demo:b3"] {
-        quiet(Command::new("docker").args(["rmi", "--force", tag]));
+    for tag in SHAPES.iter().flat_map(|shape| shape.tags(4)) {
+        quiet(Command::new("docker").args(["rmi", "--force", &tag]));
     }
-    print(&measured?);
+    for (shape, table) in &measured? {
+        print(shape, table);
+    }
     Ok(())
 }
 
-/// `b1`, `b2` (the same again under another name) and `b3` (one line more).
-fn images(directory: &Path) -> anyhow::Result<()> {
-    let context = directory.join("bench");
-    fs_err::create_dir_all(context.join("app"))?;
-    let content = noise(FILES * FILE);
-    for (index, piece) in content.chunks(FILE).enumerate() {
-        let text = "a line that compresses well, as source does\n".repeat(FILE / 44);
-        let bytes = [text.as_bytes(), piece].concat();
-        fs_err::write(context.join(format!("app/{index:03}")), bytes)?;
+impl Shape {
+    /// The image's versions: as built, the same under another name, one line more, another line more.
+    fn tags(&self, count: u8) -> Vec<String> {
+        (1..=count)
+            .map(|number| format!("demo:{}{number}", self.letter))
+            .collect()
     }
+
+    fn changed(&self) -> String {
+        format!("app/{:03}", self.below + (FILES - self.below) / 2)
+    }
+}
+
+/// Versions 1 and 2 (the same under another name), 3 (one line more) and 4 (one more again).
+fn images(directory: &Path, shape: &Shape) -> anyhow::Result<()> {
+    let context = directory.join(format!("bench-{}", shape.letter));
+    for part in ["below", "app"] {
+        fs_err::create_dir_all(context.join(part))?;
+    }
+    // No shape finds the other's chunks on the server.
+    let content = noise(2 * FILES * FILE);
+    let skipped = if shape.below > 0 { FILES } else { 0 };
+    for (index, piece) in content.chunks(FILE).skip(skipped).take(FILES).enumerate() {
+        let line = format!("a line of {} that compresses well, as source does\n", shape.name);
+        let text = line.repeat(FILE / line.len());
+        let part = if index < shape.below { "below" } else { "app" };
+        let bytes = [text.as_bytes(), piece].concat();
+        fs_err::write(context.join(format!("{part}/{index:03}")), bytes)?;
+    }
+    let dependencies = if shape.below > 0 {
+        "COPY below /below\n"
+    } else {
+        ""
+    };
     fs_err::write(
         context.join("Dockerfile"),
-        "FROM demo:bench-base\nCOPY app /app-data\n",
+        format!("FROM demo:bench-base\n{dependencies}COPY app /app-data\n"),
     )?;
     let build = |tag: &str| {
         prerequisites::run(
             Command::new("docker")
                 .args(["build", "--quiet", "-t", tag])
                 .arg(&context)
-                .stdout(Stdio::null()),
+                .stdout(Stdio::null())
+                .stderr(Stdio::null()),
         )
     };
-    build("demo:b1")?;
-    prerequisites::run(Command::new("docker").args(["tag", "demo:b1", "demo:b2"]))?;
-    let changed = context.join("app/150");
-    let mut bytes = fs_err::read(&changed)?;
-    bytes.splice(100_000..100_000, *b"one line of source more\n");
-    fs_err::write(&changed, bytes)?;
-    build("demo:b3")
+    let tags = shape.tags(4);
+    build(&tags[0])?;
+    prerequisites::run(Command::new("docker").args(["tag", &tags[0], &tags[1]]))?;
+    for tag in &tags[2..] {
+        let changed = context.join(shape.changed());
+        let mut bytes = fs_err::read(&changed)?;
+        bytes.splice(100_000..100_000, *b"one line of source more\n");
+        fs_err::write(&changed, bytes)?;
+        build(tag)?;
+    }
+    Ok(())
 }
 
 /// Measures the others on a bare host with Docker, and ourselves on an appliance.
@@ -154,7 +217,10 @@ async fn measure(
     stage: &Stage,
     bare: &Host,
     appliance: &Host,
+    shape: &Shape,
 ) -> anyhow::Result<Vec<(&'static str, Vec<Figure>)>> {
+    let tags = shape.tags(4);
+    let three = &tags[..3];
     let mut table = Vec::new();
     let address = bare.ip().await?.to_string();
     let known = stage.directory().join("known_hosts");
@@ -175,7 +241,7 @@ async fn measure(
     let host = bare;
 
     let mut figures = Vec::new();
-    for tag in ["demo:b1", "demo:b2", "demo:b3"] {
+    for tag in three {
         figures.push(
             figure(host, || {
                 let mut save = Command::new("docker")
@@ -186,7 +252,7 @@ async fn measure(
                 let from = save.stdout.take().context("docker save writes")?;
                 prerequisites::run(ssh(&[], &["docker", "load"]).stdin(from).stdout(Stdio::null()))?;
                 save.wait()?;
-                Ok(())
+                Ok(Instant::now())
             })
             .await?,
         );
@@ -196,7 +262,7 @@ async fn measure(
 
     let registry = Registry::start(stage.directory())?;
     let mut figures = Vec::new();
-    for tag in ["demo:b1", "demo:b2", "demo:b3"] {
+    for tag in three {
         let name = format!("{REGISTRY}/{tag}");
         prerequisites::run(Command::new("docker").args(["tag", tag, &name]))?;
         figures.push(
@@ -209,7 +275,8 @@ async fn measure(
                 let forward = format!("5055:{REGISTRY}");
                 prerequisites::run(
                     ssh(&["-R", &forward], &["docker", "pull", "--quiet", &name]).stdout(Stdio::null()),
-                )
+                )?;
+                Ok(Instant::now())
             })
             .await?,
         );
@@ -218,13 +285,58 @@ async fn measure(
     drop(registry);
     table.push(("docker push, docker pull", figures));
 
+    clean(host).await?;
+
     let mut figures = Vec::new();
-    for version in ["b1", "b2", "b3"] {
+    for tag in three {
+        let version = tag.trim_start_matches("demo:");
         stage.configure(version, "")?;
-        figures.push(figure(appliance, || stage.appliance(&["push"])?.success().map(drop)).await?);
+        figures.push(figure(appliance, || serves(stage, &["push"])).await?);
     }
-    table.push(("appliance push, until it serves", figures));
+    table.push(("appliance push", figures));
+
+    let layout = format!(
+        "oci:{}:{}",
+        stage.directory().join("layout").display(),
+        shape.letter
+    );
+    for tag in &tags[2..] {
+        // The layout has the layers as a builder leaves them: those of the version before are there already.
+        let from = format!("docker-daemon:{tag}");
+        prerequisites::run(
+            Command::new("skopeo")
+                .args(["copy", "--quiet", &from, &layout])
+                .stdout(Stdio::null()),
+        )?;
+    }
+    stage.configure(tags[3].trim_start_matches("demo:"), "")?;
+    let last = figure(appliance, || serves(stage, &["push", "--image", &layout])).await?;
+    table.push(("appliance push of an OCI layout", vec![last]));
+
+    let exported = figure(appliance, || {
+        prerequisites::run(
+            Command::new("docker")
+                .args(["save", &tags[2]])
+                .stdout(Stdio::null()),
+        )?;
+        Ok(Instant::now())
+    })
+    .await?;
+    table.push(("docker save > /dev/null", vec![Figure { bytes: 0, ..exported }]));
     Ok(table)
+}
+
+/// Pushes; when the new release had the traffic.
+fn serves(stage: &Stage, words: &[&str]) -> anyhow::Result<Instant> {
+    let mut moment = None;
+    let ran = stage.appliance_lines(words, &mut |line| {
+        // The first release has nothing to drain.
+        if line.trim_start().starts_with("draining") || (moment.is_none() && line.contains("settled")) {
+            moment = Some(Instant::now());
+        }
+    })?;
+    ran.success()?;
+    moment.context("push did not say when the release began to serve")
 }
 
 /// Takes every image off the host's Docker again.
@@ -234,11 +346,11 @@ async fn clean(host: &Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn figure(host: &Host, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Figure> {
+/// Runs `work`, which tells when it was done.
+async fn figure(host: &Host, work: impl FnOnce() -> anyhow::Result<Instant>) -> anyhow::Result<Figure> {
     let before = received(host).await?;
     let begun = Instant::now();
-    work()?;
-    let seconds = begun.elapsed().as_secs_f64();
+    let seconds = work()?.duration_since(begun).as_secs_f64();
     Ok(Figure {
         seconds,
         bytes: received(host).await?.saturating_sub(before),
@@ -302,22 +414,24 @@ fn quiet(command: &mut Command) {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn print(table: &[(&str, Vec<Figure>)]) {
+fn print(shape: &str, table: &[(&str, Vec<Figure>)]) {
+    say::line("");
     say::line(&format!(
-        "{:<34} {:>20} {:>20} {:>20}",
-        "", "first push", "unchanged", "one line changed"
+        "| {shape} | first push | unchanged | one line changed |"
     ));
+    say::line("|---|---|---|---|");
     for (way, figures) in table {
-        let cells: Vec<String> = figures
+        let mut cells: Vec<String> = figures
             .iter()
-            .map(|figure| format!("{:.1} s {:>9.2} MB", figure.seconds, figure.bytes as f64 / 1e6))
+            .map(|figure| match figure.bytes {
+                0 => format!("{:.1} s", figure.seconds),
+                bytes => format!("{:.1} s, {:.2} MB", figure.seconds, bytes as f64 / 1e6),
+            })
             .collect();
-        say::line(&format!(
-            "{way:<34} {:>20} {:>20} {:>20}",
-            cells.first().map_or("", String::as_str),
-            cells.get(1).map_or("", String::as_str),
-            cells.get(2).map_or("", String::as_str)
-        ));
+        while cells.len() < 3 {
+            cells.insert(0, String::new());
+        }
+        say::line(&format!("| {way} | {} |", cells.join(" | ")));
     }
     let last = |way: usize| table.get(way).and_then(|(_, figures)| figures.last());
     for (way, (name, _)) in table.iter().enumerate().take(2) {

@@ -2,6 +2,7 @@
 //!
 //! Everything is done through the command line, as a newcomer would, in a home of the demo's own.
 
+use std::io::{BufRead as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -239,25 +240,53 @@ impl Stage {
     }
 
     pub(crate) fn appliance(&self, arguments: &[&str]) -> anyhow::Result<Ran> {
+        self.appliance_lines(arguments, &mut |_| {})
+    }
+
+    /// As [`Stage::appliance`]; `heard` gets each line of standard error as it comes.
+    pub(crate) fn appliance_lines(
+        &self,
+        arguments: &[&str],
+        heard: &mut dyn FnMut(&str),
+    ) -> anyhow::Result<Ran> {
         let mut command = std::process::Command::new(&self.binary);
         command.args(arguments);
         if arguments[0] == "push" {
             let version = fs_err::read_to_string(self.app.join("version"))?;
             command.args(["--version", &version]);
         }
-        let output = command
+        let mut child = command
             .current_dir(&self.app)
             .env("HOME", &self.home)
             .env_remove("XDG_STATE_HOME")
             .env_remove("SSH_AUTH_SOCK")
             .stdin(Stdio::null())
-            .output()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .with_context(|| format!("cannot run {}", self.binary.display()))?;
+        let mut stdout = child.stdout.take().context("it has a standard output")?;
+        let printed = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            stdout.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        let mut stderr = String::new();
+        let mut lines = std::io::BufReader::new(child.stderr.take().context("it has a standard error")?);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            let text = String::from_utf8_lossy(&line);
+            heard(&text);
+            stderr.push_str(&text);
+            line.clear();
+        }
+        let stdout = printed
+            .join()
+            .map_err(|_panicked| anyhow::anyhow!("the reader of its output panicked"))??;
         let ran = Ran {
             shown: arguments.join(" "),
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: child.wait()?.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&stdout).into_owned(),
+            stderr,
         };
         ran.all().lines().for_each(say::note);
         Ok(ran)

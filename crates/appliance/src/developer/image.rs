@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use appliance_config::Resolved;
-use appliance_containers::engine::{Engine as _, ImageInfo};
+use appliance_containers::engine::{Credentials, Engine as _, ImageInfo};
 use appliance_containers::{Docker, EngineError};
 use appliance_push::change::{Digest, Image, Platform, Repository, Tag};
 use appliance_push::image::{
-    Ask, Cache, Outline, PrepareOptions, Prepared, Source, layout, prepare, prepare_from_cache,
+    Ask, Cache, Handing, Outline, PrepareOptions, Prepared, Source, is_worth_it, layout, prepare,
+    prepare_from_cache,
 };
 use appliance_push::store::{Compression, HaveAnswer};
 use appliance_push::upload;
@@ -174,9 +175,13 @@ impl Local {
             ask: Some(ask(link, repository)),
             ..self.options(host)
         };
-        let (prepared, cache) = prepare(self.source(), have, cache, options)
-            .await
-            .with_context(|| format!("the image {}", self.name))?;
+        let handed = self.handed(&outline, &have, &cache, &options).await;
+        let (prepared, cache) = match handed {
+            Some(done) => done,
+            None => prepare(self.source(), have, cache, options)
+                .await
+                .with_context(|| format!("the image {}", self.name))?,
+        };
         if let Some(path) = &path
             && let Err(error) = cache.save(path)
         {
@@ -186,6 +191,31 @@ impl Local {
             ));
         }
         Ok(prepared)
+    }
+
+    /// The image by a push of the local Docker, where that is quicker than an export and Docker reaches this process: one
+    /// in a virtual machine does not.
+    async fn handed(
+        &self,
+        outline: &Outline,
+        have: &HaveAnswer,
+        cache: &Cache,
+        options: &PrepareOptions,
+    ) -> Option<(Prepared, Cache)> {
+        let Origin::Docker { docker, info } = &self.from else {
+            return None;
+        };
+        // Taking away the only name of an image would remove it.
+        if info.tags.is_empty() {
+            return None;
+        }
+        let sizes = docker.layer_sizes(&info.id).await.unwrap_or_default();
+        if !is_worth_it(outline, have, cache, &sizes) {
+            return None;
+        }
+        let done = hand_over(docker, &info.id, outline, have, cache, options).await;
+        done.inspect_err(|error| ui::detail(&format!("the image is exported instead: {error:#}")))
+            .ok()
     }
 
     fn options(&self, host: &Platform) -> PrepareOptions {
@@ -296,6 +326,32 @@ fn ask(link: &Link, repository: &Repository) -> Ask {
             .inspect_err(|error| ui::detail(&format!("no delta: {}", crate::agent::chain(error))))
             .ok()
     })
+}
+
+/// Has Docker push the image to this process; the name that this takes is taken away again.
+async fn hand_over(
+    docker: &Docker,
+    id: &str,
+    outline: &Outline,
+    have: &HaveAnswer,
+    cache: &Cache,
+    options: &PrepareOptions,
+) -> anyhow::Result<(Prepared, Cache)> {
+    let handing = Handing::begin(outline, have, cache, &options.scratch).await?;
+    let name = handing.name(&Repository::parse("appliance/handover")?);
+    let credentials = Credentials {
+        username: handing.credentials().username.clone(),
+        password: handing.credentials().password.clone(),
+        server: name.clone(),
+    };
+    docker.tag_image(id, &name, "latest").await?;
+    let pushed = docker.push_image(&name, "latest", credentials).await;
+    let untagged = docker.remove_image(&format!("{name}:latest")).await;
+    pushed?;
+    untagged?;
+    Ok(handing
+        .end(outline.clone(), have.clone(), cache.clone(), options.clone())
+        .await?)
 }
 
 /// The export as a reader that owns its connection to Docker.

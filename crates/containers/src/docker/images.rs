@@ -7,7 +7,8 @@ use std::time::Duration;
 use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
 use bollard::query_parameters::{
-    CreateImageOptions, ImportImageOptions, ListImagesOptions, RemoveImageOptions, TagImageOptions,
+    CreateImageOptions, ImportImageOptions, ListImagesOptions, PushImageOptions, RemoveImageOptions,
+    TagImageOptions,
 };
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
@@ -43,6 +44,55 @@ fn credentials(request: &PullRequest) -> Option<DockerCredentials> {
 }
 
 impl Docker {
+    /// Pushes `repository:tag`, a name that the image has, to the registry that it names.
+    ///
+    /// # Errors
+    /// When the name is none, Docker cannot be reached, or the registry cannot or refuses.
+    pub async fn push_image(
+        &self,
+        repository: &str,
+        tag: &str,
+        credentials: crate::engine::Credentials,
+    ) -> Result<(), EngineError> {
+        let doing = format!("pushing {repository}:{tag}");
+        checked(&doing, repository)?;
+        let client = self.client(&doing).await?.with_timeout(LONG);
+        let options = PushImageOptions {
+            tag: Some(tag.to_owned()),
+            ..PushImageOptions::default()
+        };
+        let credentials = DockerCredentials {
+            username: Some(credentials.username),
+            password: Some(credentials.password),
+            serveraddress: Some(credentials.server),
+            ..DockerCredentials::default()
+        };
+        let mut progress = std::pin::pin!(client.push_image(repository, Some(options), Some(credentials)));
+        while let Some(step) = progress.next().await {
+            step.map_err(|error| self.failure(&doing, error))?;
+        }
+        Ok(())
+    }
+
+    /// Unpacked sizes of an image's layers in bytes, lowest first; Docker does not tell of empty ones.
+    ///
+    /// # Errors
+    /// When the name is none, or Docker cannot be reached or has no such image.
+    pub async fn layer_sizes(&self, image: &str) -> Result<Vec<u64>, EngineError> {
+        let doing = format!("asking for the layers of {image}");
+        checked(&doing, image)?;
+        let client = self.client(&doing).await?;
+        let steps = client
+            .image_history(image)
+            .await
+            .map_err(|error| self.failure(&doing, error))?;
+        let sizes = steps
+            .iter()
+            .rev()
+            .filter_map(|step| u64::try_from(step.size).ok());
+        Ok(sizes.filter(|size| *size > 0).collect())
+    }
+
     pub(super) async fn pull_image(&self, request: &PullRequest) -> Result<ImageInfo, EngineError> {
         let reference = &request.reference;
         let doing = format!("pulling image {reference}");

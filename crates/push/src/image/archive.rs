@@ -223,6 +223,7 @@ fn take(entry: &mut impl Read, options: &PrepareOptions) -> Result<Entry, ImageE
     let file = BlobFile {
         path: temporary.to_path_buf(),
         _temporary: Some(temporary),
+        _directory: None,
     };
     let digest = Digest::from_hash(hash.finish().as_ref());
     Ok(Entry::Here {

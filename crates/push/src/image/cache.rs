@@ -27,6 +27,9 @@ pub struct Cache {
     /// By image ID: the configuration's bytes in base64.
     #[serde(default)]
     configs: BTreeMap<Digest, Used<String>>,
+    /// By digest of the uncompressed layer: the blob that the local Docker pushes for it.
+    #[serde(default)]
+    handed: BTreeMap<Digest, Made>,
     /// Counts uses, so that the longest unused entries go first.
     #[serde(default)]
     clock: u64,
@@ -130,6 +133,32 @@ impl Cache {
                 .min_by_key(|(_, made)| used(made))
                 .map(|(diff_id, _)| diff_id.clone());
             oldest.map(|diff_id| self.layers.remove(&diff_id));
+        }
+    }
+
+    /// The blob that the local Docker pushed for a layer.
+    pub(super) fn handed(&self, diff_id: &Digest) -> Option<BlobRef> {
+        let blob = &self.handed.get(diff_id)?.blob;
+        Some(BlobRef {
+            digest: blob.digest.clone(),
+            size: blob.size,
+        })
+    }
+
+    pub(super) fn remember_handed(&mut self, diff_id: &Digest, blob: &BlobRef) {
+        self.clock += 1;
+        let made = Made {
+            used: self.clock,
+            blob: BlobRefFlat {
+                digest: blob.digest.clone(),
+                size: blob.size,
+            },
+        };
+        self.handed.insert(diff_id.clone(), made);
+        if self.handed.len() > LAYERS {
+            let oldest = self.handed.iter().min_by_key(|(_, made)| made.used);
+            let oldest = oldest.map(|(diff_id, _)| diff_id.clone());
+            oldest.map(|diff_id| self.handed.remove(&diff_id));
         }
     }
 

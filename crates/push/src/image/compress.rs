@@ -226,6 +226,7 @@ impl Sink {
                 Place::File(Arc::new(BlobFile {
                     path: temporary.to_path_buf(),
                     _temporary: Some(temporary),
+                    _directory: None,
                 }))
             }
         };

@@ -92,6 +92,7 @@ pub(super) fn layer(
             Arc::new(BlobFile {
                 path: temporary.to_path_buf(),
                 _temporary: Some(temporary),
+                _directory: None,
             })
         }
         (None, Place::File(file)) => Arc::clone(file),
@@ -153,6 +154,7 @@ fn write(recipe: &Recipe, layer: &Path, scratch: &Path) -> Result<(BlobFile, u64
     let bytes = BlobFile {
         path: temporary.to_path_buf(),
         _temporary: Some(temporary),
+        _directory: None,
     };
     Ok((bytes, size))
 }

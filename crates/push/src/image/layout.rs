@@ -10,7 +10,7 @@ use crate::change::{Digest, Platform};
 use crate::store::{Compression, Descriptor, Manifest, media_type};
 
 /// Largest index, manifest or configuration.
-const DOCUMENT_LIMIT: u64 = 8 << 20;
+pub(super) const DOCUMENT_LIMIT: u64 = 8 << 20;
 /// Indexes inside indexes.
 const DEPTH: usize = 4;
 
@@ -60,6 +60,7 @@ pub(super) fn read(
             place: Place::File(Arc::new(BlobFile {
                 path: file,
                 _temporary: None,
+                _directory: None,
             })),
             size,
             compression,

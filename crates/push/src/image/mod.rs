@@ -1,7 +1,8 @@
 //! An image on the developer's machine, as the OCI blobs that a host still needs.
 //!
 //! ```text
-//! docker save ─┐                     ┌─ layer on the host already: neither compressed nor sent
+//! docker push ─┐   (a registry on the loopback; only what the host lacks)
+//! docker save ─┤                     ┌─ layer on the host already: neither compressed nor sent
 //! OCI layout  ─┼─► archive ─► layers ┤
 //! OCI archive ─┘                     └─ layer not there: compressed once, digest remembered in the cache
 //! ```
@@ -13,6 +14,7 @@ mod archive;
 mod cache;
 mod compress;
 mod delta;
+mod handed;
 pub mod layout;
 mod manifest;
 
@@ -27,6 +29,7 @@ use tokio::io::AsyncRead;
 
 pub use cache::Cache;
 pub use delta::{Ask, Delta};
+pub use handed::{Handing, is_worth_it};
 pub use manifest::ImageConfig;
 
 use crate::change::{BlobRef, Digest, Platform};
@@ -144,6 +147,8 @@ pub struct BlobFile {
     pub path: PathBuf,
     /// Set for files that are ours to remove.
     pub(crate) _temporary: Option<tempfile::TempPath>,
+    /// The temporary directory it is in, where it has one.
+    pub(crate) _directory: Option<Arc<tempfile::TempDir>>,
 }
 
 impl Prepared {

@@ -8,15 +8,18 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time;
+use futures_util::future::BoxFuture;
 use http::header::AUTHORIZATION;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::Registry;
 use super::access::{Action, Denied, basic};
+use super::{AnswerBody, Registry};
 use crate::store::Store;
 
 /// User and password for one pull.
@@ -39,7 +42,7 @@ impl Credentials {
         }
     }
 
-    fn match_header(&self, value: &str) -> bool {
+    pub(super) fn match_header(&self, value: &str) -> bool {
         basic(value).is_some_and(|(user, password)| {
             let same =
                 |a: &str, b: &str| constant_time::verify_slices_are_equal(a.as_bytes(), b.as_bytes()).is_ok();
@@ -86,7 +89,11 @@ impl Loopback {
         let credentials = Credentials::random();
         let registry = Registry::new(store, read_only(credentials.clone()));
         let end = CancellationToken::new();
-        tokio::spawn(serve(listener, registry, end.clone()));
+        let answer: Answer = Arc::new(move |request| {
+            let registry = registry.clone();
+            Box::pin(async move { registry.answer(request).await })
+        });
+        tokio::spawn(serve(listener, answer, end.clone()));
         Ok(Self {
             address,
             credentials,
@@ -132,25 +139,30 @@ fn read_only(credentials: Credentials) -> super::Authorize {
     })
 }
 
-async fn serve(listener: TcpListener, registry: Registry, end: CancellationToken) {
+/// What answers a request.
+pub(super) type Answer =
+    Arc<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<AnswerBody>> + Send + Sync>;
+
+/// Serves until `end`.
+pub(super) async fn serve(listener: TcpListener, answer: Answer, end: CancellationToken) {
     loop {
         let stream = tokio::select! {
             () = end.cancelled() => return,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "accept for Docker's pull failed");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection of Docker");
                     // Out of file descriptors, most likely: trying at once would spin.
                     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                     continue;
                 }
             },
         };
-        let (registry, end) = (registry.clone(), end.clone());
+        let (answer, end) = (answer.clone(), end.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let registry = registry.clone();
-                async move { Ok::<_, std::convert::Infallible>(registry.answer(request).await) }
+                let answered = answer(request);
+                async move { Ok::<_, std::convert::Infallible>(answered.await) }
             });
             let mut builder = auto::Builder::new(TokioExecutor::new());
             builder.http1().timer(TokioTimer::new());

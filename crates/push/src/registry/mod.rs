@@ -19,6 +19,7 @@ mod access;
 mod answer;
 mod content;
 mod delta;
+mod handover;
 mod loopback;
 mod route;
 mod uploads;
@@ -36,6 +37,7 @@ use http_body_util::combinators::BoxBody;
 use tokio::sync::Semaphore;
 
 pub use access::{Action, Authorize, Denied, Grant, Grants, Scope, Token};
+pub use handover::{Documents, Handover};
 pub use loopback::{Credentials, Loopback, LoopbackError};
 
 use crate::store::{Store, StoreError};

@@ -10,7 +10,7 @@ use aws_lc_rs::digest;
 
 use super::diffs::Compression;
 use super::manifests::names;
-use super::{KnownLayer, Manifest, Reference, Store, StoreError};
+use super::{Descriptor, KnownLayer, Manifest, Reference, Store, StoreError};
 use crate::change::{BlobRef, Digest, Repository};
 use crate::delta::{self, Chunk, ChunkId, Recipe};
 
@@ -178,30 +178,32 @@ impl Store {
             layers: Vec::new(),
             chunks: HashMap::new(),
         };
-        for manifest in self.newest_images(repository)? {
-            for layer in &manifest.layers {
-                let Some(compression) = Compression::of_media_type(&layer.media_type) else {
-                    continue;
-                };
-                if layer.size < delta::SMALLEST_LAYER / 16
-                    || bases.layers.iter().any(|(digest, _)| *digest == layer.digest)
-                {
-                    continue;
-                }
-                let Some(chunks) = self.chunks_of(&layer.digest, compression)? else {
-                    continue;
-                };
-                let place = bases.layers.len();
-                bases.layers.push((layer.digest.clone(), compression));
-                let mut offset = 0;
-                for chunk in chunks {
-                    bases.chunks.entry(chunk.id).or_insert(Found {
-                        layer: place,
-                        offset,
-                        length: chunk.length,
-                    });
-                    offset += u64::from(chunk.length);
-                }
+        let images = self.newest_images(repository)?;
+        let mut layers: Vec<(&Descriptor, Compression)> = images
+            .iter()
+            .flat_map(|manifest| &manifest.layers)
+            .filter_map(|layer| Some((layer, Compression::of_media_type(&layer.media_type)?)))
+            .filter(|(layer, _)| layer.size >= delta::SMALLEST_LAYER / 16)
+            .collect();
+        // A chunk that several layers have is taken from the one that is the least work to unpack.
+        layers.sort_by_key(|(layer, compression)| (*compression != Compression::None, layer.size));
+        for (layer, compression) in layers {
+            if bases.layers.iter().any(|(digest, _)| *digest == layer.digest) {
+                continue;
+            }
+            let Some(chunks) = self.chunks_of(&layer.digest, compression)? else {
+                continue;
+            };
+            let place = bases.layers.len();
+            bases.layers.push((layer.digest.clone(), compression));
+            let mut offset = 0;
+            for chunk in chunks {
+                bases.chunks.entry(chunk.id).or_insert(Found {
+                    layer: place,
+                    offset,
+                    length: chunk.length,
+                });
+                offset += u64::from(chunk.length);
             }
         }
         Ok(bases)

@@ -201,7 +201,7 @@ impl Store {
         Ok(BlobRef { digest, size })
     }
 
-    fn blob_path(&self, digest: &Digest) -> PathBuf {
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.inner
             .root
             .join("blobs/sha256")
