@@ -193,7 +193,22 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
     gone(&world, "backup-none").await?;
     gone(&world, "backup-failed").await?;
 
-    for (status, kind) in [("firing", "backup-age"), ("resolved", "backup-age")] {
+    // Every volume of it rots.
+    let rot = "find /var/backups/db -type f -size +1k -exec dd if=/dev/zero of={} bs=1 seek=600 count=400 conv=notrunc status=none \\;";
+    world.run(&["bash", "-euc", rot]).await?;
+    let drilled = developer.appliance(["backup", "drill", "db"]).run().await?;
+    ensure!(drilled.code != 0, "{drilled:?}");
+    let failed = told(&receiver, "firing", "drill", "demo/db").await?;
+    found(&world, "drill-failed").await?;
+    run(&world, failed["next"].as_str().context("a command")?).await?;
+    told(&receiver, "resolved", "drill", "demo/db").await?;
+    gone(&world, "drill-failed").await?;
+    for (status, kind) in [
+        ("firing", "backup-age"),
+        ("resolved", "backup-age"),
+        ("firing", "drill"),
+        ("resolved", "drill"),
+    ] {
         let count = receiver
             .received("/hook")
             .iter()
