@@ -345,7 +345,8 @@ async fn two_hosts_go_together_or_not_at_all() -> anyhow::Result<()> {
 
     leader_lost(&fleet).await?;
     canary(&fleet).await?;
-    crash_while_watched(&fleet).await
+    crash_while_watched(&fleet).await?;
+    crate::stages::selected(&fleet).await
 }
 
 /// One failure at each state that a rollout passes.

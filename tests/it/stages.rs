@@ -191,3 +191,100 @@ async fn interrupted_drain(fleet: &Fleet) -> anyhow::Result<()> {
     ensure!(phase == "draining", "failed at {phase}: {why}\n{stderr}");
     fleet.serves("v3").await.context("interrupted while draining")
 }
+
+/// `-r` and `-h`: only what is asked for is rolled out, and the rest stays as it is. v5 serves everywhere.
+pub(crate) async fn selected(fleet: &Fleet) -> anyhow::Result<()> {
+    let (first, second) = (&fleet.first, &fleet.second);
+    let ip = second.ip().await?.to_string();
+    let push = Push {
+        version: "v4",
+        ..Push::default()
+    };
+    fleet.configure(push, "").await?;
+    let ours = async |arguments: &[&str]| {
+        let ran = fleet
+            .developer()
+            .appliance(arguments)
+            .run()
+            .await?
+            .expect_code(0)?;
+        anyhow::Ok(ran.stdout)
+    };
+    let run = async |on_first: &[&str], on_second: &[&str]| {
+        for (world, expect) in [(first, on_first), (second, on_second)] {
+            let names = [
+                "docker",
+                "ps",
+                "--filter",
+                "label=service=demo",
+                "--format",
+                "{{.Names}}",
+            ];
+            let names = world.run(&names).await?;
+            let mut names: Vec<&str> = names.lines().collect();
+            names.sort_unstable();
+            ensure!(
+                names == expect,
+                "{names:?} run on {}, not {expect:?}",
+                world.host.name().as_str()
+            );
+        }
+        Ok(())
+    };
+    let web = async |name: &str| {
+        second
+            .run(&[
+                "docker",
+                "inspect",
+                "--format",
+                "{{.Id}} {{.State.StartedAt}}",
+                name,
+            ])
+            .await
+    };
+
+    let before = web("demo-web-v5").await?;
+    // Where the primary role stays, nothing is migrated, and it is no reason to wait for it.
+    let ran = fleet
+        .developer()
+        .appliance(["push", "--version", "v4", "-r", "j*"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    ensure!(!ran.stderr.contains("| tables migrated"), "{}", ran.stderr);
+    run(&["demo-web-v5"], &["demo-jobs-v4", "demo-web-v5"]).await?;
+    ensure!(web("demo-web-v5").await? == before, "the other role was touched");
+    let shown = ours(&["app", "version"]).await?;
+    ensure!(shown.contains("web: v5") && shown.contains("jobs: v4"), "{shown}");
+    let shown = ours(&["app", "version", "-r", "jobs"]).await?;
+    ensure!(shown.contains("\nv4\n") && !shown.contains("v5"), "{shown}");
+    let said = ours(&["app", "exec", "--reuse", "-r", "jobs", "printenv KAMAL_VERSION"]).await?;
+    ensure!(said.trim() == "v4", "{said}");
+    let stale = ours(&["app", "stale_containers", "-h", &ip]).await?;
+    ensure!(stale.contains("no stale container runs"), "{stale}");
+    // Across a restart of the agent, too.
+    second.crash("appliance-agent.service").await?;
+    second.ready().await?;
+
+    ours(&["rollback", "-r", "jobs"]).await?;
+    run(&["demo-web-v5"], &["demo-jobs-v5", "demo-web-v5"]).await?;
+    ensure!(web("demo-web-v5").await? == before, "the other role was touched");
+
+    // One host alone, and then one role of all.
+    ours(&["push", "--version", "v4", "-h", &ip, "-r", "web"]).await?;
+    run(&["demo-web-v5"], &["demo-jobs-v5", "demo-web-v4"]).await?;
+    let jobs = web("demo-jobs-v5").await?;
+    ours(&["app", "boot", "-h", &ip, "-r", "web"]).await?;
+    run(&["demo-web-v5"], &["demo-jobs-v5", "demo-web-v4"]).await?;
+    ensure!(web("demo-jobs-v5").await? == jobs, "the other role was touched");
+    let failed = fleet
+        .developer()
+        .appliance(["rollback", "-h", &ip, "-r", "nobody"])
+        .run()
+        .await?;
+    failed
+        .expect_code(2)?
+        .expect_error("No --roles match for nobody")?;
+    ours(&["rollback", "-h", &ip]).await?;
+    fleet.serves("v5").await
+}

@@ -479,6 +479,7 @@ fn referrers_are_listed_and_go_with_their_manifest() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods)] // damage is not atomic
 fn damage_is_found_thrown_away_and_mended_by_the_next_upload() {
     let (_keep, store) = store();
     let name = repository("demo");
@@ -511,7 +512,7 @@ fn damage_is_found_thrown_away_and_mended_by_the_next_upload() {
         // What is not here is told again, and sending it mends the image.
         assert_eq!(
             store.drop_damaged(&manifest, false).expect("looked at"),
-            [upper.clone()]
+            std::slice::from_ref(&upper)
         );
         store.put_blob(b"upper").expect("sent again");
         assert_eq!(store.drop_damaged(&manifest, true).expect("looked at"), []);
