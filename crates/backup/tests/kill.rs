@@ -9,11 +9,15 @@
 #[path = "rig/mod.rs"]
 mod rig;
 
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use appliance_backup::backup::{Order, Source, backup};
+use appliance_backup::journal::Journal;
+use appliance_backup::postgres::Postgres;
 use appliance_backup::recover;
 use appliance_backup::repository::Repository;
 use appliance_backup::restore::{self, Target, drill, restore};
@@ -59,6 +63,7 @@ async fn victim(directory: &Path, socket: &Path, port: u16, first: u64) {
         let newest = catalogue.backups.last().map(|found| found.manifest.clone());
         match (step % 3, newest) {
             (1, Some(manifest)) => {
+                begins("restore");
                 restore(
                     &repository,
                     &journal,
@@ -72,6 +77,7 @@ async fn victim(directory: &Path, socket: &Path, port: u16, first: u64) {
                 .expect("restored");
             }
             (2, Some(_)) => {
+                begins("prune");
                 // Everything but the newest goes.
                 let ids: Vec<_> = catalogue
                     .backups
@@ -88,6 +94,7 @@ async fn victim(directory: &Path, socket: &Path, port: u16, first: u64) {
                     .expect("pruned");
             }
             _ => {
+                begins("backup");
                 let source = Source::Postgres(&server);
                 backup(&repository, &journal, &order, source, outside())
                     .await
@@ -95,6 +102,66 @@ async fn victim(directory: &Path, socket: &Path, port: u16, first: u64) {
             }
         }
     }
+}
+
+/// Tells whoever is going to kill this process what it does from now on.
+fn begins(what: &str) {
+    use std::io::Write as _;
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{what}")
+        .and_then(|()| stdout.flush())
+        .expect("stdout");
+}
+
+/// A victim, and what it says that it begins.
+struct Victim {
+    child: Child,
+    says: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Victim {
+    fn start(directory: &Path, socket: &Path, port: u16, first: u64) -> Self {
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .arg("--victim")
+            .args([directory, socket])
+            .arg(port.to_string())
+            // Another operation comes first each time, so that each is met early and late.
+            .arg(first.to_string())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("it starts");
+        let says = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { child, says }
+    }
+
+    /// The operation that it begins next.
+    fn begins(&mut self) -> String {
+        self.says.next().expect("it goes on").expect("text")
+    }
+
+    fn kill(mut self) {
+        assert!(
+            self.child.try_wait().expect("asked").is_none(),
+            "it ended by itself"
+        );
+        self.child.kill().expect("kill");
+        self.child.wait().expect("it ends");
+    }
+}
+
+/// How long each operation takes on this machine as it is now.
+fn durations(directory: &Path, socket: &Path, port: u16) -> BTreeMap<String, Duration> {
+    let mut victim = Victim::start(directory, socket, port, 0);
+    let mut durations = BTreeMap::new();
+    let (mut doing, mut since) = (victim.begins(), Instant::now());
+    for _ in 0..3 {
+        let next = victim.begins();
+        durations.insert(doing, since.elapsed());
+        (doing, since) = (next, Instant::now());
+    }
+    victim.kill();
+    durations
 }
 
 async fn kill_and_look() {
@@ -117,44 +184,37 @@ async fn kill_and_look() {
         .await
         .expect("filled");
     let repository = rig::repository(s3.store("kill")).await;
+    let durations = durations(directory.path(), cluster.socket(), s3.port);
+    orphans_ended(cluster.socket()).await;
+    settled(
+        &repository,
+        &server,
+        &rig::journal(directory.path()),
+        &mut BTreeMap::new(),
+    )
+    .await;
     let mut state = 88_172_645_463_325_252_u64;
-    let (mut interrupted, mut most) = (std::collections::BTreeMap::<String, u32>::new(), 0);
+    let (mut interrupted, mut most) = (BTreeMap::<String, u32>::new(), 0);
     for round in 0..ROUNDS {
-        let mut child = Command::new(std::env::current_exe().expect("this program"))
-            .arg("--victim")
-            .args([directory.path(), cluster.socket()])
-            .arg(s3.port.to_string())
-            // Another operation comes first each time, so that each is met early and late.
-            .arg(round.to_string())
-            .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("it starts");
-        // Anywhere within the first rounds of its loop.
+        let mut victim = Victim::start(directory.path(), cluster.socket(), s3.port, round);
+        let doing = victim.begins();
+        // Anywhere within the operation, and a little beyond it.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        tokio::time::sleep(Duration::from_micros(20_000 + state % 700_000)).await;
-        assert!(
-            child.try_wait().expect("asked").is_none(),
-            "round {round}: it ended by itself"
-        );
-        child.kill().expect("kill");
-        child.wait().expect("it ends");
+        let part = (state % 1200) as f64 / 1000.0;
+        let whole = durations
+            .get(&doing)
+            .copied()
+            .unwrap_or(Duration::from_millis(300));
+        tokio::time::sleep(whole.mul_f64(part)).await;
+        victim.kill();
 
         orphans_ended(cluster.socket()).await;
 
         // Settled as at a start.
         let journal = rig::journal(directory.path());
-        for entry in journal.interrupted().expect("read") {
-            let text = serde_json::to_value(&entry.intent).expect("json");
-            let name = text["operation"].as_str().unwrap_or_default().to_owned();
-            *interrupted.entry(name).or_default() += 1;
-            recover::settle(&repository, Some(&server), entry)
-                .await
-                .expect("settled");
-        }
-        assert!(journal.interrupted().expect("read").is_empty());
+        settled(&repository, &server, &journal, &mut interrupted).await;
         look(&repository, &server, &pipes, round, &mut most).await;
     }
     assert!(
@@ -174,6 +234,24 @@ async fn kill_and_look() {
         "killed {ROUNDS} times; interrupted: {interrupted:?}"
     )
     .expect("stdout");
+}
+
+/// Settles what was interrupted, and counts what that was.
+async fn settled(
+    repository: &Repository,
+    server: &Postgres,
+    journal: &Journal,
+    interrupted: &mut BTreeMap<String, u32>,
+) {
+    for entry in journal.interrupted().expect("read") {
+        let text = serde_json::to_value(&entry.intent).expect("json");
+        let name = text["operation"].as_str().unwrap_or_default().to_owned();
+        *interrupted.entry(name).or_default() += 1;
+        recover::settle(repository, Some(server), entry)
+            .await
+            .expect("settled");
+    }
+    assert!(journal.interrupted().expect("read").is_empty());
 }
 
 /// Waits until the programs that the victim had started have ended: each does, by itself, when its other end is gone.
@@ -201,13 +279,7 @@ async fn orphans_ended(socket: &Path) {
         .expect("no program is left behind");
 }
 
-async fn look(
-    repository: &Repository,
-    server: &appliance_backup::postgres::Postgres,
-    pipes: &Path,
-    round: u64,
-    most: &mut usize,
-) {
+async fn look(repository: &Repository, server: &Postgres, pipes: &Path, round: u64, most: &mut usize) {
     assert_eq!(
         server.run(DATABASE, QUESTION).await.expect("live"),
         EXPECTED,
