@@ -199,10 +199,12 @@ async fn redis(world: &World) -> anyhow::Result<()> {
     let left = inside(
         world,
         "demo-cache",
-        &["sh", "-c", "ls /data; ps ax 2>/dev/null | grep -c 16379 || :"],
+        &["sh", "-c", "ls /data; redis-cli -p 16379 PING 2>&1 || :"],
     )
     .await?;
     ensure!(!left.contains("appliance-restore"), "{left}");
+    ensure!(!left.contains("appliance-undone"), "{left}");
+    ensure!(left.contains("refused"), "a second server is left behind: {left}");
 
     // Downloaded, it is sealed; the host's own key opens it as the recovery key would.
     appliance(

@@ -46,6 +46,11 @@ pub enum Intent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mark: Option<String>,
     },
+    /// A live server, no PostgreSQL one, takes another's data and no writes meanwhile. Whoever began it settles it.
+    TakeOver {
+        /// What the data is of.
+        subject: Subject,
+    },
     /// Backups are being removed; their manifests first.
     Prune {
         /// What the backups are of.
@@ -58,7 +63,15 @@ pub enum Intent {
 impl Intent {
     /// Whether live data may not be reachable until it is settled.
     pub fn touches_live_data(&self) -> bool {
-        matches!(self, Intent::Restore { .. } | Intent::Swap { .. })
+        matches!(
+            self,
+            Intent::Restore { .. } | Intent::Swap { .. } | Intent::TakeOver { .. }
+        )
+    }
+
+    /// Whether settling it takes the place of the backups.
+    pub fn is_about_what_is_stored(&self) -> bool {
+        matches!(self, Intent::Backup { .. } | Intent::Prune { .. })
     }
 
     /// What it concerns.
@@ -67,6 +80,7 @@ impl Intent {
             Intent::Backup { subject, .. }
             | Intent::Restore { subject, .. }
             | Intent::Swap { subject, .. }
+            | Intent::TakeOver { subject }
             | Intent::Prune { subject, .. } => subject,
         }
     }

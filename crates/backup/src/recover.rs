@@ -23,6 +23,18 @@ pub enum RecoverError {
     /// The journal failed.
     #[error("cannot write the journal of backups")]
     Journal(#[source] std::io::Error),
+    /// It is about what is stored, and nobody said where.
+    #[error("the place of the backups of {subject} is needed")]
+    NoPlace {
+        /// Whose.
+        subject: String,
+    },
+    /// It is no PostgreSQL server's.
+    #[error("the server of {subject} is settled by its own commands")]
+    Foreign {
+        /// Whose.
+        subject: String,
+    },
     /// There is no server to ask.
     #[error("the server of {subject} does not run")]
     NoServer {
@@ -31,15 +43,21 @@ pub enum RecoverError {
     },
 }
 
-/// Settles one interrupted operation; `server` is that of its subject, if it has one and it runs.
+/// Settles one interrupted operation; `server` is that of its subject, if it has one and it runs, and `repository` what
+/// [`Intent::is_about_what_is_stored`] needs.
 ///
 /// # Errors
 /// When it cannot be settled now; the entry stays and is tried again at the next start.
 pub async fn settle(
-    repository: &Repository,
+    repository: Option<&Repository>,
     server: Option<&Postgres>,
     entry: Entry,
 ) -> Result<String, RecoverError> {
+    let place = || {
+        repository.ok_or_else(|| RecoverError::NoPlace {
+            subject: entry.intent.subject().to_string(),
+        })
+    };
     let need = || {
         server.ok_or_else(|| RecoverError::NoServer {
             subject: entry.intent.subject().to_string(),
@@ -52,7 +70,7 @@ pub async fn settle(
                 // Best effort: without its reader the program ends by itself at its next write.
                 let _not_reachable = server.end_sessions(&application(id)).await;
             }
-            backup(repository, &entry.intent).await?
+            backup(place()?, &entry.intent).await?
         }
         Intent::Restore { side, mark, .. } => {
             let server = need()?;
@@ -82,9 +100,14 @@ pub async fn settle(
                 format!("{live} had not been swapped and is as it was")
             }
         }
+        Intent::TakeOver { subject } => {
+            return Err(RecoverError::Foreign {
+                subject: subject.to_string(),
+            });
+        }
         Intent::Prune { keys, .. } => {
             for key in keys {
-                repository.store.delete(key).await?;
+                place()?.store.delete(key).await?;
             }
             format!("{} objects of pruned backups are removed", keys.len())
         }
@@ -216,6 +239,6 @@ pub async fn prune(
     let entry = journal
         .begin(&format!("prune-{word}"), intent)
         .map_err(RecoverError::Journal)?;
-    settle(repository, None, entry).await?;
+    settle(Some(repository), None, entry).await?;
     Ok(count)
 }

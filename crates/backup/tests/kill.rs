@@ -247,7 +247,7 @@ async fn settled(
         let text = serde_json::to_value(&entry.intent).expect("json");
         let name = text["operation"].as_str().unwrap_or_default().to_owned();
         *interrupted.entry(name).or_default() += 1;
-        recover::settle(repository, Some(server), entry)
+        recover::settle(Some(repository), Some(server), entry)
             .await
             .expect("settled");
     }

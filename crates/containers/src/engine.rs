@@ -75,6 +75,9 @@ pub trait Engine: Send + Sync {
     /// Removes a container and nothing else: volumes without a name stay too. Says whether there was one.
     fn remove_keeping_volumes<'a>(&'a self, id: &'a str, force: bool) -> Answer<'a, bool>;
 
+    /// Whether there is a volume of this name.
+    fn has_volume<'a>(&'a self, name: &'a str) -> Answer<'a, bool>;
+
     /// Removes a volume and what is in it. Says whether there was one. One in use is a conflict.
     fn remove_volume<'a>(&'a self, name: &'a str) -> Answer<'a, bool>;
 

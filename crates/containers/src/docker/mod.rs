@@ -216,6 +216,10 @@ impl Engine for Docker {
         self.remove_only_container(id, force).boxed()
     }
 
+    fn has_volume<'a>(&'a self, name: &'a str) -> Answer<'a, bool> {
+        self.find_volume(name).boxed()
+    }
+
     fn remove_volume<'a>(&'a self, name: &'a str) -> Answer<'a, bool> {
         self.drop_volume(name).boxed()
     }

@@ -8,6 +8,17 @@ use super::containers::checked;
 use crate::error::EngineError;
 
 impl Docker {
+    pub(super) async fn find_volume(&self, name: &str) -> Result<bool, EngineError> {
+        let doing = format!("looking at volume {name}");
+        checked(&doing, name)?;
+        let client = self.client(&doing).await?;
+        match client.inspect_volume(name).await {
+            Ok(_) => Ok(true),
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(false),
+            Err(error) => Err(self.failure(&doing, error)),
+        }
+    }
+
     pub(super) async fn drop_volume(&self, name: &str) -> Result<bool, EngineError> {
         let doing = format!("removing volume {name}");
         checked(&doing, name)?;

@@ -51,7 +51,9 @@ async fn a_container_can_go_without_the_volumes_that_have_no_name() {
             .remove_keeping_volumes(&reader.name, true)
             .await
             .expect("removed");
+        assert!(docker.has_volume(&volume).await.expect("an answer"));
         assert!(docker.remove_volume(&volume).await.expect("removed"));
+        assert!(!docker.has_volume(&volume).await.expect("an answer"));
         assert!(!docker.remove_volume(&volume).await.expect("an answer"));
     })
     .await;

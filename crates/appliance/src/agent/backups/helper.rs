@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use appliance_backup::place::{Ended, Job as Program, Place, succeed};
-use appliance_containers::ContainerSpec;
 use appliance_containers::spec::Tuning;
+use appliance_containers::{ContainerSpec, Engine};
 
 use super::place::ContainerPlace;
 use super::scratch::LABEL;
@@ -17,10 +17,12 @@ const MEMORY: i64 = 512 << 20;
 /// It ends by itself after a day, should nobody end it.
 const LIFE: &str = "86400";
 
-/// A container that is removed by [`Helper::remove`].
+/// A container that is removed by [`Helper::remove`], or when whoever used it is given up.
 pub struct Helper {
     /// Where its programs run.
     pub place: Arc<dyn Place>,
+    docker: Arc<dyn Engine>,
+    /// Empty once it is removed.
     name: String,
 }
 
@@ -70,7 +72,11 @@ impl Agent {
         }
         .await;
         match started {
-            Ok(place) => Ok(Helper { place, name }),
+            Ok(place) => Ok(Helper {
+                place,
+                docker: Arc::clone(&self.docker),
+                name,
+            }),
             Err(error) => {
                 let _not_even_made = self.docker.remove(&name, true).await;
                 Err(error.context("a throw-away container of the accessory's image does not start"))
@@ -104,14 +110,26 @@ impl Agent {
 
 impl Helper {
     /// Removes the container.
-    pub(super) async fn remove(self, agent: &Agent) {
-        if let Err(error) = agent.docker.remove(&self.name, true).await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "{} is left behind",
-                self.name
-            );
+    pub(super) async fn remove(mut self) {
+        let name = std::mem::take(&mut self.name);
+        remove(&*self.docker, &name).await;
+    }
+}
+
+impl Drop for Helper {
+    /// What took too long is dropped in the middle; what it unpacked must not stay.
+    fn drop(&mut self) {
+        let name = std::mem::take(&mut self.name);
+        if let (false, Ok(runtime)) = (name.is_empty(), tokio::runtime::Handle::try_current()) {
+            let docker = Arc::clone(&self.docker);
+            runtime.spawn(async move { remove(&*docker, &name).await });
         }
+    }
+}
+
+async fn remove(docker: &dyn Engine, name: &str) {
+    if let Err(error) = docker.remove(name, true).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "{name} is left behind");
     }
 }
 

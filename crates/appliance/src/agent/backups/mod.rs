@@ -13,6 +13,8 @@ mod helper;
 mod jobs;
 mod ping;
 mod place;
+#[cfg(test)]
+mod pretended;
 mod redis;
 mod report;
 mod restore;
@@ -356,10 +358,19 @@ async fn settle_job(agent: &Agent, job: &Job) -> anyhow::Result<()> {
 }
 
 async fn settle_entry(agent: &Agent, job: &Job, entry: Entry) -> anyhow::Result<String> {
-    let repository = agent.repository(job).await?;
+    if let Intent::TakeOver { .. } = &entry.intent {
+        let said = redis::settle(agent, &agent.running(job).await?).await?;
+        entry.done().context("cannot write the journal of backups")?;
+        return Ok(said);
+    }
+    // A database that lets nobody in does not wait for a place that is away.
+    let repository = match entry.intent.is_about_what_is_stored() {
+        true => Some(agent.repository(job).await?),
+        false => None,
+    };
     let server = match agent.running(job).await {
         Ok(info) => Some(agent.postgres(&info)),
         Err(_) => None,
     };
-    Ok(appliance_backup::recover::settle(&repository, server.as_ref(), entry).await?)
+    Ok(appliance_backup::recover::settle(repository.as_ref(), server.as_ref(), entry).await?)
 }

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use appliance_backup::journal::Intent;
 use appliance_backup::manifest::{DrillResult, Manifest};
+use appliance_backup::names::Subject;
 use appliance_backup::place::{Ended, Job as Program, Place, succeed};
 use appliance_backup::repository::Repository;
 use appliance_backup::stream::{self, Feed};
@@ -30,7 +32,7 @@ use crate::agent::Agent;
 /// How long a snapshot or a load may take.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Between two looks: the server has no event for the end of a snapshot.
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 250 });
 /// Where the second server listens, on the loopback of the container.
 const SIDE: &str = "16379";
 /// Its file.
@@ -39,6 +41,12 @@ const RESTORE: &str = "appliance-restore.rdb";
 pub(super) const UNIT: &str = "data";
 /// What the live server held before a restore.
 const BEFORE: &str = "appliance-before.rdb";
+/// What it held before an undo, until that is done: then it is [`BEFORE`].
+const UNDONE: &str = "appliance-undone.rdb";
+/// A copy that is being made.
+const PART: &str = "appliance-copy.part";
+/// How often the live server is told that it is its own master.
+const TRIES: u32 = 20;
 
 /// A server that can be asked.
 struct Server {
@@ -180,16 +188,64 @@ pub(super) async fn snapshot(agent: &Agent, info: &ContainerInfo) -> anyhow::Res
 
 /// Ends what a restore left that was killed, and forgets what one replaced more than a day ago.
 async fn tidy(server: &Server) -> anyhow::Result<()> {
+    let directory = server.setting("dir").await?;
+    // The copy had come through, and only what comes after it is missing.
+    if free(server).await?.contains("master_link_status:up") {
+        server.save().await?;
+        done(server, &directory).await?;
+    }
+    end_side(server, &directory).await;
+    for name in [BEFORE, UNDONE] {
+        let words = [
+            "find", &directory, "-name", name, "-mmin", "+1440", "-exec", "rm", "-f", "{}", "+",
+        ];
+        output(&*server.place, &words).await?;
+    }
+    Ok(())
+}
+
+/// Makes the live server its own master again, if it is a replica of a second server. Answers with what it said of that
+/// before.
+async fn free(server: &Server) -> anyhow::Result<String> {
     let text = server.ask(&["INFO", "replication"]).await?;
     if text.contains("role:slave") && text.contains(&format!("master_port:{SIDE}")) {
         server.ask(&["REPLICAOF", "NO", "ONE"]).await?;
+        return Ok(text);
     }
-    let directory = server.setting("dir").await?;
-    end_side(server, &directory).await;
-    let words = [
-        "find", &directory, "-name", BEFORE, "-mmin", "+1440", "-exec", "rm", "-f", "{}", "+",
-    ];
-    output(&*server.place, &words).await?;
+    Ok(String::new())
+}
+
+/// What an undo replaced becomes what the next one brings back.
+async fn done(server: &Server, directory: &str) -> anyhow::Result<()> {
+    let undone = format!("{directory}/{UNDONE}");
+    if server
+        .place
+        .run(&Program::new(["test", "-e", &undone]))
+        .await?
+        .code
+        == 0
+    {
+        let before = format!("{directory}/{BEFORE}");
+        output(&*server.place, &["mv", "-f", &undone, &before]).await?;
+    }
+    Ok(())
+}
+
+/// Ends what an interrupted restore left, as soon as the live server answers.
+///
+/// # Errors
+/// When it does not answer yet.
+pub(super) async fn settle(agent: &Agent, info: &ContainerInfo) -> anyhow::Result<String> {
+    settled(&Server::live(agent, info).await?).await?;
+    Ok("the server takes writes".to_owned())
+}
+
+async fn settled(server: &Server) -> anyhow::Result<()> {
+    tidy(server).await?;
+    // Its file may be that of other data than it holds; on a full disk it takes writes all the same.
+    if let Err(error) = server.save().await {
+        tracing::warn!("{}: {error:#}", server.place.name());
+    }
     Ok(())
 }
 
@@ -201,7 +257,8 @@ async fn end_side(server: &Server, directory: &str) {
     };
     // Mostly there is none.
     let _none = side.try_ask(&["SHUTDOWN", "NOSAVE"]).await;
-    let _none = output(&*server.place, &["rm", "-f", &format!("{directory}/{RESTORE}")]).await;
+    let (file, part) = (format!("{directory}/{RESTORE}"), format!("{directory}/{PART}"));
+    let _none = output(&*server.place, &["rm", "-f", &file, &part]).await;
 }
 
 /// Starts a second server that loads `directory/RESTORE`.
@@ -279,7 +336,7 @@ pub(super) async fn drill(
         Ok::<_, anyhow::Error>((u64::try_from(millis).unwrap_or(0), server.keys().await?))
     }
     .await;
-    helper.remove(agent).await;
+    helper.remove().await;
     let (millis, keys) = loaded?;
     super::restore::passed(repository, manifest, millis, keys).await
 }
@@ -318,7 +375,7 @@ pub(super) async fn restore(
     tidy(&live).await?;
     let directory = live.setting("dir").await?;
     bring(repository, manifest, &live.place, &directory).await?;
-    let keys = take_over(&live, &directory).await?;
+    let keys = written_down(agent, &live, &manifest.subject, &directory, BEFORE).await?;
     Ok(format!(
         "{keys} keys; what the server held before is kept for a day and comes back with: appliance restore undo {}",
         manifest.subject.accessory
@@ -329,27 +386,55 @@ pub(super) async fn restore(
 ///
 /// # Errors
 /// When nothing is kept, or it does not load.
-pub(super) async fn undo(agent: &Agent, info: &ContainerInfo) -> anyhow::Result<String> {
+pub(super) async fn undo(agent: &Agent, info: &ContainerInfo, subject: &Subject) -> anyhow::Result<String> {
     let live = Server::live(agent, info).await?;
     tidy(&live).await?;
     let directory = live.setting("dir").await?;
-    let before = format!("{directory}/{BEFORE}");
-    if live.place.run(&Program::new(["test", "-e", &before])).await?.code != 0 {
-        bail!("there is nothing that a restore replaced; it is kept for a day");
-    }
-    output(
-        &*live.place,
-        &["mv", "-f", &before, &format!("{directory}/{RESTORE}")],
-    )
-    .await?;
-    let keys = take_over(&live, &directory).await?;
+    take_out(&*live.place, &directory).await?;
+    let keys = written_down(agent, &live, subject, &directory, UNDONE).await?;
     Ok(format!(
         "{keys} keys as before the restore; what the restore had brought is kept for a day and comes back with another undo"
     ))
 }
 
-/// Makes the live server take what `directory/RESTORE` holds; its own data becomes `directory/BEFORE`.
-async fn take_over(live: &Server, directory: &str) -> anyhow::Result<u64> {
+/// Makes what a restore replaced what the second server loads. It stays where it is: whatever fails, it is there for
+/// the next attempt.
+async fn take_out(place: &dyn Place, directory: &str) -> anyhow::Result<()> {
+    let before = format!("{directory}/{BEFORE}");
+    if place.run(&Program::new(["test", "-e", &before])).await?.code != 0 {
+        bail!("there is nothing that a restore replaced; it is kept for a day");
+    }
+    output(place, &["cp", "-f", &before, &format!("{directory}/{RESTORE}")]).await?;
+    Ok(())
+}
+
+/// [`take_over`], written down while the live server may be a replica, which takes no writes.
+async fn written_down(
+    agent: &Agent,
+    live: &Server,
+    subject: &Subject,
+    directory: &str,
+    kept: &str,
+) -> anyhow::Result<u64> {
+    let intent = Intent::TakeOver {
+        subject: subject.clone(),
+    };
+    let entry = agent
+        .backups
+        .journal
+        .begin(&format!("take-over-{}", OUTSIDE.word()), intent)
+        .context("cannot write the journal of backups")?;
+    let taken = take_over(live, directory, kept).await;
+    match free(live).await {
+        Ok(_) => entry.done().context("cannot write the journal of backups")?,
+        Err(error) => tracing::warn!("{} is asked again: {error:#}", live.place.name()),
+    }
+    taken
+}
+
+/// Makes the live server take what `directory/RESTORE` holds; its own data becomes `directory/kept`, and in the end
+/// `directory/BEFORE`, which holds what was live until what it holds is live.
+async fn take_over(live: &Server, directory: &str, kept: &str) -> anyhow::Result<u64> {
     // A replica sends the password of its master, if it has one, and knows no other.
     let master = live.setting("masterauth").await?;
     let master = (!master.is_empty()).then_some(master);
@@ -357,11 +442,9 @@ async fn take_over(live: &Server, directory: &str) -> anyhow::Result<u64> {
         let second = side(&live.place, directory, master.as_deref()).await?;
         let keys = second.keys().await?;
         let own = live.save().await?;
-        output(
-            &*live.place,
-            &["cp", "-f", &own, &format!("{directory}/{BEFORE}")],
-        )
-        .await?;
+        let (part, kept) = (format!("{directory}/{PART}"), format!("{directory}/{kept}"));
+        output(&*live.place, &["cp", "-f", &own, &part]).await?;
+        output(&*live.place, &["mv", "-f", &part, &kept]).await?;
         live.ask(&["REPLICAOF", "127.0.0.1", SIDE]).await?;
         let synced = live
             .within("the copy", async {
@@ -375,11 +458,20 @@ async fn take_over(live: &Server, directory: &str) -> anyhow::Result<u64> {
                 }
             })
             .await;
-        live.ask(&["REPLICAOF", "NO", "ONE"]).await?;
+        let mut freed = free(live).await;
+        for _ in 1..TRIES {
+            if freed.is_ok() {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+            freed = free(live).await;
+        }
+        freed.context("the live server is still a replica, which takes no writes; it is told so again within ten seconds")?;
         synced?;
         second.try_ask(&["SHUTDOWN", "NOSAVE"]).await?;
         // Its file is that of the former data until it is written anew.
         live.save().await?;
+        done(live, directory).await?;
         Ok(keys)
     }
     .await;
@@ -389,6 +481,9 @@ async fn take_over(live: &Server, directory: &str) -> anyhow::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::pretended::Pretended;
     use super::*;
 
     #[test]
@@ -400,5 +495,108 @@ mod tests {
         );
         assert_eq!(required(&about(&["redis-server", "--requirepass"])), None);
         assert_eq!(required(&serde_json::json!({"Config": {"Cmd": null}})), None);
+    }
+
+    /// A server with its data, and a second one, as far as these commands go.
+    fn redis(files: &mut BTreeMap<String, String>, words: &[&str]) -> Option<String> {
+        let held = |files: &BTreeMap<String, String>, name: &str| files.get(name).cloned();
+        let said = match words {
+            ["redis-server", ..] => {
+                let content = held(files, "/d/appliance-restore.rdb")?;
+                files.insert("second".to_owned(), content);
+                ""
+            }
+            [.., "-p", "16379", "SHUTDOWN", _] => files.remove("second").map(|_| "")?,
+            [.., "-p", "16379", "PING"] => held(files, "second").map(|_| "PONG")?,
+            [.., "CONFIG", "GET", "dir"] => "dir\n/d",
+            [.., "CONFIG", "GET", "dbfilename"] => "dbfilename\ndump.rdb",
+            [.., "CONFIG", "GET", _] => "masterauth\n",
+            [.., "INFO", "persistence"] => "rdb_last_bgsave_status:ok",
+            [.., "INFO", "replication"] => match held(files, "replica") {
+                Some(_) => "role:slave master_port:16379 master_link_status:up master_sync_in_progress:0",
+                None => "role:master",
+            },
+            [.., "BGSAVE"] => {
+                let content = held(files, "live")?;
+                files.insert("/d/dump.rdb".to_owned(), content);
+                ""
+            }
+            [.., "REPLICAOF", "NO", "ONE"] => files.remove("replica").map(|_| "")?,
+            [.., "REPLICAOF", _, _] => {
+                let content = held(files, "second")?;
+                files.insert("live".to_owned(), content);
+                files.insert("replica".to_owned(), String::new());
+                ""
+            }
+            [.., "INFO", "keyspace"] | ["find", ..] => "",
+            _ => return None,
+        };
+        Some(said.to_owned())
+    }
+
+    fn live(place: &Arc<Pretended>) -> Server {
+        Server {
+            place: Arc::clone(place) as Arc<dyn Place>,
+            port: None,
+            password: None,
+        }
+    }
+
+    async fn undone(server: &Server) -> anyhow::Result<u64> {
+        take_out(&*server.place, "/d").await?;
+        take_over(server, "/d", UNDONE).await
+    }
+
+    /// Everything fails from some command on, as when the agent dies; afterwards it is tidied up.
+    #[tokio::test]
+    async fn an_undo_that_dies_anywhere_leaves_a_server_that_takes_writes_and_what_it_was_to_bring_back() {
+        for dies_at in 0.. {
+            let files = [("live", "restored"), ("/d/appliance-before.rdb", "old")];
+            let place = Arc::new(Pretended::new(redis, &files));
+            let server = live(&place);
+            place.fail_at(dies_at);
+            let died = undone(&server).await.is_err();
+            place.fail_at(usize::MAX);
+            settled(&server).await.expect("settled");
+            assert_eq!(place.file("replica"), None, "dies at {dies_at}");
+            assert_eq!(place.file("second"), None, "dies at {dies_at}");
+            if place.file("live").as_deref() == Some("restored") {
+                undone(&server).await.expect("the next one works");
+            }
+            assert_eq!(place.file("live").as_deref(), Some("old"), "dies at {dies_at}");
+            assert_eq!(
+                place.file("/d/dump.rdb").as_deref(),
+                Some("old"),
+                "dies at {dies_at}"
+            );
+            assert_eq!(place.file("/d/appliance-restore.rdb"), None);
+            if !died {
+                assert!(dies_at > 15, "each of the commands was made to fail");
+                assert_eq!(place.file("/d/appliance-before.rdb").as_deref(), Some("restored"));
+                assert_eq!(place.file("/d/appliance-undone.rdb"), None);
+                break;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_restore_that_dies_anywhere_can_be_undone_once_it_has_replaced_anything() {
+        for dies_at in 0.. {
+            let files = [("live", "data"), ("/d/appliance-restore.rdb", "backup")];
+            let place = Arc::new(Pretended::new(redis, &files));
+            let server = live(&place);
+            place.fail_at(dies_at);
+            let died = take_over(&server, "/d", BEFORE).await.is_err();
+            place.fail_at(usize::MAX);
+            settled(&server).await.expect("settled");
+            assert_eq!(place.file("replica"), None, "dies at {dies_at}");
+            if place.file("live").as_deref() == Some("backup") {
+                undone(&server).await.expect("undone");
+            }
+            assert_eq!(place.file("live").as_deref(), Some("data"), "dies at {dies_at}");
+            if !died {
+                break;
+            }
+        }
     }
 }

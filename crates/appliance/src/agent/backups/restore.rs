@@ -292,7 +292,9 @@ pub async fn undo(agent: &Agent, job: &Job, database: Option<&str>) -> anyhow::R
     let server = agent.postgres(&info);
     let (kind, kept) = match job.spec.kind() {
         BackupKind::Postgres => (Kind::Postgres, restore::undoable(&server).await?),
-        BackupKind::Redis => return redis::undo(agent, &info).await,
+        BackupKind::Redis => {
+            return redis::undo(agent, &info, &job.subject(Kind::Redis, redis::UNIT)).await;
+        }
         BackupKind::Sqlite => (Kind::Sqlite, sqlite::undoable(agent, &info).await?),
         BackupKind::Volume | BackupKind::Mysql => {
             bail!("a restore of files goes into a new volume and replaces nothing")
@@ -436,13 +438,12 @@ async fn drill_each(
     let mut said = Vec::new();
     let mut outcome = Ok(());
     for manifest in &chosen {
-        // Never shorter than half an hour; long ones get four times what the last one took.
         let last = agent
             .backups
             .record(&job.key())
             .drilled
             .map_or(0, |(_, millis)| millis);
-        let limit = std::time::Duration::from_millis(last.saturating_mul(4).max(30 * 60 * 1000));
+        let limit = std::time::Duration::from_millis(standing::drill_limit(last, manifest.plain_bytes));
         let drill = async {
             match (manifest.subject.kind, &scratch) {
                 (Kind::Postgres, Some(scratch)) => {

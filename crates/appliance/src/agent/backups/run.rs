@@ -176,7 +176,7 @@ async fn sweep_if_due(agent: &Agent, job: &Job) {
     }
 }
 
-/// After the first backup, after the interval, and after a change of the image.
+/// See [`standing::drill_due`].
 async fn drill_if_due(agent: &Agent, job: &Job, audience: Option<&Audience>) {
     let Some(interval) = job.spec.drill_interval() else {
         return;
@@ -184,10 +184,7 @@ async fn drill_if_due(agent: &Agent, job: &Job, audience: Option<&Audience>) {
     let record = agent.backups.record(&job.key());
     let image = agent.running(job).await.ok().map(|info| info.image_id);
     let now = Timestamp::now();
-    let recent = record
-        .drilled
-        .is_some_and(|(at, _)| standing::believed(at, now) && now.duration_since(at) < interval);
-    if recent && record.drill_image == image && record.drill_failed.is_none() {
+    if !standing::drill_due(&record, interval, record.drill_image == image, now) {
         return;
     }
     // The outcome is noted and shown by `status`.
@@ -241,7 +238,7 @@ async fn all(agent: &Agent, job: &Job, audience: Option<&Audience>) -> anyhow::R
                 let subject = job.subject(Kind::Volume, &directory);
                 outcomes.push((directory, run.one(subject, content, None).await));
             }
-            helper.remove(agent).await;
+            helper.remove().await;
             "directories"
         }
         BackupKind::Mysql => bail!(

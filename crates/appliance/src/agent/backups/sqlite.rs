@@ -25,6 +25,8 @@ use crate::agent::Agent;
 const COPY: &str = ".appliance-copy";
 /// Ends the name of what a restore replaced.
 const BEFORE: &str = ".appliance-before";
+/// Ends the name of what is being replaced, until it has been.
+const REPLACED: &str = ".appliance-replaced";
 /// Where a drill puts the file.
 const DRILL: &str = "/tmp/appliance-drill.sqlite3";
 /// Prints the files among its arguments that begin like a SQLite database, each with a NUL after it.
@@ -64,7 +66,7 @@ pub(super) async fn files(agent: &Agent, info: &ContainerInfo) -> anyhow::Result
                 .map(str::to_owned),
         );
     }
-    found.retain(|name| !name.ends_with(COPY) && !name.ends_with(BEFORE));
+    found.retain(|name| [COPY, BEFORE, REPLACED].iter().all(|end| !name.ends_with(end)));
     found.sort();
     if let Some(bad) = found.iter().find(|name| name.contains(['\'', '"', '\\', '\n'])) {
         bail!("{bad:?} has a name with quotes in it, which cannot be backed up: rename it");
@@ -166,7 +168,7 @@ pub(super) async fn drill(
 ) -> anyhow::Result<DrillResult> {
     let helper = agent.helper(image, Vec::new(), Tuning::default()).await?;
     let brought = bring(repository, manifest, &helper.place, DRILL).await;
-    helper.remove(agent).await;
+    helper.remove().await;
     let (millis, tables) = brought?;
     super::restore::passed(repository, manifest, millis, tables).await
 }
@@ -212,9 +214,7 @@ pub(super) async fn restore(
         return Ok(format!("{told}; the data is in {file}"));
     }
     let before = format!("{live}{BEFORE}");
-    shell(&*place, live, &format!(".backup main '{before}'")).await?;
-    shell(&*place, live, &format!(".restore main '{file}'")).await?;
-    output(&*place, &["rm", "-f", &file]).await?;
+    take_in(&*place, live, &file).await?;
     Ok(format!(
         "{told}; {live} is what it was at the backup; what it was before is kept for a day as {before}, and comes back \
          with: appliance restore undo {}",
@@ -247,18 +247,43 @@ pub(super) async fn undoable(agent: &Agent, info: &ContainerInfo) -> anyhow::Res
 /// # Errors
 /// When nothing is kept, or SQLite cannot.
 pub(super) async fn undo(agent: &Agent, info: &ContainerInfo, live: &str) -> anyhow::Result<String> {
-    let place = place(agent, info);
-    let (before, copy) = (format!("{live}{BEFORE}"), format!("{live}{COPY}"));
-    if place.run(&Program::new(["test", "-e", &before])).await?.code != 0 {
-        bail!("there is nothing that a restore of {live} replaced; it is kept for a day");
-    }
-    output(&*place, &["mv", "-f", &before, &copy]).await?;
-    shell(&*place, live, &format!(".backup main '{before}'")).await?;
-    shell(&*place, live, &format!(".restore main '{copy}'")).await?;
-    output(&*place, &["rm", "-f", &copy]).await?;
+    put_back(&*place(agent, info), live).await?;
+    let before = format!("{live}{BEFORE}");
     Ok(format!(
         "{live} is what it was before the restore; what the restore had brought is kept for a day as {before}"
     ))
+}
+
+/// Copies the live database to `live`[`REPLACED`]; a copy that was only begun is removed.
+async fn keep(place: &dyn Place, live: &str) -> anyhow::Result<String> {
+    let replaced = format!("{live}{REPLACED}");
+    if let Err(error) = shell(place, live, &format!(".backup main '{replaced}'")).await {
+        let _full_or_gone = output(place, &["rm", "-f", &replaced]).await;
+        return Err(error.context("nothing was changed: what would be replaced cannot be copied first"));
+    }
+    Ok(replaced)
+}
+
+/// Brings `file` into the live database, and removes it; what was live is kept as `live`[`BEFORE`].
+async fn take_in(place: &dyn Place, live: &str, file: &str) -> anyhow::Result<()> {
+    let replaced = keep(place, live).await?;
+    output(place, &["mv", "-f", &replaced, &format!("{live}{BEFORE}")]).await?;
+    shell(place, live, &format!(".restore main '{file}'")).await?;
+    output(place, &["rm", "-f", file]).await?;
+    Ok(())
+}
+
+/// Brings `live`[`BEFORE`] back into the live database. It keeps its name until the live database holds it: whatever
+/// fails before, the next attempt finds it.
+async fn put_back(place: &dyn Place, live: &str) -> anyhow::Result<()> {
+    let before = format!("{live}{BEFORE}");
+    if place.run(&Program::new(["test", "-e", &before])).await?.code != 0 {
+        bail!("there is nothing that a restore of {live} replaced; it is kept for a day");
+    }
+    let replaced = keep(place, live).await?;
+    shell(place, live, &format!(".restore main '{before}'")).await?;
+    output(place, &["mv", "-f", &replaced, &before]).await?;
+    Ok(())
 }
 
 /// Removes what restores replaced more than a day ago, and copies of a run that was killed.
@@ -266,12 +291,16 @@ pub(super) async fn forget(agent: &Agent, info: &ContainerInfo) -> anyhow::Resul
     let place = place(agent, info);
     for Mounted { target } in agent.mounted(&info.id.0).await? {
         let old = format!("*{BEFORE}");
+        let undone = format!("*{REPLACED}*");
         let copies = format!("*{COPY}*");
         for words in [
             [
                 "find", &target, "-xdev", "-name", &old, "-mmin", "+1440", "-exec", "rm", "-f", "{}", "+",
             ]
             .as_slice(),
+            &[
+                "find", &target, "-xdev", "-name", &undone, "-mmin", "+1440", "-exec", "rm", "-f", "{}", "+",
+            ],
             &[
                 "find", &target, "-xdev", "-name", &copies, "-exec", "rm", "-f", "{}", "+",
             ],
@@ -280,4 +309,62 @@ pub(super) async fn forget(agent: &Agent, info: &ContainerInfo) -> anyhow::Resul
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pretended::Pretended;
+    use super::*;
+
+    /// `sqlite3` as far as these commands go.
+    fn sqlite(files: &mut std::collections::BTreeMap<String, String>, words: &[&str]) -> Option<String> {
+        let ["sqlite3", .., live, command] = words else {
+            return None;
+        };
+        let file = command.split('\'').nth(1)?.to_owned();
+        let (from, to) = match command.starts_with(".backup") {
+            true => ((*live).to_owned(), file),
+            false => (file, (*live).to_owned()),
+        };
+        let content = files.get(&from)?.clone();
+        files.insert(to, content);
+        Some(String::new())
+    }
+
+    #[tokio::test]
+    async fn an_undo_that_fails_anywhere_keeps_what_it_was_to_bring_back() {
+        for fails_at in 0.. {
+            let place = Pretended::new(sqlite, &[("/d/x", "restored"), ("/d/x.appliance-before", "old")]);
+            place.fail_at(fails_at);
+            let failed = put_back(&place, "/d/x").await.is_err();
+            place.fail_at(usize::MAX);
+            if failed && place.file("/d/x").as_deref() == Some("restored") {
+                put_back(&place, "/d/x").await.expect("the next one works");
+            }
+            assert_eq!(place.file("/d/x").as_deref(), Some("old"), "fails at {fails_at}");
+            if !failed {
+                assert_eq!(place.names(), ["/d/x", "/d/x.appliance-before"]);
+                assert_eq!(place.file("/d/x.appliance-before").as_deref(), Some("restored"));
+                assert!(fails_at > 3, "each of the commands was made to fail");
+                break;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_restore_that_fails_anywhere_leaves_the_live_content_live_or_beside() {
+        for fails_at in 0.. {
+            let place = Pretended::new(sqlite, &[("/d/x", "live"), ("/d/copy", "backup")]);
+            place.fail_at(fails_at);
+            let failed = take_in(&place, "/d/x", "/d/copy").await.is_err();
+            match place.file("/d/x").as_deref() {
+                Some("backup") => assert_eq!(place.file("/d/x.appliance-before").as_deref(), Some("live")),
+                live => assert_eq!(live, Some("live")),
+            }
+            if !failed {
+                assert_eq!(place.names(), ["/d/x", "/d/x.appliance-before"]);
+                break;
+            }
+        }
+    }
 }

@@ -12,6 +12,8 @@ const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 const AGAIN: [i64; 4] = [5, 15, 60, 6 * 60];
 /// The least that a run may be late, whatever its schedule.
 const GRACE: SignedDuration = SignedDuration::from_hours(1);
+/// How long a drill that failed is not tried again by itself.
+const DRILL_REST: SignedDuration = SignedDuration::from_hours(24);
 /// Longest time of a run that has none before it to compare with.
 const LONGEST: SignedDuration = SignedDuration::from_hours(6);
 
@@ -70,6 +72,24 @@ pub(super) fn limit(record: &Record) -> SignedDuration {
     let last = record.good.map_or(0, |(_, millis)| millis);
     let last = SignedDuration::from_millis(i64::try_from(last).unwrap_or(i64::MAX / 8));
     LONGEST.max(last * 4)
+}
+
+/// Whether it is time for a drill: after the first backup, after the interval, after a change of the image, and a day
+/// after one that failed, which would fail again.
+pub(super) fn drill_due(record: &Record, interval: SignedDuration, same_image: bool, now: Timestamp) -> bool {
+    let within = |at: Timestamp, rest: SignedDuration| believed(at, now) && now.duration_since(at) < rest;
+    match &record.drill_failed {
+        Some((at, _)) => !within(*at, DRILL_REST),
+        None => !(same_image && record.drilled.is_some_and(|(at, _)| within(at, interval))),
+    }
+}
+
+/// How long the restore of a drill may take: four times the last one, what its bytes take at 2 MB/s, half an hour at
+/// least. Milliseconds.
+pub(super) fn drill_limit(last: u64, plain_bytes: u64) -> u64 {
+    last.saturating_mul(4)
+        .max(plain_bytes / 2_000)
+        .max(30 * 60 * 1000)
 }
 
 /// Whether a backup may be compared with, restored as the latest, and kept as the newest: it looks right, or somebody
@@ -215,5 +235,36 @@ mod tests {
         assert_eq!(limit(&record), LONGEST);
         record.good = Some((at("2026-11-22T02:59:00Z"), 3 * 3_600_000));
         assert_eq!(limit(&record), SignedDuration::from_hours(12));
+    }
+
+    #[test]
+    fn a_drill_that_failed_is_not_repeated_after_every_backup() {
+        let now: Timestamp = "2026-03-01T12:00:00Z".parse().expect("time");
+        let ago = |hours| now - SignedDuration::from_hours(hours);
+        let week = SignedDuration::from_hours(7 * 24);
+        let mut record = Record::default();
+        assert!(drill_due(&record, week, false, now), "the first");
+        record.drilled = Some((ago(30), 5));
+        assert!(!drill_due(&record, week, true, now));
+        assert!(drill_due(&record, week, false, now), "another image");
+        assert!(drill_due(&record, SignedDuration::from_hours(24), true, now));
+        record.drill_failed = Some((ago(1), "too long".to_owned()));
+        assert!(!drill_due(&record, week, false, now), "it failed an hour ago");
+        record.drill_failed = Some((ago(25), "too long".to_owned()));
+        assert!(
+            drill_due(&record, week, true, now),
+            "and is tried again after a day"
+        );
+    }
+
+    #[test]
+    fn a_drill_has_time_for_its_bytes() {
+        assert_eq!(drill_limit(0, 1_000), 30 * 60 * 1000);
+        assert_eq!(drill_limit(60 * 60 * 1000, 1_000), 4 * 60 * 60 * 1000);
+        assert_eq!(
+            drill_limit(0, 100_000_000_000),
+            50_000_000,
+            "100 GB: about 14 hours"
+        );
     }
 }

@@ -36,7 +36,7 @@ pub(super) async fn begin(agent: &Agent, info: &ContainerInfo) -> anyhow::Result
     match directories(&*helper.place, &mounted).await {
         Ok(found) => Ok((helper, found)),
         Err(error) => {
-            helper.remove(agent).await;
+            helper.remove().await;
             Err(error)
         }
     }
@@ -137,7 +137,7 @@ pub(super) async fn drill(
         unpack(repository, manifest, &helper, DRILL).await
     }
     .await;
-    helper.remove(agent).await;
+    helper.remove().await;
     super::restore::passed(repository, manifest, unpacked?, files(manifest)).await
 }
 
@@ -171,24 +171,24 @@ pub(super) async fn restore(
         }
         None => format!("{}-restored-{}", info.name, OUTSIDE.word()),
     };
+    if agent.docker.has_volume(&volume).await? {
+        bail!(
+            "there is a volume {volume} already; choose another name with --into, or if nobody needs it: \
+             docker volume rm {volume}"
+        );
+    }
     let volumes = vec![format!("{volume}:{RESTORE}:nocopy")];
     let helper = agent.helper(&info.image_id, volumes, Tuning::default()).await?;
-    let unpacked = async {
-        // A volume of this name may have been there before.
-        if !output(&*helper.place, &["ls", "-A", RESTORE]).await?.is_empty() {
-            bail!("there is a volume {volume} already, and it is not empty");
-        }
-        match unpack(repository, manifest, &helper, RESTORE).await {
-            Ok(millis) => Ok((millis, true)),
-            Err(error) => {
-                Err(error.context("a new volume was filled and is removed; nothing else was changed"))
-            }
-        }
-    }
-    .await;
-    helper.remove(agent).await;
+    // Somebody else may have made it since: what was not seen empty is never removed.
+    let seen = look_empty(&*helper.place, &volume).await;
+    let ours = seen.is_ok();
+    let unpacked = match seen {
+        Ok(()) => unpack(repository, manifest, &helper, RESTORE).await,
+        Err(error) => Err(error),
+    };
+    helper.remove().await;
     match unpacked {
-        Ok((millis, _)) => Ok(format!(
+        Ok(millis) => Ok(format!(
             "{} files compared, {:.1} s; they are in the new volume {volume}, to be mounted at {}: write it into the \
              configuration, then: appliance accessory reboot {}",
             files(manifest),
@@ -196,15 +196,40 @@ pub(super) async fn restore(
             manifest.subject.unit,
             manifest.subject.accessory
         )),
-        Err(error) => {
-            if !format!("{error:#}").contains("already") {
-                agent
-                    .docker
-                    .remove_volume(&volume)
-                    .await
-                    .context("the new volume")?;
-            }
-            Err(error)
-        }
+        Err(error) if ours => match agent.docker.remove_volume(&volume).await {
+            Ok(_) => Err(error.context("a new volume was filled and is removed; nothing else was changed")),
+            Err(left) => Err(error.context(format!(
+                "the new volume {volume} is half filled and cannot be removed ({left}); nothing else was changed"
+            ))),
+        },
+        Err(error) => Err(error.context("nothing was changed")),
+    }
+}
+
+/// That nothing lies in what is mounted at [`RESTORE`].
+async fn look_empty(place: &dyn Place, volume: &str) -> anyhow::Result<()> {
+    let found = output(place, &["ls", "-A", RESTORE])
+        .await
+        .with_context(|| format!("cannot look into the volume {volume}, which is left as it is"))?;
+    if !found.is_empty() {
+        bail!("there is a volume {volume} already, and it is not empty");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pretended::Pretended;
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_volume_that_was_seen_empty_is_taken_for_ours() {
+        let holding = |content: &'static str| Pretended::new(move |_, _| Some(content.to_owned()), &[]);
+        assert!(look_empty(&holding(""), "v").await.is_ok());
+        assert!(look_empty(&holding("file\n"), "v").await.is_err());
+        let unseen = holding("");
+        unseen.fail_at(0);
+        let error = look_empty(&unseen, "v").await.expect_err("nobody could look");
+        assert!(error.to_string().contains("left as it is"), "{error:#}");
     }
 }
