@@ -16,6 +16,7 @@ use appliance_backup::store::{FileStore, PART, StoreErrorKind};
 use appliance_backup::stream::{self, Feed};
 
 use crate::rig::s3::{Fault, Seen};
+use crate::rig::cluster::Cluster;
 use crate::rig::{self, S3, cluster, outside, subject};
 
 fn order(subject: Subject) -> Order {
@@ -213,7 +214,7 @@ async fn a_clock_that_is_wrong_stops_no_backup_and_removes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_an_error_that_says_so() {
     let directory = tempfile::tempdir().expect("directory");
-    let cluster = cluster::shared();
+    let cluster = Cluster::start();
     let server = cluster.postgres(directory.path());
     server
         .run(

@@ -18,6 +18,7 @@ use appliance_backup::store::{FileStore, PART, S3Options};
 use appliance_backup::stream::{self, Feed};
 
 use crate::rig::s3::{Fault, Seen};
+use crate::rig::cluster::Cluster;
 use crate::rig::{self, S3, cluster, outside, subject};
 
 /// The requests that a fault meets.
@@ -165,7 +166,8 @@ async fn an_outage_in_the_middle_and_an_answer_that_never_comes_are_outlived() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dump_that_fails_is_never_a_backup() {
     let directory = tempfile::tempdir().expect("directory");
-    let server = cluster::shared().postgres(directory.path());
+    let cluster = Cluster::start();
+    let server = cluster.postgres(directory.path());
     server
         .run("postgres", "CREATE DATABASE failing")
         .await
@@ -215,7 +217,7 @@ async fn a_dump_that_fails_is_never_a_backup() {
         .await
         .expect("made");
     let env = [
-        ("PGHOST", cluster::shared().socket().to_str().expect("text")),
+        ("PGHOST", cluster.socket().to_str().expect("text")),
         ("PGUSER", "nobody"),
     ];
     let nobody = Postgres::new(

@@ -12,6 +12,7 @@ use appliance_backup::store::FileStore;
 use appliance_backup::stream::{Feed, StreamError};
 use futures_util::future::BoxFuture;
 
+use crate::rig::cluster::Cluster;
 use crate::rig::{self, cluster, outside, subject};
 
 fn order(subject: Subject) -> Order {
@@ -119,7 +120,7 @@ impl Place for Migrating {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_or_role_that_changes_under_a_dump_makes_no_backup_that_would_not_restore() {
     let directory = tempfile::tempdir().expect("directory");
-    let cluster = cluster::shared();
+    let cluster = Cluster::start();
     let server = cluster.postgres(directory.path());
     server
         .run("postgres", "CREATE DATABASE migrated")

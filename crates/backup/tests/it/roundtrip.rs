@@ -13,6 +13,7 @@ use appliance_backup::restore::{self, RestoreError, Target, drill, restore};
 use appliance_backup::store::{FileStore, PART};
 use appliance_backup::stream::{self, Feed};
 
+use crate::rig::cluster::Cluster;
 use crate::rig::{self, S3, cluster, outside, subject};
 
 fn order(subject: &Subject) -> Order {
@@ -39,7 +40,7 @@ async fn back_up(repository: &Repository, directory: &Path, server: &Postgres, d
 }
 
 /// A database of its own with everything in it.
-async fn all_types(server: &Postgres, name: &str) {
+async fn all_types(cluster: &Cluster, server: &Postgres, name: &str) {
     server
         .run(
             "postgres",
@@ -59,7 +60,7 @@ async fn all_types(server: &Postgres, name: &str) {
     for statement in statements {
         server.run("postgres", &statement).await.expect("prepared");
     }
-    cluster::shared().file(
+    cluster.file(
         name,
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/all_types.sql"),
     );
@@ -69,9 +70,10 @@ async fn all_types(server: &Postgres, name: &str) {
 async fn a_database_of_all_types_comes_back_equal_by_swap_undo_and_drill() {
     let directory = tempfile::tempdir().expect("directory");
     let s3 = S3::start(&directory.path().join("s3")).await;
-    let (cluster, server) = (cluster::shared(), cluster::shared().postgres(directory.path()));
+    let cluster = Cluster::start();
+    let server = cluster.postgres(directory.path());
     let name = "all types='x'";
-    all_types(&server, name).await;
+    all_types(&cluster, &server, name).await;
     let repository = rig::repository(s3.store("some/prefix")).await;
     let before = cluster.plain(name);
     let manifest = back_up(&repository, directory.path(), &server, name).await;
@@ -206,7 +208,8 @@ async fn a_database_of_all_types_comes_back_equal_by_swap_undo_and_drill() {
 #[tokio::test(flavor = "multi_thread")]
 async fn other_encodings_and_several_databases_each_have_their_own_backup() {
     let directory = tempfile::tempdir().expect("directory");
-    let (cluster, server) = (cluster::shared(), cluster::shared().postgres(directory.path()));
+    let cluster = Cluster::start();
+    let server = cluster.postgres(directory.path());
     server
         .run(
             "postgres",
@@ -261,7 +264,8 @@ async fn other_encodings_and_several_databases_each_have_their_own_backup() {
 #[tokio::test(flavor = "multi_thread")]
 async fn common_tools_alone_restore_it_as_the_page_in_the_bucket_says() {
     let directory = tempfile::tempdir().expect("directory");
-    let (cluster, server) = (cluster::shared(), cluster::shared().postgres(directory.path()));
+    let cluster = Cluster::start();
+    let server = cluster.postgres(directory.path());
     server
         .run("postgres", "CREATE DATABASE by_hand")
         .await

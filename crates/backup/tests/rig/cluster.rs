@@ -15,7 +15,8 @@ pub struct Cluster {
     directory: tempfile::TempDir,
 }
 
-/// The server that most tests share.
+/// The server that most tests share; who makes roles has one of his own, as a role that comes while another test's dump
+/// runs makes that no backup.
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(Cluster::start)

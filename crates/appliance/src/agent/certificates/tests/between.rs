@@ -113,7 +113,7 @@ impl Between {
         state.counts.get(segment).copied().unwrap_or_default()
     }
 
-    /// What each new order said it replaces.
+    /// What each order that was made said it replaces.
     pub(super) fn replaces(&self) -> Vec<Option<String>> {
         self.state.lock().unwrap().replaces.clone()
     }
@@ -132,7 +132,7 @@ impl Between {
         let path = request.uri().path().to_owned();
         let (head, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
-        let fault = self.note(&path, &body);
+        let fault = self.note(&path);
         if let Some(Fault::Problem {
             status,
             kind,
@@ -169,6 +169,7 @@ impl Between {
                 .body(Full::from(advice.to_string()))
                 .unwrap();
         }
+        let ordered = (path == "/order-plz").then(|| replaced(&body));
         let answer = forward(Request::from_parts(head, Full::new(body)), authority, ca).await;
         if matches!(fault, Some(Fault::Silence)) {
             self.silent.notify_one();
@@ -183,10 +184,11 @@ impl Between {
             body = directory.to_string().into();
             head.headers.remove("content-length");
         }
-        if path == "/order-plz" && head.status == StatusCode::CREATED {
+        // What was refused for its nonce comes once more.
+        if let (Some(replaces), StatusCode::CREATED) = (ordered, head.status) {
             // An authority repeats what an order said it replaces (RFC 9773 §5).
             let mut order: serde_json::Value = serde_json::from_slice(&body).unwrap();
-            let replaces = self.state.lock().unwrap().replaces.last().cloned().flatten();
+            self.state.lock().unwrap().replaces.push(replaces.clone());
             if let Some(replaces) = replaces {
                 order["replaces"] = replaces.into();
             }
@@ -197,21 +199,12 @@ impl Between {
     }
 
     /// Counts the request, and takes what is to happen to it.
-    fn note(&self, path: &str, body: &Bytes) -> Option<Fault> {
+    fn note(&self, path: &str) -> Option<Fault> {
         let mut state = self.state.lock().unwrap();
         let segment = path.split('/').nth(1).unwrap_or_default().to_owned();
         *state.counts.entry(segment).or_default() += 1;
         let at = state.faults.iter().position(|(start, _)| path.starts_with(start));
-        let fault = at.map(|at| state.faults.remove(at).1);
-        if path == "/order-plz" && fault.is_none() {
-            let signed: serde_json::Value = serde_json::from_slice(body).unwrap();
-            let order = URL_SAFE_NO_PAD
-                .decode(signed["payload"].as_str().unwrap())
-                .unwrap();
-            let order: serde_json::Value = serde_json::from_slice(&order).unwrap();
-            state.replaces.push(order["replaces"].as_str().map(str::to_owned));
-        }
-        fault
+        at.map(|at| state.faults.remove(at).1)
     }
 
     async fn nonce(&self, authority: SocketAddr, ca: &str) -> http::HeaderValue {
@@ -241,4 +234,14 @@ async fn forward(request: Request<Full<Bytes>>, authority: SocketAddr, ca: &str)
     let body = body.collect().await.unwrap().to_bytes();
     connection.abort();
     Response::from_parts(head, Full::new(body))
+}
+
+/// What a signed order says that it replaces.
+fn replaced(body: &Bytes) -> Option<String> {
+    let signed: serde_json::Value = serde_json::from_slice(body).unwrap();
+    let order = URL_SAFE_NO_PAD
+        .decode(signed["payload"].as_str().unwrap())
+        .unwrap();
+    let order: serde_json::Value = serde_json::from_slice(&order).unwrap();
+    order["replaces"].as_str().map(str::to_owned)
 }

@@ -43,7 +43,7 @@ async fn an_agent_that_dies_between_order_and_certificate_fetches_the_one_it_ord
     between.silence().await;
     ordered.abort();
     assert!(ordered.await.unwrap_err().is_cancelled());
-    assert_eq!((between.count("order-plz"), between.replaces().len()), (1, 1));
+    assert_eq!(between.replaces().len(), 1);
     let record = fs_err::read_to_string(host.record("shop.io")).unwrap();
     assert!(record.contains("PRIVATE KEY"), "the key is kept");
 
