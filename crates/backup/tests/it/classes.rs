@@ -15,8 +15,8 @@ use appliance_backup::sign::Signer;
 use appliance_backup::store::{FileStore, PART, StoreErrorKind};
 use appliance_backup::stream::{self, Feed};
 
-use crate::rig::s3::{Fault, Seen};
 use crate::rig::cluster::Cluster;
+use crate::rig::s3::{Fault, Seen};
 use crate::rig::{self, S3, cluster, outside, subject};
 
 fn order(subject: Subject) -> Order {

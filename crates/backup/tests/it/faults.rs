@@ -17,8 +17,8 @@ use appliance_backup::retention::Plan;
 use appliance_backup::store::{FileStore, PART, S3Options};
 use appliance_backup::stream::{self, Feed};
 
-use crate::rig::s3::{Fault, Seen};
 use crate::rig::cluster::Cluster;
+use crate::rig::s3::{Fault, Seen};
 use crate::rig::{self, S3, cluster, outside, subject};
 
 /// The requests that a fault meets.

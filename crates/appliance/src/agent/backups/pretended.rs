@@ -9,9 +9,12 @@ use futures_util::future::BoxFuture;
 /// Files by name.
 pub(super) type Files = BTreeMap<String, String>;
 
+/// What the place's own programs do.
+type Program = Box<dyn Fn(&mut Files, &[&str]) -> Option<String> + Send + Sync>;
+
 /// Such a place.
 pub(super) struct Pretended {
-    program: Box<dyn Fn(&mut Files, &[&str]) -> Option<String> + Send + Sync>,
+    program: Program,
     state: Mutex<State>,
 }
 
