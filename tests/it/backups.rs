@@ -189,6 +189,14 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     }
     run(&world, "appliance backup now db").await?;
+    // What the undo brought back is not like the backups before: the alert stands until somebody says that it is right.
+    let status = developer.appliance(["status"]).run().await?;
+    ensure!(
+        status.stdout.contains("is not like those before"),
+        "{}",
+        status.stdout
+    );
+    run(&world, "appliance backup prune db --yes").await?;
     told(&receiver, "resolved", "backup-age", "demo/db").await?;
     gone(&world, "backup-none").await?;
     gone(&world, "backup-failed").await?;

@@ -49,6 +49,18 @@ async fn output(world: &World) -> anyhow::Result<String> {
 
 /// Nothing of ours is there, and only who held the key before gets in.
 async fn not_half_open(world: &World) -> anyhow::Result<()> {
+    nothing_of_ours(world).await?;
+    // And by packets: nothing but the SSH door that was there before answers.
+    let ip = world.ip().await?;
+    let answers = async |port: u16| tokio::net::TcpStream::connect((ip, port)).await.is_ok();
+    ensure!(answers(22).await, "the SSH door is shut");
+    for port in [80, 443, 2375, 5432, 9323] {
+        ensure!(!answers(port).await, "port {port} answers from outside");
+    }
+    Ok(())
+}
+
+async fn nothing_of_ours(world: &World) -> anyhow::Result<()> {
     for path in [
         "/usr/local/bin/appliance",
         "/usr/local/bin/.appliance.download",
@@ -67,13 +79,6 @@ async fn not_half_open(world: &World) -> anyhow::Result<()> {
         .filter(|line| !line.contains(":22 ") && !line.contains("127.0.0.11:"))
         .collect();
     ensure!(strangers.is_empty(), "{strangers:?}");
-    // And by packets: nothing but the SSH door that was there before answers.
-    let ip = world.ip().await?;
-    let answers = async |port: u16| tokio::net::TcpStream::connect((ip, port)).await.is_ok();
-    ensure!(answers(22).await, "the SSH door is shut");
-    for port in [80, 443, 2375, 5432, 9323] {
-        ensure!(!answers(port).await, "port {port} answers from outside");
-    }
     let sshd = world.run(&["sshd", "-T"]).await?;
     ensure!(
         sshd.lines().any(|line| line == "passwordauthentication no"),
@@ -160,7 +165,8 @@ async fn user_data_makes_an_appliance_of_a_bare_host_or_says_why_not() -> anyhow
         "{}",
         output(&world).await?
     );
-    not_half_open(&world).await?;
+    // No packet gets to it from outside either.
+    nothing_of_ours(&world).await?;
     world.run(&["rm", CUT_OFF_PATH]).await?;
 
     let fstab = world.host.read("/etc/fstab").await.unwrap_or_default();
