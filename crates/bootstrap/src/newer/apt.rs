@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::host::{Command, Host, HostError, Output, failed};
+use crate::want::act::INSTALL;
 
 /// How long we wait for whoever holds apt's locks.
 const LOCK_WAIT: Duration = Duration::from_secs(300);
@@ -98,17 +99,9 @@ pub(super) fn install(
         } else {
             "--setenv=NEEDRESTART_MODE=a"
         },
-        "apt-get",
-        "install",
-        "--yes",
-        "--quiet=2",
-        "--no-install-recommends",
-        "--option=DPkg::Lock::Timeout=300",
-        "--option=Dpkg::Options::=--force-confdef",
-        "--option=Dpkg::Options::=--force-confold",
-        "--option=Acquire::Retries=3",
     ]
     .into_iter()
+    .chain(INSTALL)
     .chain(options.iter().copied())
     .chain(packages.iter().copied())
     .collect();

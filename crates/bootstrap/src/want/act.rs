@@ -11,6 +11,19 @@ use crate::host::{Command, Host, HostError, Owner, must};
 use crate::sshd;
 use crate::written::{self, Written};
 
+/// Installs packages without a question; files that somebody edited stay.
+pub(crate) const INSTALL: [&str; 9] = [
+    "apt-get",
+    "install",
+    "--yes",
+    "--quiet=2",
+    "--no-install-recommends",
+    "--option=DPkg::Lock::Timeout=300",
+    "--option=Dpkg::Options::=--force-confdef",
+    "--option=Dpkg::Options::=--force-confold",
+    "--option=Acquire::Retries=3",
+];
+
 /// How long we wait for whoever holds apt's locks, such as the first-boot upgrade.
 const LOCK_WAIT: Duration = Duration::from_secs(300);
 
@@ -292,20 +305,10 @@ fn install(host: &dyn Host, missing: &[String], interrupted: bool) -> Result<(),
         host,
         &apt(&["apt-get", "update", "--quiet=2", "--option=Acquire::Retries=2"]),
     );
-    let argv: Vec<&str> = [
-        "apt-get",
-        "install",
-        "--yes",
-        "--quiet=2",
-        "--no-install-recommends",
-        "--option=DPkg::Lock::Timeout=300",
-        "--option=Dpkg::Options::=--force-confdef",
-        "--option=Dpkg::Options::=--force-confold",
-        "--option=Acquire::Retries=3",
-    ]
-    .into_iter()
-    .chain(missing.iter().map(String::as_str))
-    .collect();
+    let argv: Vec<&str> = INSTALL
+        .into_iter()
+        .chain(missing.iter().map(String::as_str))
+        .collect();
     match (patiently(host, &apt(&argv)), update) {
         (Ok(()), _) => Ok(()),
         // Without lists the installation fails for a reason that hides the true one.

@@ -3,7 +3,7 @@
 //! Each can be observed ([`Want::observe`]), compared ([`Want::changes`], pure) and brought about ([`Want::act`]).
 //! Acting is safe to repeat, and starts from a fresh observation.
 
-mod act;
+pub(crate) mod act;
 mod compare;
 mod file;
 mod handler;
