@@ -18,20 +18,22 @@ const RESERVE: u64 = 256 << 20;
 ///
 /// Docker compresses what it pushes, at a quarter of the speed at which it exports; what it pushed once it need not push
 /// again. `sizes` are those of the layers, lowest first and as far as they are known.
-/// An image of which the host has nothing is pushed as well: that is once, and the next time its layers are known.
+/// Several new layers that are most of an image are pushed as well: that is once, and the next time they are known.
 pub fn is_worth_it(outline: &Outline, have: &HaveAnswer, cache: &Cache, sizes: &[u64]) -> bool {
     let size = |index: usize| sizes.get(index).copied().unwrap_or_default();
     let total: u64 = sizes.iter().sum();
-    let mut unknown = 0;
-    let mut first = outline.diff_ids.len() > 1;
+    let (mut unknown, mut missing, mut layers) = (0, 0, 0);
     for (index, diff_id) in outline.diff_ids.iter().enumerate() {
         let on_host = on_host(diff_id, have, cache).is_some();
-        first &= !on_host;
+        if !on_host {
+            missing += size(index);
+            layers += 1;
+        }
         if !on_host || cache.handed(diff_id).is_none() {
             unknown += size(index);
         }
     }
-    first || unknown <= total / 2
+    unknown <= total / 2 || (layers > 1 && missing > total / 2)
 }
 
 /// A push of the local Docker that is under way.
@@ -245,6 +247,7 @@ mod tests {
         for (there, handed, wanted, why) in [
             (&[][..], &[][..], true, "the first one"),
             (&[0, 1], &[0, 1], true, "a small layer changed"),
+            (&[0], &[0], true, "dependencies and source changed"),
             (&[0, 1], &[], false, "Docker would compress what the host has"),
             (&[0, 2], &[0, 2], false, "a large layer changed"),
             (&[0, 1, 2], &[0, 1, 2], true, "only the configuration changed"),
