@@ -5,7 +5,8 @@
 //!                                              └──────── no ◄──────────── anything else        └► shown, kept, renewed
 //! ```
 //!
-//! Before a certificate is renewed the same is asked again; after a no it is shown until it ends, and then forgotten.
+//! Before a certificate is renewed the same is asked again; after a no (403, 404, 410) it is not renewed, is shown until it
+//! ends, and the next visitor after that is asked about.
 //!
 //! `acme: on_demand: ask:` of `host.yml` says whom to ask; without it nobody waits and nothing is asked for.
 
@@ -40,6 +41,12 @@ const NO: Duration = Duration::from_secs(600);
 const LATER: Duration = Duration::from_secs(30);
 /// How long one question to the proxy waits for a visitor.
 const POLL: Duration = Duration::from_secs(60);
+/// Statuses by which a name that is served is given up.
+const REFUSALS: [http::StatusCode; 3] = [
+    http::StatusCode::FORBIDDEN,
+    http::StatusCode::NOT_FOUND,
+    http::StatusCode::GONE,
+];
 /// Names that are seen to at the same time.
 const AT_ONCE: usize = 8;
 
@@ -172,15 +179,23 @@ impl Desk {
     /// Asks again about names whose certificates are due: those to be renewed, and those that are not wanted any more,
     /// which are forgotten here.
     ///
-    /// Whoever cannot be asked, or is in trouble himself (a status of 500 and above), has not said no: the last answer
-    /// counts.
+    /// Only 403, 404 and 410 say no; of whoever cannot be asked, or answers something else (in trouble, being replaced,
+    /// moved, in need of a password), the last answer counts.
     pub async fn still_wanted(&self, wanted: &OnDemand, names: Vec<Name>) -> (Vec<Name>, Vec<Lapsed>) {
         let questions = names.into_iter().map(|name| {
             async move {
                 let why = match ask(&wanted.ask, name.as_str()).await {
                     Ok(status) if status == http::StatusCode::OK => None,
-                    Ok(status) if status.is_server_error() => None,
-                    Ok(status) => Some(format!("{} answered {status}", wanted.ask)),
+                    Ok(status) if REFUSALS.contains(&status) => {
+                        Some(format!("{} answered {status}", wanted.ask))
+                    }
+                    Ok(status) => {
+                        tracing::warn!(
+                            "{} answered {status} about {name}, which is no answer",
+                            wanted.ask
+                        );
+                        None
+                    }
                     Err(error) => {
                         tracing::warn!("{} could not be asked about {name}: {error:#}", wanted.ask);
                         None

@@ -207,22 +207,30 @@ fn line(package: &newer::Package) {
     ));
 }
 
+/// Docker is left alone because of `objection`; `standing` says what was done before.
+fn not_now(objection: &newer::Objection, standing: &str) -> anyhow::Error {
+    failure(
+        Kind::Refused,
+        format!("Docker is not replaced now: {}; {standing}", objection.message),
+    )
+    .hint(objection.next.clone())
+    .hint("or everything else: appliance host update --only packages")
+    .into()
+}
+
 fn carry_out(plan: &Plan, args: &UpdateArgs, told: &mut dyn FnMut(&str)) -> anyhow::Result<ExitCode> {
     if let Some(objection) = plan.docker.as_ref().and_then(|jump| jump.objections.first()) {
-        return Err(failure(
-            Kind::Refused,
-            format!(
-                "Docker is not replaced now: {}; nothing was changed",
-                objection.message
-            ),
-        )
-        .hint(objection.next.clone())
-        .hint("or everything else: appliance host update --only packages")
-        .into());
+        return Err(not_now(objection, "nothing was changed"));
     }
     if !plan.packages.is_empty() {
         told(&format!("installing {} packages", plan.packages.len()));
         newer::install(&Local, &plan.packages)?;
+    }
+    // Somebody may have begun something while the question stood or packages were installed.
+    if plan.docker.is_some()
+        && let Some(objection) = at_work()?.into_iter().next()
+    {
+        return Err(not_now(&objection, "other packages that were asked for are new"));
     }
     let landed = match &plan.docker {
         Some(jump) => Some(newer::jump(&Local, jump, told).map_err(|error| fell(error, jump))?),

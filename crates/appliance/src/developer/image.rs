@@ -345,7 +345,7 @@ async fn hand_over(
         server: name.clone(),
     };
     docker.tag_image(id, &name, "latest").await?;
-    let pushed = docker.push_image(&name, "latest", credentials).await;
+    let pushed = docker.push_image(&name, "latest", &credentials).await;
     let untagged = docker.remove_image(&format!("{name}:latest")).await;
     pushed?;
     untagged?;

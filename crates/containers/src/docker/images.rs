@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::{Docker, translate};
-use crate::engine::{ImageInfo, PullRequest, RemoteImage};
+use crate::engine::{Credentials, ImageInfo, PullRequest, RemoteImage};
 use crate::error::EngineError;
 
 /// Until a pull or load begins to answer; the daemon may read a whole archive first.
@@ -35,12 +35,16 @@ fn checked<'a>(doing: &str, reference: &'a str) -> Result<&'a str, EngineError> 
 }
 
 fn credentials(request: &PullRequest) -> Option<DockerCredentials> {
-    request.credentials.as_ref().map(|credentials| DockerCredentials {
+    request.credentials.as_ref().map(login)
+}
+
+fn login(credentials: &Credentials) -> DockerCredentials {
+    DockerCredentials {
         username: Some(credentials.username.clone()),
         password: Some(credentials.password.clone()),
         serveraddress: Some(credentials.server.clone()),
         ..DockerCredentials::default()
-    })
+    }
 }
 
 impl Docker {
@@ -52,7 +56,7 @@ impl Docker {
         &self,
         repository: &str,
         tag: &str,
-        credentials: crate::engine::Credentials,
+        credentials: &Credentials,
     ) -> Result<(), EngineError> {
         let doing = format!("pushing {repository}:{tag}");
         checked(&doing, repository)?;
@@ -61,13 +65,8 @@ impl Docker {
             tag: Some(tag.to_owned()),
             ..PushImageOptions::default()
         };
-        let credentials = DockerCredentials {
-            username: Some(credentials.username),
-            password: Some(credentials.password),
-            serveraddress: Some(credentials.server),
-            ..DockerCredentials::default()
-        };
-        let mut progress = std::pin::pin!(client.push_image(repository, Some(options), Some(credentials)));
+        let pushed = client.push_image(repository, Some(options), Some(login(credentials)));
+        let mut progress = std::pin::pin!(pushed);
         while let Some(step) = progress.next().await {
             step.map_err(|error| self.failure(&doing, error))?;
         }

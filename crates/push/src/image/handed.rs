@@ -17,7 +17,7 @@ const RESERVE: u64 = 256 << 20;
 /// Whether a push is quicker than an export.
 ///
 /// Docker compresses what it pushes, at a quarter of the speed at which it exports; what it pushed once it need not push
-/// again. `sizes` are those of the layers, lowest first and as far as they are known.
+/// again. `sizes` are those of the layers, lowest first and as far as they are known; without any there is no telling.
 /// Several new layers that are most of an image are pushed as well: that is once, and the next time they are known.
 pub fn is_worth_it(outline: &Outline, have: &HaveAnswer, cache: &Cache, sizes: &[u64]) -> bool {
     let size = |index: usize| sizes.get(index).copied().unwrap_or_default();
@@ -33,7 +33,7 @@ pub fn is_worth_it(outline: &Outline, have: &HaveAnswer, cache: &Cache, sizes: &
             unknown += size(index);
         }
     }
-    unknown <= total / 2 || (layers > 1 && missing > total / 2)
+    total > 0 && (unknown <= total / 2 || (layers > 1 && missing > total / 2))
 }
 
 /// A push of the local Docker that is under way.
@@ -132,7 +132,7 @@ impl Handing {
             .get(digest)
         {
             Some(bytes) => Ok(bytes.to_vec()),
-            None => self.document(digest),
+            None => layout::document(&self.store.blob_path(digest), digest),
         })?;
         // The image ID is the configuration's digest, or in containerd's store the manifest's.
         if Digest::of(&config) != outline.id && !documents.by_digest.contains_key(&outline.id) {
@@ -156,19 +156,6 @@ impl Handing {
             cache.remember_handed(diff_id, &blob);
         }
         Ok((prepared, cache))
-    }
-
-    fn document(&self, digest: &Digest) -> Result<Vec<u8>, ImageError> {
-        let path = self.store.blob_path(digest);
-        let size = std::fs::metadata(&path)
-            .map_err(ImageError::io("read", &path))?
-            .len();
-        if size > layout::DOCUMENT_LIMIT {
-            return Err(ImageError::NotAnImage {
-                why: format!("{digest} is too large for a manifest"),
-            });
-        }
-        std::fs::read(&path).map_err(ImageError::io("read", &path))
     }
 
     fn layer(&self, layer: &Descriptor) -> Result<Found, ImageError> {
@@ -258,6 +245,10 @@ mod tests {
         assert!(
             !is_worth_it(&outline(1), &have(&[]), &Cache::default(), &[300]),
             "an image of one layer is new each time"
+        );
+        assert!(
+            !is_worth_it(&outline(3), &have(&[]), &Cache::default(), &[]),
+            "Docker did not tell the sizes"
         );
     }
 }

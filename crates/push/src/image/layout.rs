@@ -10,7 +10,7 @@ use crate::change::{Digest, Platform};
 use crate::store::{Compression, Descriptor, Manifest, media_type};
 
 /// Largest index, manifest or configuration.
-pub(super) const DOCUMENT_LIMIT: u64 = 8 << 20;
+const DOCUMENT_LIMIT: u64 = 8 << 20;
 /// Indexes inside indexes.
 const DEPTH: usize = 4;
 
@@ -81,17 +81,21 @@ fn documents(
     let index = path.join("index.json");
     let top = std::fs::read(&index).map_err(ImageError::io("read", &index))?;
     resolve(top, platform, name, &mut |digest| {
-        let file = blob_path(path, digest);
-        let size = std::fs::metadata(&file)
-            .map_err(ImageError::io("read", &file))?
-            .len();
-        if size > DOCUMENT_LIMIT {
-            return Err(ImageError::NotAnImage {
-                why: format!("{digest} is too large for a manifest"),
-            });
-        }
-        std::fs::read(&file).map_err(ImageError::io("read", &file))
+        document(&blob_path(path, digest), digest)
     })
+}
+
+/// A manifest, index or configuration from its file.
+pub(super) fn document(file: &Path, digest: &Digest) -> Result<Vec<u8>, ImageError> {
+    let size = std::fs::metadata(file)
+        .map_err(ImageError::io("read", file))?
+        .len();
+    if size > DOCUMENT_LIMIT {
+        return Err(ImageError::NotAnImage {
+            why: format!("{digest} is too large for a manifest"),
+        });
+    }
+    std::fs::read(file).map_err(ImageError::io("read", file))
 }
 
 /// Follows an index to the one image of the platform: its configuration and its layers.
