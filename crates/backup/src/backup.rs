@@ -9,6 +9,7 @@
 use std::io;
 
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
 use crate::journal::{Intent, Journal};
 use crate::manifest::{Database, FORMAT, Manifest, Object, Server};
@@ -16,7 +17,8 @@ use crate::names::{self, BackupId, Subject};
 use crate::postgres::{Postgres, PostgresError};
 use crate::recover;
 use crate::repository::{Repository, RepositoryError};
-use crate::stream::{self, Feed, StreamError};
+use crate::spool;
+use crate::stream::{self, Feed, StreamError, Way};
 use crate::tap::Tap;
 use crate::volumes::{self, Pace, VolumeError};
 
@@ -113,11 +115,20 @@ pub async fn backup(
                 subject: order.subject.clone(),
                 id: id.clone(),
                 uploads: Vec::new(),
+                spool: repository
+                    .spool
+                    .as_ref()
+                    .map(|spool| spool.directory.join(id.as_str())),
             },
         )
         .map_err(BackupError::Journal)?;
     let mut note = |key: &str, upload: &str| entry.note_upload(key, upload);
     let made = make(repository, order, source, &id, outside, &mut note).await;
+    if made.is_err()
+        && let Err(error) = spool::forget(&entry.intent)
+    {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a spool is left behind");
+    }
     // Whatever it was, a manifest decides: a lost answer to its last call may have left one.
     let settled = match &made {
         Ok(_) => Ok(()),
@@ -172,10 +183,24 @@ async fn make(
         Source::Known(feed) => (None, feed, Some(Tap::of(order.subject.kind))),
     };
     let pace = Pace::new(order.bandwidth);
-    let (volumes, summary) = stream::store(repository, &prefix, feed, tap, id.tail(), pace, note).await?;
-    if let (Some(server), Some(facts)) = (asked, &facts) {
-        unchanged(server, &order.subject, facts).await?;
-    }
+    let (dumped, ended) = oneshot::channel();
+    let storing = async {
+        let way = Way {
+            id,
+            pace,
+            dumped: Some(dumped),
+        };
+        let stored = stream::store(repository, &prefix, feed, tap, way, note).await;
+        stored.map_err(BackupError::from)
+    };
+    // As soon as the dump has ended, which may be long before the last byte is stored.
+    let checking = async {
+        match (asked, &facts, ended.await) {
+            (Some(server), Some(facts), Ok(())) => unchanged(server, &order.subject, facts).await,
+            _ => Ok(()),
+        }
+    };
+    let ((volumes, summary), ()) = tokio::try_join!(storing, checking)?;
     let mut manifest = Manifest {
         format: FORMAT,
         repository: repository.id.clone(),

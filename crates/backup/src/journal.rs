@@ -22,6 +22,9 @@ pub enum Intent {
         id: BackupId,
         /// Uploads that were begun: key and the store's id.
         uploads: Vec<(String, String)>,
+        /// Directory of what waits on the disk.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spool: Option<PathBuf>,
     },
     /// A side database is being filled.
     Restore {
@@ -74,6 +77,16 @@ impl Intent {
         matches!(self, Intent::Backup { .. } | Intent::Prune { .. })
     }
 
+    fn subject_mut(&mut self) -> &mut Subject {
+        match self {
+            Intent::Backup { subject, .. }
+            | Intent::Restore { subject, .. }
+            | Intent::Swap { subject, .. }
+            | Intent::TakeOver { subject }
+            | Intent::Prune { subject, .. } => subject,
+        }
+    }
+
     /// What it concerns.
     pub fn subject(&self) -> &Subject {
         match self {
@@ -90,12 +103,32 @@ impl Intent {
 #[derive(Debug, Clone)]
 pub struct Journal {
     directory: PathBuf,
+    behalf: Option<Behalf>,
+}
+
+/// App and accessory that operations are noted for, where the data was another's.
+#[derive(Debug, Clone)]
+struct Behalf {
+    app: String,
+    accessory: String,
+}
+
+impl Behalf {
+    fn put(behalf: Option<&Self>, mut intent: Intent) -> Intent {
+        if let Some(Self { app, accessory }) = behalf {
+            let subject = intent.subject_mut();
+            subject.app.clone_from(app);
+            subject.accessory.clone_from(accessory);
+        }
+        intent
+    }
 }
 
 /// One operation's file; removed by [`Entry::done`] only.
 #[derive(Debug)]
 pub struct Entry {
     path: PathBuf,
+    behalf: Option<Behalf>,
     /// What is under way.
     pub intent: Intent,
 }
@@ -108,7 +141,23 @@ impl Journal {
     pub fn open(directory: impl Into<PathBuf>) -> io::Result<Self> {
         let directory = directory.into();
         fs_err::create_dir_all(&directory)?;
-        Ok(Self { directory })
+        Ok(Self {
+            directory,
+            behalf: None,
+        })
+    }
+
+    /// The same journal, in which all that begins is noted for this accessory: backups of a former name, or of another
+    /// app, are restored into it.
+    #[must_use]
+    pub fn on_behalf_of(&self, app: &str, accessory: &str) -> Self {
+        Self {
+            directory: self.directory.clone(),
+            behalf: Some(Behalf {
+                app: app.to_owned(),
+                accessory: accessory.to_owned(),
+            }),
+        }
     }
 
     /// Writes down that something begins; `name` is unique.
@@ -118,7 +167,8 @@ impl Journal {
     pub fn begin(&self, name: &str, intent: Intent) -> io::Result<Entry> {
         let entry = Entry {
             path: self.directory.join(format!("{name}.json")),
-            intent,
+            intent: Behalf::put(self.behalf.as_ref(), intent),
+            behalf: self.behalf.clone(),
         };
         entry.write()?;
         Ok(entry)
@@ -144,7 +194,11 @@ impl Journal {
                 continue;
             }
             match serde_json::from_slice(&fs_err::read(&path)?) {
-                Ok(intent) => entries.push(Entry { path, intent }),
+                Ok(intent) => entries.push(Entry {
+                    path,
+                    behalf: None,
+                    intent,
+                }),
                 Err(error) => {
                     tracing::error!("{} makes no sense and is set aside: {error}", path.display());
                     fs_err::rename(&path, path.with_extension("damaged"))?;
@@ -172,7 +226,7 @@ impl Entry {
     /// # Errors
     /// When it cannot be written: then the step must not be taken.
     pub fn proceed(&mut self, intent: Intent) -> io::Result<()> {
-        self.intent = intent;
+        self.intent = Behalf::put(self.behalf.as_ref(), intent);
         self.write()
     }
 

@@ -40,6 +40,7 @@
 //! | a dump or a drill hangs and nobody knows | `a_program_that_writes_nothing_more_and_does_not_end_is_given_up`, `silence_is_told_when_the_next_run_should_have_come_and_not_before` |
 //! | data vanishes, and the empty backups push out the full ones | `whatever_goes_wrong_no_bad_backup_is_listed_and_the_live_data_stays` |
 //! | a migration in the middle makes a dump that does not restore | `a_schema_or_role_that_changes_under_a_dump_makes_no_backup_that_would_not_restore` |
+//! | a slow link holds the database's snapshot | `a_spool_lets_the_database_go_long_before_the_place_has_everything`, `a_spool_ends_with_its_backup_however_that_ends` |
 //! | others' files are swept away, one's own never | `the_sweep_takes_what_is_old_and_ours_and_nothing_else` |
 //!
 //! Replication slots (which fill disks elsewhere) are not used: backups are logical.
@@ -59,6 +60,7 @@ pub mod restore;
 pub mod retention;
 pub mod seal;
 pub mod sign;
+pub mod spool;
 pub mod store;
 pub mod stream;
 pub mod tap;

@@ -6,6 +6,7 @@ use crate::names::{self, MANIFEST, Subject};
 use crate::postgres::{Postgres, PostgresError};
 use crate::repository::{Catalogue, Repository, RepositoryError};
 use crate::retention::Plan;
+use crate::spool;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Why it cannot be settled yet.
@@ -23,6 +24,9 @@ pub enum RecoverError {
     /// The journal failed.
     #[error("cannot write the journal of backups")]
     Journal(#[source] std::io::Error),
+    /// What waited on the disk cannot be removed.
+    #[error("cannot remove what waited on the disk")]
+    Spool(#[source] std::io::Error),
     /// It is about what is stored, and nobody said where.
     #[error("the place of the backups of {subject} is needed")]
     NoPlace {
@@ -65,6 +69,7 @@ pub async fn settle(
     };
     let said = match &entry.intent {
         Intent::Backup { id, .. } => {
+            spool::forget(&entry.intent).map_err(RecoverError::Spool)?;
             if let Some(server) = server {
                 server.place().release_pipes();
                 // Best effort: without its reader the program ends by itself at its next write.
@@ -121,7 +126,10 @@ pub async fn settle(
 /// # Errors
 /// When the store fails.
 pub(crate) async fn backup(repository: &Repository, intent: &Intent) -> Result<String, StoreError> {
-    let Intent::Backup { subject, id, uploads } = intent else {
+    let Intent::Backup {
+        subject, id, uploads, ..
+    } = intent
+    else {
         return Ok(String::new());
     };
     let store = &repository.store;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::manifest::{DrillResult, FORMAT, Manifest};
 use crate::names::{self, BackupId, MANIFEST, README, REPOSITORY, Subject};
 use crate::sign::{self, PublicKey, SignatureError, Signer};
+use crate::spool::Spool;
 use crate::store::{Store, StoreError, StoreErrorKind};
 
 /// Why a repository cannot be used.
@@ -83,6 +84,8 @@ pub struct Repository {
     pub keys: Keys,
     /// Its random id.
     pub id: String,
+    /// Where parts wait on their way to it.
+    pub spool: Option<Spool>,
     recipients: Vec<x25519::Recipient>,
 }
 
@@ -112,6 +115,8 @@ pub struct Unusable {
     pub keys: Vec<String>,
     /// Whether it has no manifest: under way, or broken off.
     pub uncommitted: bool,
+    /// Whether it is signed by somebody else: another host that uses the same place, or one that this host replaces.
+    pub foreign: bool,
 }
 
 /// What a repository holds of some subjects.
@@ -177,6 +182,7 @@ impl Repository {
             store,
             keys,
             id: found.repository,
+            spool: None,
             recipients,
         })
     }
@@ -187,6 +193,15 @@ impl Repository {
         Self {
             store,
             ..self.clone()
+        }
+    }
+
+    /// The same repository, with a disk before it.
+    #[must_use]
+    pub fn spooling(self, spool: Spool) -> Self {
+        Self {
+            spool: Some(spool),
+            ..self
         }
     }
 
@@ -218,24 +233,27 @@ impl Repository {
         let mut catalogue = Catalogue::default();
         for ((subject, id), objects) in groups {
             let keys = || objects.keys().map(|name| subject.key(&id, name)).collect();
-            let unusable = |why: String, uncommitted: bool| Unusable {
+            let unusable = |why: String, uncommitted: bool, foreign: bool| Unusable {
                 id: id.clone(),
                 subject: subject.clone(),
                 why,
                 keys: keys(),
                 uncommitted,
+                foreign,
             };
             if !objects.contains_key(MANIFEST) {
                 catalogue.unusable.push(unusable(
                     "it has no manifest: under way, or broken off".to_owned(),
                     true,
+                    false,
                 ));
                 continue;
             }
             match self.proved(&subject, &id, &objects).await {
                 Ok(found) => catalogue.backups.push(found),
                 Err(Doubt::Store(error)) => return Err(error.into()),
-                Err(Doubt::Content(why)) => catalogue.unusable.push(unusable(why, false)),
+                Err(Doubt::Content(why)) => catalogue.unusable.push(unusable(why, false, false)),
+                Err(Doubt::Stranger(why)) => catalogue.unusable.push(unusable(why, false, true)),
             }
         }
         catalogue
@@ -254,8 +272,10 @@ impl Repository {
         let bytes = whole(&*self.store, &subject.key(id, MANIFEST))
             .await?
             .ok_or_else(|| Doubt::Content("its manifest vanished".to_owned()))?;
-        let manifest: Manifest =
-            sign::open(&bytes, &trusted).map_err(|error| Doubt::Content(chain(&error)))?;
+        let manifest: Manifest = sign::open(&bytes, &trusted).map_err(|error| match error {
+            SignatureError::Stranger { .. } => Doubt::Stranger(error.to_string()),
+            error => Doubt::Content(chain(&error)),
+        })?;
         if manifest.repository != self.id || manifest.subject != *subject || manifest.id != *id {
             return Err(Doubt::Content(format!(
                 "its manifest is of {} {} in another place: a copy",
@@ -347,6 +367,7 @@ impl Repository {
 enum Doubt {
     Store(StoreError),
     Content(String),
+    Stranger(String),
 }
 
 impl From<StoreError> for Doubt {

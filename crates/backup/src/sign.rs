@@ -20,7 +20,10 @@ pub enum SignatureError {
     #[error("it is not a signed document of this program")]
     Form,
     /// Signed by somebody else.
-    #[error("it is signed by {found}, not by a key that is trusted here")]
+    #[error(
+        "it is signed by {found}, not by a key that is trusted here; if that is a host which this one replaces: appliance \
+         restore with --trust {found}, or trust: [{found}] beside the backup's schedule"
+    )]
     Stranger {
         /// The key it names.
         found: PublicKey,

@@ -9,14 +9,20 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::manifest::{Manifest, Object};
+use crate::names::BackupId;
 use crate::place::{self, Ended, Job, Place, PlaceError};
 use crate::repository::Repository;
 use crate::seal::{self, Arriving, Piece, SealError, Summary};
+use crate::spool;
 use crate::tap::Tap;
 use crate::volumes::{self, Pace, VolumeError};
 
 /// Parts that wait between two stages.
 const QUEUE: usize = 1;
+
+/// What is said of a spool that was too small.
+const FULL: &str =
+    "the disk had no room for all of what waits there (spool), so the dump waited for the place";
 
 /// Where content comes from.
 pub enum Feed {
@@ -51,6 +57,16 @@ pub enum StreamError {
     Thread(#[source] tokio::task::JoinError),
 }
 
+/// How content travels into a store.
+pub(crate) struct Way<'a> {
+    /// The backup.
+    pub(crate) id: &'a BackupId,
+    /// How fast.
+    pub(crate) pace: Pace,
+    /// Told when the program that writes the content has ended well.
+    pub(crate) dumped: Option<oneshot::Sender<()>>,
+}
+
 /// Stores what `feed` gives as volumes below `prefix`.
 ///
 /// # Errors
@@ -60,16 +76,32 @@ pub(crate) async fn store(
     prefix: &str,
     feed: Feed,
     tap: Option<Tap>,
-    pipe_name: &str,
-    mut pace: Pace,
+    way: Way<'_>,
     note: &mut (dyn FnMut(&str, &str) -> io::Result<()> + Send),
 ) -> Result<(Vec<Object>, Summary), StreamError> {
+    let Way {
+        id,
+        mut pace,
+        mut dumped,
+    } = way;
     let (pieces, arriving) = mpsc::channel(QUEUE);
     let recipients = repository.recipients().to_vec();
+    let mut full = false;
     let uploading = async {
-        let mut arriving = arriving;
-        // Owned here, so that a failed upload closes the channel and with it the whole pipeline.
-        volumes::upload(&*repository.store, prefix, &mut arriving, &mut pace, note).await
+        let mut upload = async |mut arriving: mpsc::Receiver<Piece>| {
+            // Owned here, so that a failed upload closes the channel and with it the whole pipeline.
+            volumes::upload(&*repository.store, prefix, &mut arriving, &mut pace, note).await
+        };
+        let Some(spool) = &repository.spool else {
+            return upload(arriving).await;
+        };
+        let (leaving, waiting) = mpsc::channel(QUEUE);
+        let directory = spool.directory.join(id.as_str());
+        let passing = spool::through(directory, spool.reserve, arriving, leaving);
+        let (passed, uploaded) = tokio::join!(passing, upload(waiting));
+        // Without the disk the upload breaks off: the disk is the reason.
+        full = passed.map_err(VolumeError::Spool)?;
+        uploaded
     };
     let (sealed, uploaded, ran) = match feed {
         Feed::Reader(mut reader) => {
@@ -80,7 +112,7 @@ pub(crate) async fn store(
             (sealed, uploaded, Ok(None))
         }
         Feed::Job { place, mut job } => {
-            let pipe = place.pipe(pipe_name)?;
+            let pipe = place.pipe(id.tail())?;
             let ends = place::open_to_read(&pipe).map_err(StreamError::Pipe)?;
             job.stdout = Some(pipe.inside.clone());
             let (verdict, judged) = oneshot::channel();
@@ -99,6 +131,9 @@ pub(crate) async fn store(
                 let good = ended.as_ref().is_ok_and(|ended| job.good(ended));
                 let _sealing_gave_up = verdict.send(good);
                 drop(guard);
+                if let (true, Some(dumped)) = (good, dumped.take()) {
+                    let _nobody_asked = dumped.send(());
+                }
                 ended
             };
             let silence = job.silence.unwrap_or(place::SILENCE);
@@ -121,6 +156,14 @@ pub(crate) async fn store(
                 && ended.code != 0
             {
                 summary.said = Some(ended.complaint());
+            }
+            if full {
+                let said = summary
+                    .said
+                    .take()
+                    .map(|said| format!("{said}; "))
+                    .unwrap_or_default();
+                summary.said = Some(format!("{said}{FULL}"));
             }
             Ok((objects, summary))
         }

@@ -38,6 +38,9 @@ pub enum VolumeError {
         /// What was sent.
         sent: u64,
     },
+    /// The disk between the content and the store failed.
+    #[error("cannot use the spool")]
+    Spool(#[source] io::Error),
     /// The upload could not be noted.
     #[error("cannot write the journal")]
     Journal(#[source] io::Error),

@@ -194,6 +194,13 @@ pub struct Backup {
     /// Most bytes a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<Bytes>,
+    /// What the place does not take at once waits sealed on the host's disk, so that a slow or flaky link does not hold the
+    /// database's snapshot.
+    pub spool: bool,
+    /// Public keys of hosts that this one replaces, whose backups are listed, restored and pruned as its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(regex(pattern = r"^[0-9a-f]{64}$")))]
+    pub trust: Vec<String>,
     /// Address that is told of each good backup, so that silence is noticed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^https?://[^\s]+$"))]
@@ -219,6 +226,8 @@ impl Default for Backup {
             credentials: Credentials::default(),
             recovery: None,
             bandwidth: None,
+            spool: false,
+            trust: Vec::new(),
             ping: None,
             drill_ping: None,
         }

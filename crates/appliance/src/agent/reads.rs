@@ -40,7 +40,13 @@ pub async fn answer(agent: &Arc<Agent>, sight: &Sight, request: Request<Incoming
     }
     let answered = match (request.method(), segments.as_slice()) {
         (&Method::GET, ["v1", "apps", app, "containers"]) => outcome(containers(agent, app).await),
-        (&Method::GET, ["v1", "apps", app, "backups"]) => outcome(agent.backup_lists(app).await),
+        (&Method::GET, ["v1", "apps", app, "backups"]) => {
+            let wanted = pairs(query.as_deref());
+            match wanted.get("from").and_then(|from| from.split_once('/')) {
+                Some((other, _)) if !sight.app(other) => hidden(&format!("the app {other}")),
+                _ => outcome(agent.backup_lists(app, &wanted).await),
+            }
+        }
         (&Method::GET, ["v1", "apps", app, "backups", accessory, id]) => {
             outcome(agent.backup_manifest(app, accessory, id).await)
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::Context as _;
-use appliance_push::change::{AccessoryName, BackupAction, Verb};
+use appliance_push::change::{AccessoryName, BackupAction, Restore, Verb};
 use jiff::Timestamp;
 
 use super::backup_download::DownloadArgs;
@@ -20,6 +20,8 @@ pub enum BackupCommand {
     List {
         #[command(flatten)]
         reach: AppArgs,
+        #[command(flatten)]
+        former: Former,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -72,13 +74,24 @@ pub enum BackupCommand {
     Keygen,
 }
 
+/// Whose backups are meant, where they are not this host's own
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Former {
+    /// Those made when the accessory was called so, as ACCESSORY or APP/ACCESSORY
+    #[arg(long, value_name = "NAME")]
+    pub from: Option<String>,
+    /// Trust what the host with this public key made, which this one replaces
+    #[arg(long, value_name = "KEY")]
+    pub trust: Option<String>,
+}
+
 /// Carries it out on every host of the app that has the accessory.
 ///
 /// # Errors
 /// When a host cannot be reached, refuses, or what was asked for fails.
 pub async fn run(command: &BackupCommand, globals: &Globals) -> anyhow::Result<()> {
     match command {
-        BackupCommand::List { reach, json } => list(reach, *json, globals).await,
+        BackupCommand::List { reach, former, json } => list(reach, former, *json, globals).await,
         BackupCommand::Now { reach, accessory } => act(reach, accessory, BackupAction::Now, globals).await,
         BackupCommand::Verify {
             reach,
@@ -120,9 +133,33 @@ pub async fn run(command: &BackupCommand, globals: &Globals) -> anyhow::Result<(
 /// # Errors
 /// When a host cannot be reached.
 pub async fn jobs(targets: &Targets) -> anyhow::Result<Vec<(String, Vec<BackupJob>)>> {
+    jobs_of(targets, &Former::default()).await
+}
+
+/// Every job of the app, by host, with the backups of a former name or host.
+///
+/// # Errors
+/// When a host cannot be reached.
+pub async fn jobs_of(targets: &Targets, former: &Former) -> anyhow::Result<Vec<(String, Vec<BackupJob>)>> {
+    // The same words as a restore takes, and looked at in the same way.
+    let asked = BackupAction::Restore(Restore {
+        from: former.from.clone(),
+        trust: former.trust.clone(),
+        ..Restore::default()
+    });
+    asked.consistent().map_err(|why| failure(Kind::Config, why))?;
+    let words = [("from", &former.from), ("trust", &former.trust)];
+    let query: Vec<String> = words
+        .iter()
+        .filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)))
+        .collect();
+    let query = query.join("&");
     let mut found = Vec::new();
     for host in &targets.hosts {
-        let path = format!("/v1/apps/{}/backups", targets.app);
+        let mut path = format!("/v1/apps/{}/backups", targets.app);
+        if !query.is_empty() {
+            path.push_str(&format!("?{query}"));
+        }
         found.push((host.name.clone(), host.link.get(&path).await?));
     }
     Ok(found)
@@ -138,8 +175,20 @@ pub async fn act(
     action: BackupAction,
     globals: &Globals,
 ) -> anyhow::Result<()> {
+    act_on_each(args, accessory, &|_| Ok(action.clone()), globals).await
+}
+
+/// Like [`act`], with an action for each host's identity.
+///
+/// # Errors
+/// As [`act`].
+pub async fn act_on_each(
+    args: &AppArgs,
+    accessory: &str,
+    action: &(dyn Fn(&str) -> anyhow::Result<BackupAction> + Sync),
+    globals: &Globals,
+) -> anyhow::Result<()> {
     let name = AccessoryName::parse(accessory).map_err(|error| failure(Kind::Config, error.to_string()))?;
-    action.consistent().map_err(|why| failure(Kind::Config, why))?;
     let targets = Targets::find(args, globals).await?;
     let mut there = BTreeSet::new();
     let mut acted = false;
@@ -150,6 +199,8 @@ pub async fn act(
             continue;
         }
         acted = true;
+        let action = action(&host.id.to_string())?;
+        action.consistent().map_err(|why| failure(Kind::Config, why))?;
         let step = ui::step(&format!(
             "{}: {} {accessory}",
             host.name,
@@ -157,7 +208,7 @@ pub async fn act(
         ));
         let verb = Verb::Backup {
             accessory: name.clone(),
-            action: action.clone(),
+            action,
         };
         match targets.change(host, verb).await {
             Ok(End::Done { message, .. }) => step.done(&message),
@@ -185,8 +236,8 @@ pub async fn act(
     )
 }
 
-async fn list(reach: &AppArgs, json: bool, globals: &Globals) -> anyhow::Result<()> {
-    let found = jobs(&Targets::find(reach, globals).await?).await?;
+async fn list(reach: &AppArgs, former: &Former, json: bool, globals: &Globals) -> anyhow::Result<()> {
+    let found = jobs_of(&Targets::find(reach, globals).await?, former).await?;
     if json {
         let hosts: serde_json::Map<String, serde_json::Value> = found
             .iter()

@@ -1,9 +1,16 @@
 //! `appliance restore`: data back, beside the live database or in its place.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
 use appliance_push::change::{BackupAction, Restore};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 
-use super::backup::{act, jobs};
+use super::backup::{Former, act, act_on_each, jobs_of};
+use crate::agent::backups::RECOVERY;
+use crate::agent::identity;
 use crate::developer::targets::{AppArgs, Targets};
 use crate::failure::{Kind, failure};
 use crate::globals::Globals;
@@ -11,6 +18,10 @@ use crate::ui;
 use crate::wire::BackupRow;
 
 /// Bring data back from a backup: beside the live database, or in its place
+///
+/// On a new host that replaces a lost one: push with the same place, then
+/// `appliance restore ACCESSORY --swap --trust KEY --recovery-key FILE`, where KEY is what `appliance backup list` says of
+/// the backups made there. Of an accessory that was renamed: `--from OLD-NAME`.
 #[derive(Debug, clap::Args)]
 pub struct RestoreArgs {
     #[command(flatten)]
@@ -40,9 +51,39 @@ pub struct RestoreArgs {
     /// One table only, as schema.name
     #[arg(long, value_name = "TABLE", conflicts_with = "swap")]
     table: Option<String>,
+    /// What the accessory was called when the backup was made, as ACCESSORY or APP/ACCESSORY
+    #[arg(long, value_name = "NAME")]
+    from: Option<String>,
+    /// Trust what the host with this public key made, which this one replaces; `appliance backup list` names the key
+    #[arg(long, value_name = "KEY")]
+    trust: Option<String>,
+    /// The recovery key, in a file (`-` for standard input): opens what another host's backups are sealed with
+    #[arg(long, value_name = "FILE")]
+    recovery_key: Option<PathBuf>,
     /// Show what would be restored, and change nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+/// The recovery key in a file: its line that is no comment.
+fn recovery_key(file: &Path) -> anyhow::Result<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    match file.to_str() {
+        Some("-") => std::io::stdin().read_to_string(&mut text).map(|_| ())?,
+        _ => text = fs_err::read_to_string(file)?,
+    }
+    let line = text
+        .lines()
+        .map(str::trim)
+        .find(|line| line.starts_with("AGE-SECRET-KEY-"));
+    let Some(line) = line else {
+        let message = format!("{} holds no recovery key (AGE-SECRET-KEY-…)", file.display());
+        return Err(failure(Kind::Config, message)
+            .hint("give the file with the line that appliance backup keygen had shown")
+            .into());
+    };
+    Ok(line.to_owned())
 }
 
 /// Restores, or undoes the last restore.
@@ -71,7 +112,8 @@ pub async fn run(args: &RestoreArgs, globals: &Globals) -> anyhow::Result<()> {
     if args.dry_run {
         return dry_run(args, globals).await;
     }
-    let action = BackupAction::Restore(Restore {
+    let key = args.recovery_key.as_deref().map(recovery_key).transpose()?;
+    let restore = Restore {
         database: args.database.clone(),
         backup: args.backup.clone(),
         at: args.at,
@@ -79,13 +121,29 @@ pub async fn run(args: &RestoreArgs, globals: &Globals) -> anyhow::Result<()> {
         swap: args.swap,
         no_backup: args.no_backup,
         table: args.table.clone(),
-    });
-    act(&args.reach, &args.accessory, action, globals).await
+        from: args.from.clone(),
+        trust: args.trust.clone(),
+        recovery: None,
+    };
+    // Sealed to each host, so that neither the change nor its record holds the key.
+    let action = |host: &str| {
+        let mut restore = restore.clone();
+        if let Some(key) = &key {
+            let named = BTreeMap::from([(RECOVERY.to_owned(), key.clone())]);
+            restore.recovery = Some(BASE64.encode(identity::seal(host, &named)?));
+        }
+        Ok(BackupAction::Restore(restore))
+    };
+    act_on_each(&args.reach, &args.accessory, &action, globals).await
 }
 
 async fn dry_run(args: &RestoreArgs, globals: &Globals) -> anyhow::Result<()> {
     let mut any = false;
-    for (host, jobs) in jobs(&Targets::find(&args.reach, globals).await?).await? {
+    let former = Former {
+        from: args.from.clone(),
+        trust: args.trust.clone(),
+    };
+    for (host, jobs) in jobs_of(&Targets::find(&args.reach, globals).await?, &former).await? {
         for job in jobs.iter().filter(|job| job.accessory == args.accessory) {
             let wanted = args.database.as_deref();
             let rows = job

@@ -12,6 +12,10 @@ const TRAILER: usize = 9;
 const POLYNOMIAL: u64 = 0x95ac_9329_ac4b_c9b5;
 /// Bytes of SQLite's header.
 const HEADER: usize = 100;
+/// Bytes at the beginning of a snapshot that are kept: its version, and what it says of its server.
+const HEAD: usize = 512;
+/// Begins a field about the server, before the data.
+const FIELD: u8 = 0xfa;
 
 /// Fed with a snapshot of Redis.
 #[derive(Debug)]
@@ -47,10 +51,10 @@ impl RdbTap {
 
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), TapError> {
         self.seen += bytes.len() as u64;
-        if self.head.len() < 9 {
-            let wanted = 9 - self.head.len();
+        if self.head.len() < HEAD {
+            let wanted = HEAD - self.head.len();
             self.head.extend(bytes.iter().take(wanted));
-            if self.head.len() == 9 && !self.head.starts_with(b"REDIS") {
+            if self.head.len() >= 9 && !self.head.starts_with(b"REDIS") {
                 return Err(TapError::Damaged {
                     at: self.seen,
                     what: "it does not begin like a snapshot of Redis",
@@ -67,7 +71,8 @@ impl RdbTap {
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Result<(), TapError> {
+    /// Answers with the memory that the server says it had in use.
+    pub(super) fn finish(self) -> Result<Option<u64>, TapError> {
         let version = self
             .head
             .get(5..9)
@@ -86,13 +91,62 @@ impl RdbTap {
         }
         let wanted = <[u8; 8]>::try_from(self.tail.as_slice()).map(u64::from_le_bytes);
         match wanted {
-            Ok(wanted) if wanted == self.crc || wanted == 0 => Ok(()),
+            Ok(wanted) if wanted == self.crc || wanted == 0 => Ok(used_memory(&self.head)),
             _ => Err(TapError::Cut {
                 at: self.seen,
                 what: "its checksum is another one".to_owned(),
             }),
         }
     }
+}
+
+/// `used-mem` among the fields at the beginning of a snapshot, bytes.
+fn used_memory(head: &[u8]) -> Option<u64> {
+    let mut rest = head.get(9..)?;
+    while let Some((&FIELD, after)) = rest.split_first() {
+        let (name, after) = text(after)?;
+        let (value, after) = text(after)?;
+        if name == b"used-mem" {
+            return std::str::from_utf8(&value).ok()?.parse().ok();
+        }
+        rest = after;
+    }
+    None
+}
+
+/// One string as `rdbLoadStringObject` reads it, and what comes after it; numbers become their digits.
+/// Compressed ones are not known: no field of a server's own is so long.
+fn text(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let (&first, rest) = bytes.split_first()?;
+    let low = usize::from(first & 0x3f);
+    let (length, rest) = match first >> 6 {
+        0 => (low, rest),
+        1 => {
+            let (&second, rest) = rest.split_first()?;
+            (low << 8 | usize::from(second), rest)
+        }
+        3 => {
+            let number = |width| {
+                let (digits, after) = rest.split_at_checked(width)?;
+                let value = match *digits {
+                    [one] => i32::from(i8::from_le_bytes([one])),
+                    [one, two] => i32::from(i16::from_le_bytes([one, two])),
+                    [one, two, three, four] => i32::from_le_bytes([one, two, three, four]),
+                    _ => return None,
+                };
+                Some((value.to_string().into_bytes(), after))
+            };
+            return match low {
+                0 => number(1),
+                1 => number(2),
+                2 => number(4),
+                _ => None,
+            };
+        }
+        _ => return None,
+    };
+    let (value, after) = rest.split_at_checked(length)?;
+    Some((value.to_vec(), after))
 }
 
 /// Fed with a SQLite database.
@@ -143,7 +197,7 @@ impl SqliteTap {
 mod tests {
     use super::*;
 
-    fn rdb(bytes: &[u8], step: usize) -> Result<(), TapError> {
+    fn rdb(bytes: &[u8], step: usize) -> Result<Option<u64>, TapError> {
         let mut tap = RdbTap::new();
         for piece in bytes.chunks(step) {
             tap.feed(piece)?;
@@ -165,7 +219,7 @@ mod tests {
     fn the_checksum_is_that_of_redis_itself() {
         // The check value in `crc64.c`.
         let mut tap = RdbTap::new();
-        tap.head = vec![0; 9];
+        tap.head = vec![0; HEAD];
         tap.feed(b"123456789").expect("fed");
         tap.feed(&[0; 8]).expect("fed");
         assert_eq!(tap.crc, 0xe9c6_d914_c4b8_d9ca);
@@ -175,7 +229,7 @@ mod tests {
     fn a_snapshot_that_was_cut_or_altered_is_told() {
         let whole = empty();
         for step in [1, 3, 100] {
-            assert_eq!(rdb(&whole, step), Ok(()));
+            assert_eq!(rdb(&whole, step), Ok(None));
         }
         for cut in 0..whole.len() {
             assert!(rdb(&whole[..cut], 4).is_err(), "{cut}");
@@ -184,6 +238,28 @@ mod tests {
         altered[8] ^= 1;
         assert!(rdb(&altered, 5).is_err());
         assert!(rdb(b"*1\r\n$4\r\nPING\r\n", 100).is_err());
+    }
+
+    #[test]
+    fn the_memory_that_a_server_had_in_use_is_read_from_its_snapshot_and_from_nothing_else() {
+        // As Redis 7.0 writes it: redis-ver 7.0.15, redis-bits 64 (one byte), ctime (four), used-mem (four).
+        let begin = b"REDIS0010\xfa\x09redis-ver\x067.0.15\xfa\x0aredis-bits\xc0\x40\xfa\x05ctime\xc2\x10\x20\x30\x60";
+        let with = |field: &[u8]| [begin.as_slice(), field, b"\xfa\x08aof-base\xc0\x00\xfe\x00"].concat();
+        let small = with(b"\xfa\x08used-mem\xc2\xb8\x1e\x0e\x00");
+        assert_eq!(used_memory(&small), Some(0x000e_1eb8));
+        // More than fits into four bytes comes as digits.
+        let large = with(b"\xfa\x08used-mem\x0b12345678901");
+        assert_eq!(used_memory(&large), Some(12_345_678_901));
+        assert_eq!(used_memory(&with(b"")), None);
+        let negative = with(b"\xfa\x08used-mem\xc0\xff");
+        assert_eq!(used_memory(&negative), None);
+        for cut in 0..large.len() {
+            // Never a wrong one, wherever it ends.
+            assert!(
+                matches!(used_memory(&large[..cut]), None | Some(12_345_678_901)),
+                "{cut}"
+            );
+        }
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub struct Counts {
     /// Files of a volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tree: Option<Tree>,
+    /// Bytes of memory that a server took for it, as a snapshot of Redis says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
 }
 
 /// What one table has.
@@ -206,7 +209,12 @@ impl Tap {
                     ..Counts::default()
                 });
             }
-            Some(Other::Redis(tap)) => return tap.finish().map(|()| Counts::default()),
+            Some(Other::Redis(tap)) => {
+                return tap.finish().map(|memory| Counts {
+                    memory,
+                    ..Counts::default()
+                });
+            }
             Some(Other::Sqlite(tap)) => return tap.finish().map(|()| Counts::default()),
             None => {}
         }

@@ -15,3 +15,4 @@ mod faults;
 mod hanging;
 mod lax;
 mod roundtrip;
+mod spool;

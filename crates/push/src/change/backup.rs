@@ -66,7 +66,19 @@ pub struct Restore {
     /// One table only, `schema.name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
+    /// What the accessory was called when the backup was made: its former name, or `app/accessory`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The public key of the host that made it, 64 hexadecimal digits: a host that this one replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<String>,
+    /// The recovery key, sealed to the host that restores: it opens what was not sealed for that host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<String>,
 }
+
+/// Longest sealed recovery key, bytes: age's header and one line.
+const RECOVERY_LIMIT: usize = 4096;
 
 impl BackupAction {
     /// The action's stable name, as audit records show it.
@@ -85,6 +97,12 @@ impl BackupAction {
     pub fn power(&self) -> Power {
         match self {
             BackupAction::Now | BackupAction::Verify { .. } | BackupAction::Drill { .. } => Power::Operate,
+            // What another app has stored is not for everybody who deploys this one.
+            BackupAction::Restore(restore)
+                if restore.from.as_ref().is_some_and(|from| from.contains('/')) =>
+            {
+                Power::Admin
+            }
             BackupAction::Restore(_) | BackupAction::Undo { .. } => Power::Deploy,
             BackupAction::Prune { .. } => Power::Admin,
         }
@@ -111,6 +129,30 @@ impl BackupAction {
         if restore.backup.is_some() && restore.at.is_some() {
             return Err("a restore is of one backup or of one time, not both".to_owned());
         }
+        if let Some(key) = &restore.trust
+            && (key.len() != 64 || !key.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        {
+            return Err(format!(
+                "{key:?} is no host's public key, which has 64 hexadecimal digits: appliance backup list shows it"
+            ));
+        }
+        if let Some(name) = &restore.from {
+            let parts: Vec<&str> = name.split('/').collect();
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.@".contains(&byte);
+            let good = |part: &&str| !part.is_empty() && part.len() <= 128 && part.bytes().all(fits);
+            if parts.len() > 2 || !parts.iter().all(good) {
+                return Err(format!(
+                    "{name:?} is neither an accessory's former name nor APP/ACCESSORY"
+                ));
+            }
+        }
+        if restore
+            .recovery
+            .as_ref()
+            .is_some_and(|key| key.len() > RECOVERY_LIMIT)
+        {
+            return Err("what should be a sealed recovery key is longer than one".to_owned());
+        }
         if let Some(name) = &restore.into
             && (name.is_empty() || name.len() > NAME_LIMIT || name.chars().any(char::is_control))
         {
@@ -136,5 +178,21 @@ mod tests {
         assert!(restore(|r| (r.swap, r.table) = (true, Some("t".into()))).is_err());
         assert!(restore(|r| (r.backup, r.at) = (Some("x".into()), Some(Timestamp::UNIX_EPOCH))).is_err());
         assert!(restore(|r| r.into = Some(String::new())).is_err());
+        assert_eq!(restore(|r| r.trust = Some("0f".repeat(32))), Ok(()));
+        assert!(restore(|r| r.trust = Some("age1".to_owned())).is_err());
+        for (name, good) in [
+            ("old-db", true),
+            ("shop@staging/db", true),
+            ("", false),
+            ("a/", false),
+            ("a/b/c", false),
+            ("a&trust=x", false),
+        ] {
+            let named = BackupAction::Restore(Restore {
+                from: Some(name.to_owned()),
+                ..Restore::default()
+            });
+            assert_eq!(named.consistent().is_ok(), good, "{name}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::place::ContainerPlace;
 use super::scratch::LABEL;
 use crate::agent::{Agent, random};
 
-/// Memory in bytes.
+/// Memory in bytes, where nobody needs more.
 const MEMORY: i64 = 512 << 20;
 /// It ends by itself after a day, should nobody end it.
 const LIFE: &str = "86400";
@@ -54,7 +54,7 @@ impl Agent {
             labels: BTreeMap::from([(LABEL.to_owned(), std::process::id().to_string())]),
             volumes,
             tuning: Tuning {
-                memory: Some(MEMORY),
+                memory: Some(tuning.memory.unwrap_or(MEMORY).max(MEMORY)),
                 pids_limit: Some(200),
                 user: Some("0:0".to_owned()),
                 no_healthcheck: true,

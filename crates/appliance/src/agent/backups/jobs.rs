@@ -7,7 +7,8 @@ use anyhow::{Context as _, bail};
 use appliance_backup::journal::Intent;
 use appliance_backup::postgres::Postgres;
 use appliance_backup::repository::{Keys, Repository};
-use appliance_backup::sign::Signer;
+use appliance_backup::sign::{PublicKey, Signer};
+use appliance_backup::spool::Spool;
 use appliance_backup::store::{FileStore, Patience, Retrying, S3Options, S3Store, Store};
 use appliance_config::extension::{Backup, BackupKind, Drill, Interval};
 use appliance_containers::engine::{ContainerInfo, State};
@@ -19,6 +20,9 @@ use crate::agent::{Agent, random};
 
 /// Name of the section in a release's extensions.
 pub const SECTION: &str = "backups";
+
+/// Bytes of the host's disk that a spool leaves to others.
+const RESERVE: u64 = 1 << 30;
 
 /// One accessory's backups, as they travel in a release.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,6 +83,19 @@ impl Job {
     /// Its name in ledgers and messages.
     pub fn key(&self) -> String {
         format!("{}/{}", self.app, self.spec.accessory)
+    }
+
+    /// The same job as it was called before: `accessory`, or `app/accessory`.
+    pub(super) fn formerly(&self, name: &str) -> Self {
+        let mut job = self.clone();
+        match name.split_once('/') {
+            Some((app, accessory)) => {
+                app.clone_into(&mut job.app);
+                accessory.clone_into(&mut job.spec.accessory);
+            }
+            None => name.clone_into(&mut job.spec.accessory),
+        }
+        job
     }
 
     /// Whether an operation is one of its own.
@@ -168,25 +185,45 @@ impl Agent {
     /// # Errors
     /// When it cannot be reached or used.
     pub async fn repository(&self, job: &Job) -> anyhow::Result<Repository> {
+        self.repository_within(job, Patience::default()).await
+    }
+
+    /// The place of a job's backups, whose failures are waited for no longer than `patience` says.
+    ///
+    /// # Errors
+    /// When it cannot be reached or used.
+    pub(super) async fn repository_within(
+        &self,
+        job: &Job,
+        patience: Patience,
+    ) -> anyhow::Result<Repository> {
         let settings = &job.spec.settings;
-        let store = self.store(job)?;
+        let store = self.store(job, patience)?;
+        let trusted = settings.trust.iter().cloned().map(PublicKey::try_from);
         let mut recipients = vec![self.host.to_string()];
         recipients.extend(settings.recovery.clone());
         let keys = Keys {
             signer: Arc::new(Signer::from_seed(
                 &self.identity.derive("appliance backups: signing key"),
             )),
-            trusted: Vec::new(),
+            trusted: trusted.collect::<Result<_, _>>().map_err(anyhow::Error::msg)?,
             identity: self.identity.identity().clone(),
             recipients,
             host: self.host.to_string(),
         };
-        Repository::open(store, keys, Timestamp::now(), random())
+        let opened = Repository::open(store, keys, Timestamp::now(), random())
             .await
-            .with_context(|| format!("cannot use {}", settings.to.0))
+            .with_context(|| format!("cannot use {}", settings.to.0))?;
+        Ok(match settings.spool {
+            true => opened.spooling(Spool {
+                directory: self.backups.spool.clone(),
+                reserve: RESERVE,
+            }),
+            false => opened,
+        })
     }
 
-    fn store(&self, job: &Job) -> anyhow::Result<Arc<dyn Store>> {
+    fn store(&self, job: &Job, patience: Patience) -> anyhow::Result<Arc<dyn Store>> {
         let settings = &job.spec.settings;
         let place = &settings.to.0;
         let store: Arc<dyn Store> = match place.split_once("://") {
@@ -214,7 +251,7 @@ impl Agent {
             Some(("file", path)) => Arc::new(FileStore::new(path)),
             _ => bail!("{place} is not a place for backups"),
         };
-        Ok(Arc::new(Retrying::new(store, Patience::default())))
+        Ok(Arc::new(Retrying::new(store, patience)))
     }
 
     /// The container of a job, which must run.

@@ -18,6 +18,7 @@ mod pretended;
 mod redis;
 mod report;
 mod restore;
+mod room;
 mod run;
 mod scratch;
 mod sqlite;
@@ -25,12 +26,13 @@ mod standing;
 mod volume;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use appliance_backup::backup::Outside;
 use appliance_backup::journal::{Entry, Intent, Journal};
+use appliance_backup::spool;
 use appliance_push::change::BackupAction;
 use appliance_state::{Key, Ledger, Store};
 use jiff::{SignedDuration, Timestamp};
@@ -38,6 +40,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::jobs::{Job, SECTION, Spec};
 pub use self::ping::ping;
+pub use self::restore::RECOVERY;
 use super::drive::Audience;
 use super::schedule::Rhythm;
 use super::{Agent, chain, random};
@@ -71,6 +74,8 @@ pub struct Record {
     pub drilled: Option<(Timestamp, u64)>,
     /// When and why a drill last failed.
     pub drill_failed: Option<(Timestamp, String)>,
+    /// When a drill was left out for want of room, why, and how often since the last one.
+    pub drill_skipped: Option<(Timestamp, String, u32)>,
     /// The image of the last drill: another one is a reason for a drill.
     pub drill_image: Option<String>,
     /// When and why the address that is told of good drills could not be told.
@@ -98,6 +103,8 @@ pub struct Record {
 /// All of it.
 pub struct Backups {
     journal: Journal,
+    /// Where parts wait on their way to a slow place.
+    spool: PathBuf,
     ledger: Ledger<BTreeMap<String, Record>>,
     busy: Mutex<BTreeSet<String>>,
     /// One run at a time.
@@ -126,6 +133,7 @@ impl Backups {
         Ok(Self {
             journal: Journal::open(&directory)
                 .with_context(|| format!("cannot use {}", directory.display()))?,
+            spool: state.join("backups/spool"),
             ledger: store.single(&Key::new("backups").expect("our own name is a good key"), SCHEMA),
             busy: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
@@ -358,6 +366,8 @@ async fn settle_job(agent: &Agent, job: &Job) -> anyhow::Result<()> {
 }
 
 async fn settle_entry(agent: &Agent, job: &Job, entry: Entry) -> anyhow::Result<String> {
+    // Nor does the disk wait for it.
+    spool::forget(&entry.intent).context("cannot remove what waited on the disk")?;
     if let Intent::TakeOver { .. } = &entry.intent {
         let said = redis::settle(agent, &agent.running(job).await?).await?;
         entry.done().context("cannot write the journal of backups")?;

@@ -27,6 +27,7 @@ use jiff::Timestamp;
 use super::OUTSIDE;
 use super::helper::{output, write_to};
 use super::place::ContainerPlace;
+use super::room::{self, NoRoom};
 use crate::agent::Agent;
 
 /// How long a snapshot or a load may take.
@@ -289,6 +290,7 @@ async fn side(place: &Arc<dyn Place>, directory: &str, password: Option<&str>) -
     if let Some(password) = password {
         words.extend(["--requirepass", password]);
     }
+    let killed = room::kills(&**place).await;
     succeed(&**place, &Program::new(words)).await?;
     let server = Server {
         place: Arc::clone(place),
@@ -308,6 +310,13 @@ async fn side(place: &Arc<dyn Place>, directory: &str, password: Option<&str>) -
                 refused += 1;
             }
             if refused > 40 {
+                if room::kills(&**place).await > killed {
+                    bail!(NoRoom(format!(
+                        "the kernel ended the second server in {} for want of memory; give it more, or restore where \
+                         there is more: appliance backup download",
+                        place.name()
+                    )));
+                }
                 bail!("a server does not load it: it is damaged, or of a newer version than the image");
             }
             tokio::time::sleep(PAUSE).await;
@@ -327,8 +336,15 @@ pub(super) async fn drill(
     manifest: &Manifest,
     image: &str,
 ) -> anyhow::Result<DrillResult> {
-    let helper = agent.helper(image, Vec::new(), Tuning::default()).await?;
+    let memory = room::memory(manifest);
+    room::host_memory(memory, "the throw-away server of the drill")?;
+    let tuning = Tuning {
+        memory: i64::try_from(memory).ok(),
+        ..Tuning::default()
+    };
+    let helper = agent.helper(image, Vec::new(), tuning).await?;
     let loaded = async {
+        room::disk(&*helper.place, "/tmp", manifest).await?;
         let begun = Timestamp::now();
         bring(repository, manifest, &helper.place, "/tmp").await?;
         let server = side(&helper.place, "/tmp", None).await?;
@@ -361,6 +377,7 @@ pub(super) async fn restore(
     agent: &Agent,
     repository: &Repository,
     manifest: &Manifest,
+    subject: &Subject,
     info: &ContainerInfo,
     swap: bool,
 ) -> anyhow::Result<String> {
@@ -368,18 +385,41 @@ pub(super) async fn restore(
         bail!(
             "a Redis server has no place beside its data: to bring the backup into the live server, add --swap; \
              to look at it elsewhere: appliance backup download {}",
-            manifest.subject.accessory
+            subject.accessory
         );
     }
     let live = Server::live(agent, info).await?;
     tidy(&live).await?;
     let directory = live.setting("dir").await?;
+    room::disk(&*live.place, &directory, manifest).await?;
+    both_fit(agent, &live, info, manifest).await?;
     bring(repository, manifest, &live.place, &directory).await?;
-    let keys = written_down(agent, &live, &manifest.subject, &directory, BEFORE).await?;
+    let keys = written_down(agent, &live, subject, &directory, BEFORE).await?;
     Ok(format!(
         "{keys} keys; what the server held before is kept for a day and comes back with: appliance restore undo {}",
-        manifest.subject.accessory
+        subject.accessory
     ))
+}
+
+/// Looks whether a second server with the backup's data has room beside the live one, which then takes that data, too.
+async fn both_fit(
+    agent: &Agent,
+    live: &Server,
+    info: &ContainerInfo,
+    manifest: &Manifest,
+) -> anyhow::Result<()> {
+    let second = room::memory(manifest);
+    let held = room::figure(&live.ask(&["INFO", "memory"]).await?, "used_memory_rss")?;
+    // The live one gives up its own data before it takes the other's.
+    let more = second.saturating_add(second.saturating_sub(held));
+    let about = agent.docker.description(&info.id.0).await?;
+    let limit = about.and_then(|about| about["HostConfig"]["Memory"].as_u64());
+    let what = format!("a second server beside the live one in {}", info.name);
+    if let Some(limit) = limit.filter(|limit| *limit > 0) {
+        room::enough(Some(limit.saturating_sub(held)), more, &what)?;
+    }
+    room::host_memory(more, &what)?;
+    Ok(())
 }
 
 /// Puts back what the last restore replaced.

@@ -1,5 +1,7 @@
 //! What the agent tells of its backups.
 
+use std::collections::BTreeMap;
+
 use appliance_alerts::rules::Backup;
 use jiff::Timestamp;
 
@@ -109,6 +111,12 @@ impl Agent {
                 job.key()
             ));
         }
+        if let (None, Some((at, why, _))) = (&record.drill_failed, &record.drill_skipped) {
+            say(format!(
+                "drill of {} was left out at {at}: {why}; it is tried again after a day; next: appliance backup drill {accessory}",
+                job.key()
+            ));
+        }
         if let Some((at, why)) = &record.prune_failed {
             say(format!(
                 "{of}: what is not kept any more could not be removed at {at}: {why}; next: appliance backup prune {accessory}"
@@ -149,11 +157,20 @@ impl Agent {
         problems
     }
 
-    /// Every job of an app with all its backups, as their places list them.
-    pub async fn backup_lists(&self, app: &str) -> anyhow::Result<Vec<BackupJob>> {
+    /// Every job of an app with all its backups, as their places list them: with `from` those of that former name, with
+    /// `trust` also those of the host with that key.
+    pub async fn backup_lists(
+        &self,
+        app: &str,
+        wanted: &BTreeMap<String, String>,
+    ) -> anyhow::Result<Vec<BackupJob>> {
         let mut lists = Vec::new();
-        for job in self.backup_jobs_of(app)? {
+        for mut job in self.backup_jobs_of(app)? {
             let mut list = self.backup_age(&job);
+            if let Some(name) = wanted.get("from") {
+                job = job.formerly(name);
+            }
+            job.spec.settings.trust.extend(wanted.get("trust").cloned());
             match self.backup_rows(&job, &mut list).await {
                 Ok(()) => {}
                 Err(error) => list.problems.push(format!("{}: {error:#}", job.key())),

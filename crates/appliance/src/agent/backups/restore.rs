@@ -5,6 +5,7 @@ use appliance_backup::manifest::{DrillResult, Manifest};
 use appliance_backup::names::{BackupId, Kind, Subject};
 use appliance_backup::repository::{Catalogue, Found, Repository};
 use appliance_backup::restore::{self, RestoreError, Target};
+use appliance_backup::sign::PublicKey;
 use appliance_backup::stream;
 use appliance_backup::tap::Tap;
 use appliance_config::extension::BackupKind;
@@ -13,10 +14,15 @@ use appliance_push::change::Restore;
 use jiff::Timestamp;
 
 use super::jobs::Job;
-use super::{OUTSIDE, redis, run, sqlite, standing, volume};
+use super::{OUTSIDE, redis, room, run, sqlite, standing, volume};
 use crate::agent::Agent;
 use crate::agent::drive::Audience;
 use crate::wire::Event;
+
+/// Name of the recovery key among what is sealed.
+pub const RECOVERY: &str = "recovery";
+/// So many drills that there is no room for, one after the other, are a drill that failed.
+const SKIPS: u32 = 3;
 
 impl Job {
     /// What one of its backups is of.
@@ -127,27 +133,37 @@ pub async fn restore(
     wanted: &Restore,
     audience: &Audience,
 ) -> anyhow::Result<String> {
-    let repository = agent.repository(job).await?;
-    let (subject, catalogue) = job.pick(job.subjects(&repository).await?, wanted.database.as_deref())?;
+    let own = agent.repository(job).await?;
+    let repository = elsewhere(agent, own.clone(), wanted)?;
+    let former = job.formerly(wanted.from.as_deref().unwrap_or(&job.spec.accessory));
+    if former.app != job.app && agent.apps.ids()?.contains(&former.app) {
+        bail!(
+            "{} runs on this host, and what it has stored is restored there: appliance restore {} --app {}",
+            former.app,
+            former.spec.accessory,
+            former.app
+        );
+    }
+    let (subject, catalogue) =
+        former.pick(former.subjects(&repository).await?, wanted.database.as_deref())?;
     let accepted = agent.backups.record(&job.key()).accepted;
     let found = choose(&catalogue, wanted.backup.as_deref(), wanted.at, accepted)?;
     let manifest = &found.manifest;
+    opens(&repository, manifest)?;
+    let subject = job.subject(subject.kind, &subject.unit);
     let info = agent.running(job).await?;
     if wanted.swap && !wanted.no_backup && subject.kind != Kind::Volume {
-        run::before_restore(agent, job, &repository, &info, &subject, audience)
+        run::before_restore(agent, job, &own, &info, &subject, audience)
             .await
             .context(
                 "nothing was changed: what would be replaced cannot be backed up first; to restore all the same: --no-backup",
             )?;
     }
     if manifest.subject.kind != Kind::Postgres {
-        return restore_other(agent, &repository, manifest, &info, wanted, audience).await;
+        return restore_other(agent, &repository, manifest, &subject, &info, wanted, audience).await;
     }
     let server = agent.postgres(&info);
-    if let Some(free) = room(agent, &info, manifest).await? {
-        let message = format!("the disk has room for it: {} MB are free", free / 1_000_000);
-        tracing::info!("{message}");
-    }
+    room::disk(&**server.place(), data_directory(&info), manifest).await?;
     let target = match &wanted.into {
         Some(name) => Target::Into(name.clone()),
         None if wanted.swap => Target::Swap,
@@ -163,7 +179,7 @@ pub async fn restore(
     let table = wanted.table.as_deref();
     let restored = restore::restore(
         &repository,
-        &agent.backups.journal,
+        &agent.backups.journal.on_behalf_of(&job.app, &job.spec.accessory),
         &server,
         manifest,
         &target,
@@ -198,11 +214,46 @@ pub async fn restore(
     Ok(message)
 }
 
+/// The repository as a restore may read it: with the keys of a host that this one replaces, and the recovery key.
+fn elsewhere(agent: &Agent, mut repository: Repository, wanted: &Restore) -> anyhow::Result<Repository> {
+    use base64::Engine as _;
+    if let Some(key) = &wanted.trust {
+        let key = PublicKey::try_from(key.to_ascii_lowercase()).map_err(anyhow::Error::msg)?;
+        repository.keys.trusted.push(key);
+    }
+    if let Some(sealed) = &wanted.recovery {
+        let sealed = base64::engine::general_purpose::STANDARD
+            .decode(sealed)
+            .context("the recovery key did not arrive whole")?;
+        let opened = agent.identity.unseal(&sealed).context("the recovery key")?;
+        let key = opened.get(RECOVERY).map(String::as_str).unwrap_or_default();
+        repository.keys.identity = key
+            .parse()
+            .map_err(|why| anyhow::anyhow!("what was given is no recovery key (AGE-SECRET-KEY-…): {why}"))?;
+    }
+    Ok(repository)
+}
+
+/// Whether the key at hand opens a backup, which its manifest tells before a byte is fetched.
+fn opens(repository: &Repository, manifest: &Manifest) -> anyhow::Result<()> {
+    let ours = repository.keys.identity.to_public().to_string();
+    if manifest.recipients.contains(&ours) {
+        return Ok(());
+    }
+    bail!(
+        "the backup {} was made on another host and is sealed for {}, of which {ours} is none; with the recovery key: \
+         appliance restore --recovery-key FILE",
+        manifest.id,
+        manifest.recipients.join(" and ")
+    )
+}
+
 /// Restores what is no PostgreSQL database.
 async fn restore_other(
     agent: &Agent,
     repository: &Repository,
     manifest: &Manifest,
+    subject: &Subject,
     info: &ContainerInfo,
     wanted: &Restore,
     audience: &Audience,
@@ -215,50 +266,21 @@ async fn restore_other(
     audience.tell(Event::Phase { phase, detail }).await;
     let into = wanted.into.as_deref();
     match manifest.subject.kind {
-        Kind::Redis => redis::restore(agent, repository, manifest, info, wanted.swap).await,
-        Kind::Sqlite => sqlite::restore(agent, repository, manifest, info, into, wanted.swap).await,
+        Kind::Redis => redis::restore(agent, repository, manifest, subject, info, wanted.swap).await,
+        Kind::Sqlite => sqlite::restore(agent, repository, manifest, subject, info, into, wanted.swap).await,
         _ if wanted.swap => bail!(
             "files are restored into a new volume, which then takes the old one's place in the configuration: leave --swap out"
         ),
-        _ => volume::restore(agent, repository, manifest, info, into).await,
+        _ => volume::restore(agent, repository, manifest, subject, info, into).await,
     }
 }
 
-/// What a restore needs, in multiples of the content: the rows again, their indexes, and what the server writes meanwhile.
-const ROOM: f64 = 2.2;
-
-/// Whether the disk of a PostgreSQL server has room for a second database. Answers with what is free.
-async fn room(agent: &Agent, info: &ContainerInfo, manifest: &Manifest) -> anyhow::Result<Option<u64>> {
-    let place = super::sqlite::place(agent, info);
-    let directory = info
-        .env
+/// Where a PostgreSQL server keeps its data.
+fn data_directory(info: &ContainerInfo) -> &str {
+    info.env
         .iter()
         .find_map(|entry| entry.strip_prefix("PGDATA="))
-        .unwrap_or("/var/lib/postgresql");
-    // An image without `df`, or with another one, is no reason not to restore.
-    let Ok(text) = super::helper::output(&*place, &["df", "-P", "-k", directory]).await else {
-        return Ok(None);
-    };
-    match free(&text) {
-        Some(free) if free < needed(manifest.plain_bytes) => bail!(
-            "the disk of the server has {} MB free, and a second database beside the live one needs about {} MB; \
-             free some, or restore on another host",
-            free / 1_000_000,
-            needed(manifest.plain_bytes) / 1_000_000
-        ),
-        free => Ok(free),
-    }
-}
-
-/// Bytes that a restore of so much content needs.
-fn needed(plain_bytes: u64) -> u64 {
-    (plain_bytes as f64 * ROOM) as u64
-}
-
-/// Free bytes, of what `df -P -k` says about one file system.
-fn free(df: &str) -> Option<u64> {
-    let kib: u64 = df.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
-    kib.checked_mul(1024)
+        .unwrap_or("/var/lib/postgresql")
 }
 
 /// Notes beside a backup that it was restored.
@@ -323,7 +345,11 @@ pub async fn undo(agent: &Agent, job: &Job, database: Option<&str>) -> anyhow::R
 
 /// That there is one to look at: of a database whose backups are all damaged, silence would be praise.
 fn spoiled(subject: &Subject, catalogue: &Catalogue) -> anyhow::Result<()> {
-    let committed = catalogue.unusable.iter().rev().find(|bad| !bad.uncommitted);
+    let committed = catalogue
+        .unusable
+        .iter()
+        .rev()
+        .find(|bad| !bad.uncommitted && !bad.foreign);
     match committed {
         Some(bad) if catalogue.backups.is_empty() => bail!(
             "no backup of {subject} can be used; the newest, {}: {}",
@@ -332,6 +358,22 @@ fn spoiled(subject: &Subject, catalogue: &Catalogue) -> anyhow::Result<()> {
         ),
         _ => Ok(()),
     }
+}
+
+/// Without those that only the key of a former host opens, unless one is asked for by its id.
+fn openable(
+    repository: &Repository,
+    mut subjects: Vec<(Subject, Catalogue)>,
+    backup: Option<&str>,
+) -> Vec<(Subject, Catalogue)> {
+    if backup.is_none() {
+        for (_, catalogue) in &mut subjects {
+            catalogue
+                .backups
+                .retain(|found| opens(repository, &found.manifest).is_ok());
+        }
+    }
+    subjects
 }
 
 /// Reads backups whole and compares them with their manifests.
@@ -347,7 +389,7 @@ pub async fn verify(
     let repository = agent.repository(job).await?;
     let accepted = agent.backups.record(&job.key()).accepted;
     let mut count = 0;
-    for (subject, catalogue) in job.subjects(&repository).await? {
+    for (subject, catalogue) in openable(&repository, job.subjects(&repository).await?, backup) {
         spoiled(&subject, &catalogue)?;
         let Ok(found) = choose(&catalogue, backup, None, accepted) else {
             continue;
@@ -389,6 +431,7 @@ pub async fn drill(
                 record.drilled = Some((now, *millis));
                 record.drill_image = Some(image.clone());
                 record.drill_failed = None;
+                record.drill_skipped = None;
             });
             if let Some(address) = &job.spec.settings.drill_ping {
                 let told = super::ping::ping(address).await;
@@ -399,8 +442,17 @@ pub async fn drill(
         }
         Err(error) => {
             tracing::error!("the drill of {} failed: {error:#}", job.key());
+            let why = format!("{error:#}");
+            let lacking = room::lacking(error);
             agent.backups.note(&job.key(), |record| {
-                record.drill_failed = Some((now, format!("{error:#}")))
+                let times = record.drill_skipped.as_ref().map_or(1, |(_, _, times)| times + 1);
+                if lacking {
+                    record.drill_skipped = Some((now, why.clone(), times));
+                }
+                // It says nothing about the backup that there was no room; that nothing is tried for weeks does.
+                if !lacking || times >= SKIPS {
+                    record.drill_failed = Some((now, why));
+                }
             });
         }
     }
@@ -417,7 +469,7 @@ async fn drill_each(
     let image = agent.running(job).await?.image_id;
     let accepted = agent.backups.record(&job.key()).accepted;
     let mut chosen = Vec::new();
-    for (subject, catalogue) in job.subjects(&repository).await? {
+    for (subject, catalogue) in openable(&repository, job.subjects(&repository).await?, backup) {
         spoiled(&subject, &catalogue)?;
         if let Ok(found) = choose(&catalogue, backup, None, accepted) {
             tracing::debug!("{subject} is drilled");
@@ -447,6 +499,7 @@ async fn drill_each(
         let drill = async {
             match (manifest.subject.kind, &scratch) {
                 (Kind::Postgres, Some(scratch)) => {
+                    room::disk(&**scratch.server.place(), "/var/lib", manifest).await?;
                     Ok(restore::drill(&repository, &scratch.server, manifest, OUTSIDE).await?)
                 }
                 (Kind::Redis, _) => redis::drill(agent, &repository, manifest, &image).await,
@@ -480,6 +533,12 @@ async fn drill_each(
                 }
                 said.push(detail);
             }
+            Ok(Err(error)) if room::lacking(&error) => {
+                // One that does not restore is the worse news.
+                outcome = outcome.and(Err(
+                    error.context(format!("the backup {} was not tried", manifest.id))
+                ));
+            }
             Ok(Err(error)) => {
                 outcome = Err(error.context(format!("the backup {} does not restore", manifest.id)));
             }
@@ -497,18 +556,4 @@ async fn drill_each(
     }
     outcome?;
     Ok((millis, image, said.join("; ")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_free_room_is_read_from_what_df_says_and_nothing_else() {
-        let gnu = "Filesystem     1024-blocks    Used Available Capacity Mounted on\n/dev/vda1  1000 400 600 40% /data\n";
-        assert_eq!(free(gnu), Some(600 * 1024));
-        assert_eq!(free("df: /data: No such file or directory\n"), None);
-        assert_eq!(free(""), None);
-        assert_eq!(needed(1_000_000_000), 2_200_000_000);
-    }
 }

@@ -408,7 +408,7 @@ impl Run<'_> {
         let spoiled = catalogue
             .unusable
             .iter()
-            .filter(|bad| !bad.uncommitted && accepted.is_none_or(|at| bad.id.time() > at));
+            .filter(|bad| !bad.uncommitted && !bad.foreign && accepted.is_none_or(|at| bad.id.time() > at));
         odd.extend(spoiled.map(|bad| format!("the backup {} cannot be used any more: {}", bad.id, bad.why)));
         self.prune(&subject, &catalogue, accepted).await;
         Ok(One { manifest, odd })

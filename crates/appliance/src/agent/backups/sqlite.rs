@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use appliance_backup::manifest::{DrillResult, Manifest};
+use appliance_backup::names::Subject;
 use appliance_backup::place::{Job as Program, Place, succeed};
 use appliance_backup::repository::Repository;
 use appliance_backup::stream::{self, Feed};
@@ -19,6 +20,7 @@ use jiff::Timestamp;
 use super::OUTSIDE;
 use super::helper::{Mounted, output, write_to};
 use super::place::ContainerPlace;
+use super::room;
 use crate::agent::Agent;
 
 /// Ends the names of our copies.
@@ -167,7 +169,11 @@ pub(super) async fn drill(
     image: &str,
 ) -> anyhow::Result<DrillResult> {
     let helper = agent.helper(image, Vec::new(), Tuning::default()).await?;
-    let brought = bring(repository, manifest, &helper.place, DRILL).await;
+    let brought = async {
+        room::disk(&*helper.place, "/tmp", manifest).await?;
+        bring(repository, manifest, &helper.place, DRILL).await
+    }
+    .await;
     helper.remove().await;
     let (millis, tables) = brought?;
     super::restore::passed(repository, manifest, millis, tables).await
@@ -181,6 +187,7 @@ pub(super) async fn restore(
     agent: &Agent,
     repository: &Repository,
     manifest: &Manifest,
+    subject: &Subject,
     info: &ContainerInfo,
     into: Option<&str>,
     swap: bool,
@@ -199,6 +206,7 @@ pub(super) async fn restore(
     if !swap && place.run(&Program::new(["test", "-e", &file])).await?.code == 0 {
         bail!("there is a file {file} already");
     }
+    room::disk(&*place, directory, manifest).await?;
     let brought = bring(repository, manifest, &place, &file).await;
     let (millis, tables) = match brought {
         Ok(brought) => brought,
@@ -218,7 +226,7 @@ pub(super) async fn restore(
     Ok(format!(
         "{told}; {live} is what it was at the backup; what it was before is kept for a day as {before}, and comes back \
          with: appliance restore undo {}",
-        manifest.subject.accessory
+        subject.accessory
     ))
 }
 

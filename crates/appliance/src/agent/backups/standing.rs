@@ -78,8 +78,10 @@ pub(super) fn limit(record: &Record) -> SignedDuration {
 /// after one that failed, which would fail again.
 pub(super) fn drill_due(record: &Record, interval: SignedDuration, same_image: bool, now: Timestamp) -> bool {
     let within = |at: Timestamp, rest: SignedDuration| believed(at, now) && now.duration_since(at) < rest;
-    match &record.drill_failed {
-        Some((at, _)) => !within(*at, DRILL_REST),
+    let failed = record.drill_failed.as_ref().map(|(at, _)| *at);
+    let skipped = record.drill_skipped.as_ref().map(|(at, ..)| *at);
+    match failed.max(skipped) {
+        Some(at) => !within(at, DRILL_REST),
         None => !(same_image && record.drilled.is_some_and(|(at, _)| within(at, interval))),
     }
 }
@@ -254,6 +256,12 @@ mod tests {
         assert!(
             drill_due(&record, week, true, now),
             "and is tried again after a day"
+        );
+        record.drill_failed = None;
+        record.drill_skipped = Some((ago(1), "no room".to_owned(), 1));
+        assert!(
+            !drill_due(&record, week, false, now),
+            "there was no room an hour ago"
         );
     }
 

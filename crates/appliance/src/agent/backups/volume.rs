@@ -6,6 +6,7 @@
 
 use anyhow::{Context as _, bail};
 use appliance_backup::manifest::{DrillResult, Manifest};
+use appliance_backup::names::Subject;
 use appliance_backup::place::{Job as Program, Place};
 use appliance_backup::repository::Repository;
 use appliance_backup::stream::{self, Feed};
@@ -14,8 +15,8 @@ use appliance_containers::engine::ContainerInfo;
 use appliance_containers::spec::Tuning;
 use jiff::Timestamp;
 
-use super::OUTSIDE;
 use super::helper::{Helper, Mounted, output};
+use super::{OUTSIDE, room};
 use crate::agent::Agent;
 
 /// Where a drill unpacks.
@@ -134,6 +135,7 @@ pub(super) async fn drill(
     let helper = agent.helper(image, Vec::new(), Tuning::default()).await?;
     let unpacked = async {
         output(&*helper.place, &["mkdir", DRILL]).await?;
+        room::disk(&*helper.place, DRILL, manifest).await?;
         unpack(repository, manifest, &helper, DRILL).await
     }
     .await;
@@ -154,6 +156,7 @@ pub(super) async fn restore(
     agent: &Agent,
     repository: &Repository,
     manifest: &Manifest,
+    subject: &Subject,
     info: &ContainerInfo,
     into: Option<&str>,
 ) -> anyhow::Result<String> {
@@ -183,7 +186,13 @@ pub(super) async fn restore(
     let seen = look_empty(&*helper.place, &volume).await;
     let ours = seen.is_ok();
     let unpacked = match seen {
-        Ok(()) => unpack(repository, manifest, &helper, RESTORE).await,
+        Ok(()) => {
+            async {
+                room::disk(&*helper.place, RESTORE, manifest).await?;
+                unpack(repository, manifest, &helper, RESTORE).await
+            }
+            .await
+        }
         Err(error) => Err(error),
     };
     helper.remove().await;
@@ -194,7 +203,7 @@ pub(super) async fn restore(
             files(manifest),
             millis as f64 / 1000.0,
             manifest.subject.unit,
-            manifest.subject.accessory
+            subject.accessory
         )),
         Err(error) if ours => match agent.docker.remove_volume(&volume).await {
             Ok(_) => Err(error.context("a new volume was filled and is removed; nothing else was changed")),
