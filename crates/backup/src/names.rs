@@ -21,6 +21,9 @@ pub const REPOSITORY: &str = "appliance.json";
 /// Key of the page that says how to restore without this program.
 pub const README: &str = "README.txt";
 
+/// Key of what is stored to see whether anything can be, and removed again.
+pub const PROBE: &str = "probe.txt";
+
 /// A text that is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{value:?} is not {expected}")]

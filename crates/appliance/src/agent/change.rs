@@ -340,12 +340,19 @@ async fn remove(agent: &Arc<Agent>, app: &str) -> anyhow::Result<End> {
         agent.docker.stop(&found.id.0, None).await?;
         agent.docker.remove(&found.id.0, true).await?;
     }
+    // The data stays, and with it its backups: they are known without the release from here on.
+    let backed_up = agent.backup_jobs_of(app)?;
     agent.apps.forget(app)?;
     // Rollouts are counted anew when the app comes again: what an old one of that number left must not be taken for its own.
     let (state, name) = (agent.state.clone(), app.to_owned());
     tokio::task::spawn_blocking(move || super::assets::prune(&state, &name, &[])).await??;
     agent.images.collect(&agent.apps, images::MIN_AGE).await?;
-    Ok(done(format!("{app} is removed; its volumes are kept")))
+    let mut said = format!("{app} is removed; its volumes are kept");
+    if !backed_up.is_empty() {
+        let names: Vec<&str> = backed_up.iter().map(|job| job.spec.accessory.as_str()).collect();
+        said.push_str(&format!(", and go on being backed up: {}", names.join(", ")));
+    }
+    Ok(done(said))
 }
 
 async fn stop(agent: &Arc<Agent>, app: &str, message: &str) -> anyhow::Result<End> {

@@ -161,9 +161,9 @@ async fn proxy(agent: &Agent) -> Area {
 }
 
 fn backups(agent: &Agent) -> Area {
-    let ids = match agent.apps.ids() {
+    let ids = match agent.apps_and_backups() {
         Ok(ids) => ids,
-        Err(error) => return Area::skipped("backups", &chain(&error)),
+        Err(error) => return Area::skipped("backups", &format!("{error:#}")),
     };
     let jobs = ids.iter().flat_map(|app| agent.backup_ages(app));
     let mut found: Vec<String> = Vec::new();

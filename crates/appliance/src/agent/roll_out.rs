@@ -271,6 +271,11 @@ async fn end(agent: &Agent, app: &str, rollout: &Rollout, audience: &Audience) -
             .await;
     }
     let number = rollout.plan().new.release;
+    if matches!(rollout.phase(), Phase::Settled) {
+        for message in super::backups::probe(agent, app).await {
+            audience.tell(Event::Warning { message }).await;
+        }
+    }
     match rollout.phase() {
         Phase::Settled if rollout.stayed() => {
             let why = rollout.failure().map(|failure| failure.why.as_str());

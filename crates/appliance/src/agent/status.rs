@@ -71,7 +71,7 @@ impl Agent {
         let (disk_free, disk_total) = disk(&self.state);
         problems.extend(self.disk.problems(disk_free, disk_total, super::disk::reserve()));
         let mut apps = Vec::new();
-        match self.apps.ids() {
+        match self.apps_and_backups() {
             Ok(ids) => {
                 for id in ids {
                     match self.app(&id).await {
@@ -83,7 +83,7 @@ impl Agent {
                     }
                 }
             }
-            Err(error) => problems.push(chain(&error)),
+            Err(error) => problems.push(format!("{error:#}")),
         }
         let (accessories, wrong) = self.accessories(None).await;
         problems.extend(wrong);

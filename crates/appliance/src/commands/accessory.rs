@@ -334,6 +334,23 @@ impl Places {
         name: &AccessoryName,
         action: AccessoryAction,
     ) -> anyhow::Result<End> {
+        let verb = Verb::Accessory {
+            name: name.clone(),
+            action,
+        };
+        self.submit(place, verb).await
+    }
+
+    /// The configuration, where there is one.
+    pub fn project(&self) -> Option<&Project> {
+        self.project.as_ref()
+    }
+
+    /// Signs and submits a change of the app.
+    ///
+    /// # Errors
+    /// As [`Places::change`].
+    pub async fn submit(&self, place: &Place, verb: Verb) -> anyhow::Result<End> {
         let signer = self.args.reach.signer(&place.link, &self.settings).await?;
         let (service, destination) = match self.app.split_once('@') {
             Some((service, destination)) => (service, Some(destination)),
@@ -344,10 +361,6 @@ impl Places {
             app: Some(AppName::parse(service)?),
             destination: destination.map(Destination::parse).transpose()?,
             expects: Expectation::Any,
-        };
-        let verb = Verb::Accessory {
-            name: name.clone(),
-            action,
         };
         conclude(&place.link, submit(&place.link, &signer, subject, verb).await?)
     }
@@ -435,14 +448,15 @@ async fn tell(reach: &ReachArgs, globals: &Globals) -> anyhow::Result<()> {
             }
         }
     }
-    Ok(())
+    super::accessory_backups::tell(&places).await
 }
 
 async fn boot(args: &AppArgs, globals: &Globals, name: &str) -> anyhow::Result<()> {
     let places = Places::find(args, globals, name).await?;
     places
         .each(|place, name| Ok(AccessoryAction::Boot(places.configured(place, name)?)))
-        .await
+        .await?;
+    super::accessory_backups::tell(&places).await
 }
 
 /// Carries it out; the exit code is that of a command that was run.

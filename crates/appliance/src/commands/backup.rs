@@ -189,7 +189,7 @@ pub async fn act_on_each(
     globals: &Globals,
 ) -> anyhow::Result<()> {
     let name = AccessoryName::parse(accessory).map_err(|error| failure(Kind::Config, error.to_string()))?;
-    let targets = Targets::find(args, globals).await?;
+    let targets = Targets::with_accessories(args, globals).await?;
     let mut there = BTreeSet::new();
     let mut acted = false;
     for host in &targets.hosts {
@@ -237,7 +237,7 @@ pub async fn act_on_each(
 }
 
 async fn list(reach: &AppArgs, former: &Former, json: bool, globals: &Globals) -> anyhow::Result<()> {
-    let found = jobs_of(&Targets::find(reach, globals).await?, former).await?;
+    let found = jobs_of(&Targets::with_accessories(reach, globals).await?, former).await?;
     if json {
         let hosts: serde_json::Map<String, serde_json::Value> = found
             .iter()
@@ -320,7 +320,7 @@ fn described(row: &BackupRow) -> String {
 }
 
 async fn plan(reach: &AppArgs, accessory: &str, globals: &Globals) -> anyhow::Result<()> {
-    for (host, jobs) in jobs(&Targets::find(reach, globals).await?).await? {
+    for (host, jobs) in jobs(&Targets::with_accessories(reach, globals).await?).await? {
         for job in jobs.iter().filter(|job| job.accessory == accessory) {
             for row in job.backups.iter().filter(|row| row.unusable.is_none()) {
                 let fate = match row.kept_because.as_slice() {
@@ -341,7 +341,7 @@ async fn plan(reach: &AppArgs, accessory: &str, globals: &Globals) -> anyhow::Re
 }
 
 async fn explain(reach: &AppArgs, globals: &Globals) -> anyhow::Result<()> {
-    let found = jobs(&Targets::find(reach, globals).await?).await?;
+    let found = jobs(&Targets::with_accessories(reach, globals).await?).await?;
     for (host, jobs) in &found {
         for job in jobs {
             // As the host has it, which is what was pushed last.

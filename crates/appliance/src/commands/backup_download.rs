@@ -37,7 +37,7 @@ pub struct DownloadArgs {
 /// # Errors
 /// When there is no such backup, the host or the place cannot be reached, or the file is there already.
 pub async fn run(args: &DownloadArgs, globals: &Globals) -> anyhow::Result<()> {
-    let targets = Targets::find(&args.reach, globals).await?;
+    let targets = Targets::with_accessories(&args.reach, globals).await?;
     let found = jobs(&targets).await?;
     let mut chosen = None;
     for (host, jobs) in &found {

@@ -1,6 +1,7 @@
 //! One file per verb: its arguments (the doc comments are the help text) and what it does.
 
 pub mod accessory;
+mod accessory_backups;
 pub mod accessory_tunnel;
 pub mod adopt;
 pub mod alerts;

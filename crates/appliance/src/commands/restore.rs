@@ -143,7 +143,7 @@ async fn dry_run(args: &RestoreArgs, globals: &Globals) -> anyhow::Result<()> {
         from: args.from.clone(),
         trust: args.trust.clone(),
     };
-    for (host, jobs) in jobs_of(&Targets::find(&args.reach, globals).await?, &former).await? {
+    for (host, jobs) in jobs_of(&Targets::with_accessories(&args.reach, globals).await?, &former).await? {
         for job in jobs.iter().filter(|job| job.accessory == args.accessory) {
             let wanted = args.database.as_deref();
             let rows = job

@@ -51,6 +51,18 @@ impl Targets {
     /// # Errors
     /// When the configuration is wrong, a host cannot be reached, or it is not clear which app is meant.
     pub async fn find(args: &AppArgs, globals: &Globals) -> anyhow::Result<Self> {
+        Self::find_on(args, globals, false).await
+    }
+
+    /// Like [`Targets::find`], and the hosts that run accessories alone.
+    ///
+    /// # Errors
+    /// As [`Targets::find`].
+    pub async fn with_accessories(args: &AppArgs, globals: &Globals) -> anyhow::Result<Self> {
+        Self::find_on(args, globals, true).await
+    }
+
+    async fn find_on(args: &AppArgs, globals: &Globals, accessories: bool) -> anyhow::Result<Self> {
         let configured = globals.directory()?.join(&globals.config_file).exists();
         let mut links = Vec::new();
         let settings;
@@ -59,7 +71,18 @@ impl Targets {
             let project = Project::open(globals)?;
             settings = project.ssh();
             app = app.or_else(|| Some(project.app_id()));
-            for host in project.connecting(globals)? {
+            let mut names = project.connecting(globals)?;
+            if accessories && globals.roles.is_empty() && !globals.primary {
+                let all = &project.loaded.config.accessories;
+                for host in all.iter().flat_map(|accessory| &accessory.hosts) {
+                    let wanted =
+                        globals.hosts.is_empty() || globals.hosts.iter().any(|pattern| glob(pattern, host));
+                    if wanted && !names.contains(host) {
+                        names.push(host.clone());
+                    }
+                }
+            }
+            for host in names {
                 links.push((host.clone(), args.reach.connect(&host, &settings).await?));
             }
         } else {

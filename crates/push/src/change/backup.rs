@@ -12,6 +12,15 @@ const NAME_LIMIT: usize = 63;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum BackupAction {
+    /// Make them as the configuration says now, on a host that runs the accessory and no role of its app.
+    Set {
+        /// How, where and when, as a release has it; none any more if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spec: Option<serde_json::Value>,
+        /// Base64 of an age file for the host's recipient: the credentials by name; empty where none are needed.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        sealed: String,
+    },
     /// Make one now.
     Now,
     /// Read backups whole and compare them with their manifests.
@@ -84,6 +93,7 @@ impl BackupAction {
     /// The action's stable name, as audit records show it.
     pub fn name(&self) -> &'static str {
         match self {
+            BackupAction::Set { .. } => "backup-set",
             BackupAction::Now => "backup-now",
             BackupAction::Verify { .. } => "backup-verify",
             BackupAction::Drill { .. } => "backup-drill",
@@ -103,7 +113,7 @@ impl BackupAction {
             {
                 Power::Admin
             }
-            BackupAction::Restore(_) | BackupAction::Undo { .. } => Power::Deploy,
+            BackupAction::Set { .. } | BackupAction::Restore(_) | BackupAction::Undo { .. } => Power::Deploy,
             BackupAction::Prune { .. } => Power::Admin,
         }
     }

@@ -30,6 +30,16 @@ impl Agent {
         }
         match backups::change(self, &which.app, &which.name, &BackupAction::Now, audience).await? {
             End::Done { message, .. } => {
+                let record = self.backups.record(&format!("{}/{}", which.app, which.name));
+                // One that is not like those before, or does not restore, is no reason to give the data up.
+                let doubt = record.odd.or(record.drill_failed);
+                if let Some((_, why)) = doubt {
+                    anyhow::bail!(
+                        "the backup that comes first is not good: {why}; next: appliance backup list, and if that is as \
+                         it should be: appliance backup prune {} --yes",
+                        which.name
+                    );
+                }
                 let phase = "backed-up".to_owned();
                 audience
                     .tell(Event::Phase {

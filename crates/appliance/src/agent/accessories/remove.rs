@@ -70,6 +70,7 @@ impl Agent {
         }
         self.accessories.records.forget(which)?;
         self.accessories.forget(which);
+        self.forget_job(&which.app, &which.name);
         if let Some(image) = image
             && let Err(error) = self.docker.remove_image(&image).await
         {

@@ -106,10 +106,13 @@ impl Job {
 }
 
 impl Agent {
-    /// Every job of every app's current release; an app that cannot be read is reported and skipped.
+    /// Every job of every app; an app that cannot be read is reported and skipped.
     pub fn backup_jobs(&self) -> Vec<Job> {
-        let ids = self.apps.ids().unwrap_or_default();
-        ids.iter()
+        let apps = self.apps_and_backups().unwrap_or_else(|error| {
+            tracing::error!("backups: {error:#}");
+            Vec::new()
+        });
+        apps.iter()
             .flat_map(|app| {
                 self.backup_jobs_of(app).unwrap_or_else(|error| {
                     tracing::error!("backups of {app}: {error:#}");
@@ -119,13 +122,13 @@ impl Agent {
             .collect()
     }
 
-    /// Every job of every app's current release, or the first reason why they cannot be told.
+    /// Every job of every app, or the first reason why they cannot be told.
     ///
     /// # Errors
     /// When an app or its release cannot be read.
     pub fn all_backup_jobs(&self) -> anyhow::Result<Vec<Job>> {
         let mut jobs = Vec::new();
-        for app in self.apps.ids()? {
+        for app in self.apps_and_backups()? {
             jobs.extend(self.backup_jobs_of(&app)?);
         }
         Ok(jobs)
@@ -134,31 +137,23 @@ impl Agent {
     /// The jobs of one app.
     ///
     /// # Errors
-    /// When its release cannot be read.
+    /// When its release or its credentials cannot be read.
     pub fn backup_jobs_of(&self, app: &str) -> anyhow::Result<Vec<Job>> {
-        let Some(current) = self.apps.read(app)?.numbers.current else {
-            return Ok(Vec::new());
-        };
-        let accepted = self.apps.release(app, current.release)?;
-        let Some(section) = accepted.release.extensions.get(SECTION) else {
-            return Ok(Vec::new());
-        };
-        let specs: Vec<Spec> =
-            serde_json::from_value(section.clone()).context("the release's backups are not understood")?;
-        let secrets = self.open_secrets(&accepted)?;
-        let job = |spec: Spec| {
-            let names = &spec.settings.credentials;
+        let mut jobs = Vec::new();
+        for kept in self.kept_jobs(app)? {
+            let secrets = self.open_credentials(&kept.sealed)?;
+            let names = &kept.spec.settings.credentials;
             let credentials = secrets
                 .get(&names.access_key_id)
                 .cloned()
                 .zip(secrets.get(&names.secret_access_key).cloned());
-            Job {
+            jobs.push(Job {
                 app: app.to_owned(),
-                spec,
+                spec: kept.spec,
                 credentials,
-            }
-        };
-        Ok(specs.into_iter().map(job).collect())
+            });
+        }
+        Ok(jobs)
     }
 
     /// One job by its accessory's name.

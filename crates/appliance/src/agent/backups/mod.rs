@@ -11,10 +11,12 @@
 mod download;
 mod helper;
 mod jobs;
+mod kept;
 mod ping;
 mod place;
 #[cfg(test)]
 mod pretended;
+mod probe;
 mod redis;
 mod report;
 mod restore;
@@ -33,6 +35,7 @@ use anyhow::Context as _;
 use appliance_backup::backup::Outside;
 use appliance_backup::journal::{Entry, Intent, Journal};
 use appliance_backup::spool;
+use appliance_backup::store::Patience;
 use appliance_push::change::BackupAction;
 use appliance_state::{Key, Ledger, Store};
 use jiff::{SignedDuration, Timestamp};
@@ -40,6 +43,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::jobs::{Job, SECTION, Spec};
 pub use self::ping::ping;
+pub use self::probe::look as probe;
 pub use self::restore::RECOVERY;
 use super::drive::Audience;
 use super::schedule::Rhythm;
@@ -92,6 +96,8 @@ pub struct Record {
     pub odd: Option<(Timestamp, String)>,
     /// Until when somebody said that all is as it should be.
     pub accepted: Option<Timestamp>,
+    /// When and why nothing could be stored in the place, when that was last looked at.
+    pub probe_failed: Option<(Timestamp, String)>,
     /// When and why old backups could not be removed.
     pub prune_failed: Option<(Timestamp, String)>,
     /// Where the last good run went: the place as configured, and the repository that is there.
@@ -106,6 +112,10 @@ pub struct Backups {
     /// Where parts wait on their way to a slow place.
     spool: PathBuf,
     ledger: Ledger<BTreeMap<String, Record>>,
+    /// What is to be backed up.
+    jobs: Ledger<kept::Jobs>,
+    /// What another process of this agent had begun to store, until it is looked at.
+    left: Mutex<Vec<Entry>>,
     busy: Mutex<BTreeSet<String>>,
     /// One run at a time.
     turn: tokio::sync::Mutex<()>,
@@ -130,11 +140,20 @@ impl Backups {
     /// When the journal's directory cannot be made.
     pub fn open(store: &Store, state: &Path) -> anyhow::Result<Self> {
         let directory = state.join("backups/journal");
+        let journal =
+            Journal::open(&directory).with_context(|| format!("cannot use {}", directory.display()))?;
+        // Before anything of our own is in it.
+        let mut left = journal
+            .interrupted()
+            .with_context(|| format!("cannot read {}", directory.display()))?;
+        left.retain(|entry| entry.intent.is_about_what_is_stored());
+        let single = |name: &str| Key::new(name).expect("our own name is a good key");
         Ok(Self {
-            journal: Journal::open(&directory)
-                .with_context(|| format!("cannot use {}", directory.display()))?,
+            journal,
+            jobs: store.single(&single("backup-jobs"), SCHEMA),
+            left: Mutex::new(left),
             spool: state.join("backups/spool"),
-            ledger: store.single(&Key::new("backups").expect("our own name is a good key"), SCHEMA),
+            ledger: store.single(&single("backups"), SCHEMA),
             busy: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         })
@@ -194,6 +213,13 @@ pub async fn change(
     action: &BackupAction,
     audience: &Audience,
 ) -> anyhow::Result<End> {
+    if let BackupAction::Set { spec, sealed } = action {
+        let message = agent.set_job(app, accessory, spec.as_ref(), sealed, Timestamp::now())?;
+        for message in probe::look(agent, app).await {
+            audience.tell(Event::Warning { message }).await;
+        }
+        return Ok(super::change::done(message));
+    }
     let job = match agent.backup_job(app, accessory) {
         Ok(job) => job,
         Err(error) => {
@@ -216,8 +242,20 @@ pub async fn change(
         BackupAction::Now | BackupAction::Drill { .. } => Some(turn(agent, audience).await),
         _ => None,
     };
-    settle_job(agent, &job).await?;
+    // What needs no place of backups must not wait for one.
+    let settled = match action {
+        BackupAction::Now | BackupAction::Prune { .. } => Settled::All,
+        _ => Settled::Live,
+    };
+    settle_job(agent, &job, settled).await?;
+    if !matches!(action, BackupAction::Undo { .. })
+        && let Some(message) = probe::silent(agent, &job).await
+    {
+        audience.tell(Event::Warning { message }).await;
+    }
     let message = match action {
+        // Carried out above.
+        BackupAction::Set { .. } => String::new(),
         BackupAction::Now => run::run(agent, &job, Some(audience)).await?,
         BackupAction::Verify { backup } => restore::verify(agent, &job, backup.as_deref(), audience).await?,
         BackupAction::Drill { backup } => {
@@ -284,7 +322,7 @@ pub async fn pass(agent: &Arc<Agent>) {
                 agent.backups.note(&key, |record| record.missed = Some(due));
             }
             let _turn = agent.backups.turn.lock().await;
-            if let Err(error) = settle_job(&agent, &job).await {
+            if let Err(error) = settle_job(&agent, &job, Settled::All).await {
                 tracing::warn!("{key}: {error:#}");
             }
             run::on_schedule(&agent, &job, due).await;
@@ -306,7 +344,7 @@ pub async fn reopen(agent: &Arc<Agent>) {
         let agent = Arc::clone(agent);
         tokio::spawn(async move {
             if let Some(_busy) = agent.backups.claim(&job.key())
-                && let Err(error) = settle_job(&agent, &job).await
+                && let Err(error) = settle_job(&agent, &job, Settled::Live).await
             {
                 tracing::warn!("{}: settled once it can be: {error:#}", job.key());
             }
@@ -322,50 +360,79 @@ fn jitter(key: &str) -> SignedDuration {
     SignedDuration::from_secs(i64::try_from(sum % JITTER).unwrap_or(0))
 }
 
-/// Settles what was interrupted when the agent last ended.
+/// Settles what was interrupted when the agent last ended. Never waits for a server or for a place of backups.
 pub async fn settle(agent: &Arc<Agent>) {
     agent.remove_stale_scratch().await;
-    for job in agent.backup_jobs() {
-        if let Err(error) = settle_job(agent, &job).await {
-            tracing::warn!("{}: settled at its next run: {error:#}", job.key());
+    reopen(agent).await;
+    let left = std::mem::take(&mut *agent.backups.left.lock().unwrap_or_else(PoisonError::into_inner));
+    for entry in left {
+        if let Err(error) = spool::forget(&entry.intent) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "what waited on the disk stays"
+            );
         }
+        let Some(job) = agent.backup_jobs().into_iter().find(|job| job.has(&entry.intent)) else {
+            continue;
+        };
+        let agent = Arc::clone(agent);
+        // Nobody else's any more, so nobody has to wait for it; what fails is settled at the next run.
+        tokio::spawn(async move { settle_stored(&agent, &job, entry, probe::SHORT).await });
     }
 }
 
-/// Settles what was interrupted of a job.
+/// What of an interrupted job is settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    /// What keeps live data from being used.
+    Live,
+    /// That, and what is stored and no backup.
+    All,
+}
+
+/// Settles what was interrupted of a job, that which touches live data first.
 ///
 /// # Errors
 /// When live data may not be as it should be; rubbish in the place of backups that stays for now is no reason to refuse
 /// anything.
-async fn settle_job(agent: &Agent, job: &Job) -> anyhow::Result<()> {
+async fn settle_job(agent: &Agent, job: &Job, what: Settled) -> anyhow::Result<()> {
     let interrupted = agent
         .backups
         .journal
         .interrupted()
         .context("cannot read the journal of backups")?;
+    let own = interrupted.into_iter().filter(|entry| job.has(&entry.intent));
+    let (stored, live): (Vec<Entry>, Vec<Entry>) =
+        own.partition(|entry| entry.intent.is_about_what_is_stored());
     let mut failed = Ok(());
-    for entry in interrupted {
-        if !job.has(&entry.intent) {
-            continue;
-        }
-        let live = entry.intent.touches_live_data();
-        match settle_entry(agent, job, entry).await {
+    for entry in live {
+        match settle_entry(agent, job, entry, Patience::default()).await {
             Ok(said) => tracing::info!("{}: after an interruption: {said}", job.key()),
-            Err(error) if live => failed = Err(error.context("an interrupted restore cannot be settled yet")),
-            Err(error) => {
-                tracing::warn!("{}: what was to be removed stays for now: {error:#}", job.key());
-                let why = format!("{error:#}");
-                let now = Timestamp::now();
-                agent
-                    .backups
-                    .note(&job.key(), |record| record.prune_failed = Some((now, why)));
-            }
+            Err(error) => failed = Err(error.context("an interrupted restore cannot be settled yet")),
+        }
+    }
+    if what == Settled::All {
+        for entry in stored {
+            settle_stored(agent, job, entry, Patience::default()).await;
         }
     }
     failed
 }
 
-async fn settle_entry(agent: &Agent, job: &Job, entry: Entry) -> anyhow::Result<String> {
+async fn settle_stored(agent: &Agent, job: &Job, entry: Entry, patience: Patience) {
+    match settle_entry(agent, job, entry, patience).await {
+        Ok(said) => tracing::info!("{}: after an interruption: {said}", job.key()),
+        Err(error) => {
+            tracing::warn!("{}: what was to be removed stays for now: {error:#}", job.key());
+            let failed = (Timestamp::now(), format!("{error:#}"));
+            agent
+                .backups
+                .note(&job.key(), |record| record.prune_failed = Some(failed));
+        }
+    }
+}
+
+async fn settle_entry(agent: &Agent, job: &Job, entry: Entry, patience: Patience) -> anyhow::Result<String> {
     // Nor does the disk wait for it.
     spool::forget(&entry.intent).context("cannot remove what waited on the disk")?;
     if let Intent::TakeOver { .. } = &entry.intent {
@@ -375,7 +442,7 @@ async fn settle_entry(agent: &Agent, job: &Job, entry: Entry) -> anyhow::Result<
     }
     // A database that lets nobody in does not wait for a place that is away.
     let repository = match entry.intent.is_about_what_is_stored() {
-        true => Some(agent.repository(job).await?),
+        true => Some(agent.repository_within(job, patience).await?),
         false => None,
     };
     let server = match agent.running(job).await {

@@ -6,7 +6,7 @@ use appliance_alerts::rules::Backup;
 use jiff::Timestamp;
 
 use super::jobs::Job;
-use super::{Record, run, standing};
+use super::{Record, probe, run, standing};
 use crate::agent::Agent;
 use crate::agent::schedule::Rhythm;
 use crate::wire::{BackupJob, BackupRow};
@@ -99,6 +99,9 @@ impl Agent {
                 "{of} failed at {at}: {why}; next: appliance backup now {accessory}"
             ));
         }
+        if let (None, Some((_, why))) = (&record.failed, &record.probe_failed) {
+            say(probe::said(job, why));
+        }
         if let Some((at, what)) = &record.odd {
             say(format!(
                 "{of}: that of {at} is not like those before: {what}; next: appliance backup list, and if that is as it \
@@ -181,7 +184,7 @@ impl Agent {
     }
 
     async fn backup_rows(&self, job: &Job, list: &mut BackupJob) -> anyhow::Result<()> {
-        let repository = self.repository(job).await?;
+        let repository = self.repository_within(job, probe::SHORT).await?;
         let accepted = self.backups.record(&job.key()).accepted;
         for (subject, catalogue) in job.subjects(&repository).await? {
             let plan = run::plan(job, &repository, &catalogue, accepted, false).await;

@@ -89,6 +89,7 @@ pub async fn run(agent: &Agent, job: &Job, audience: Option<&Audience>) -> anyho
             agent.backups.note(&key, |record| {
                 record.good = Some((now, millis));
                 record.failed = None;
+                record.probe_failed = None;
                 record.failures = 0;
                 record.odd = odd.clone().map(|what| (now, what));
                 if odd.is_none() {
