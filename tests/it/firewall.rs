@@ -70,6 +70,46 @@ async fn a_flushed_table_is_noticed_and_loaded_again() -> anyhow::Result<()> {
             Duration::from_secs(30),
         )
         .await?;
+    state("confirmed").await?;
+
+    // Also an agent that cannot read what it remembers closes the host.
+    world.run(&["systemctl", "stop", "appliance-agent"]).await?;
+    let damaged = "{ this was a ledger";
+    let keys = "/var/lib/appliance/keys.json";
+    let whole = world.host.read(keys).await?;
+    world.host.copy_in(keys, damaged, 0o600).await?;
+    let refused = Command::new(["systemctl", "start", "appliance-agent"]);
+    ensure!(
+        !world.host.exec(&refused).await?.success(),
+        "it begins with no keys"
+    );
+    world.run(&["nft", "flush", "ruleset"]).await?;
+    let script = "until appliance firewall status >/dev/null 2>&1; do read -rt 0.1 <> <(:); done; true";
+    let healed = Command::new(["bash", "-c", script]).timeout(Duration::from_secs(30));
+    ensure!(
+        world.host.exec(&healed).await?.success(),
+        "nobody closed the host"
+    );
+    world.host.copy_in(keys, whole, 0o600).await?;
+    world.run(&["systemctl", "restart", "appliance-agent"]).await?;
+    world.ready().await?;
+
+    // Nor does the table need our program: where that fails, nft loads the file alone.
+    world.run(&["systemctl", "stop", "appliance-agent"]).await?;
+    world.run(&["chmod", "a-x", "/usr/local/bin/appliance"]).await?;
+    world
+        .run(&["nft", "delete", "table", "inet", "appliance"])
+        .await?;
+    let fails = Command::new(["systemctl", "restart", "appliance-firewall"]);
+    ensure!(!world.host.exec(&fails).await?.success(), "it cannot have run");
+    let script = "until nft list table inet appliance >/dev/null 2>&1; do read -rt 0.1 <> <(:); done; nft list table inet appliance";
+    let loaded = Command::new(["bash", "-c", script]).timeout(Duration::from_secs(20));
+    let loaded = world.host.exec(&loaded).await?;
+    ensure!(loaded.text().contains("hook input"), "{}", loaded.error_text());
+    world.run(&["chmod", "a+x", "/usr/local/bin/appliance"]).await?;
+    world
+        .run(&["systemctl", "restart", "appliance-firewall", "appliance-agent"])
+        .await?;
     state("confirmed").await
 }
 

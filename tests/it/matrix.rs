@@ -81,6 +81,7 @@ struct Lab {
     lan: Side,
     image: ImageRef,
     lan_host: (Ipv4Addr, Ipv6Addr),
+    neighbour: (Ipv4Addr, Ipv6Addr),
     containers: BTreeMap<&'static str, (Ipv4Addr, Option<IpAddr>)>,
 }
 
@@ -119,6 +120,7 @@ async fn whole(distro: Distro) -> anyhow::Result<()> {
         lab.step(argv).await?;
     }
     lab.step(&["iptables", "--flush"]).await?;
+    lab.step(&["ip6tables", "--flush"]).await?;
     lab.step(&["nft", "flush", "ruleset"]).await?;
     for verb in ["start", "restart", "stop"] {
         lab.step(&["systemctl", verb, "nftables"]).await?;
@@ -137,6 +139,7 @@ async fn whole(distro: Distro) -> anyhow::Result<()> {
         .await?;
     lab.look().await?;
     lab.check("a network was made").await?;
+    lab.where_ufw_keeps_the_host().await?;
     lab.reboot().await
 }
 
@@ -172,19 +175,7 @@ impl Lab {
             )
             .await?;
         }
-        let host_yml = format!(
-            "firewall:\n  open:\n    - {{port: {NEIGHBOURS}, from: [{four}, '{six}'], comment: replica}}\n"
-        );
-        world.host.copy_in("/root/host.yml", host_yml, 0o644).await?;
-        world
-            .run(&[
-                "appliance",
-                "bootstrap",
-                "--allow-container",
-                "--host-yml",
-                "/root/host.yml",
-            ])
-            .await?;
+        apply(&world, "own", (four, six)).await?;
         let image = world
             .bench
             .sandbox
@@ -220,6 +211,7 @@ impl Lab {
             lan,
             image,
             lan_host,
+            neighbour: (four, six),
             containers: BTreeMap::new(),
         };
         for (name, arguments) in [
@@ -340,6 +332,64 @@ impl Lab {
         self.check(&argv.join(" ")).await
     }
 
+    /// The same table where UFW keeps the host's own ports and ours the containers', whoever takes UFW's rules away.
+    async fn where_ufw_keeps_the_host(&self) -> anyhow::Result<()> {
+        self.world.run(&["ufw", "delete", "allow", "5432/tcp"]).await?;
+        let (four, six) = (self.neighbour.0.to_string(), self.neighbour.1.to_string());
+        for from in [&four, &six] {
+            let rule = [
+                "ufw", "allow", "proto", "tcp", "from", from, "to", "any", "port", "5432",
+            ];
+            self.world.run(&rule).await?;
+        }
+        self.world.run(&["ufw", "--force", "enable"]).await?;
+        apply(&self.world, "ufw", self.neighbour).await?;
+        self.check("mode ufw").await?;
+        for argv in [
+            &["iptables", "--flush"][..],
+            &["ip6tables", "--flush"],
+            &["nft", "flush", "ruleset"],
+            &["systemctl", "start", "nftables"],
+            &["systemctl", "restart", "nftables"],
+            &["systemctl", "stop", "nftables"],
+        ] {
+            let when = format!("{} in mode ufw", argv.join(" "));
+            self.world.run(argv).await?;
+            self.healed().await.with_context(|| when.clone())?;
+            self.ufw_is_back().await.with_context(|| when.clone())?;
+            self.check(&when).await?;
+        }
+        // Without an agent nobody reloads UFW: rules of ours stand in.
+        self.world.run(&["systemctl", "stop", "appliance-agent"]).await?;
+        self.world.run(&["systemctl", "restart", "nftables"]).await?;
+        let stead = ["nft", "list", "table", "inet", "appliance_stead"];
+        self.world.run(&stead).await?;
+        self.check("UFW's rules are missing").await?;
+        self.world.run(&["systemctl", "start", "appliance-agent"]).await?;
+        self.ufw_is_back().await?;
+        self.check("UFW was reloaded").await?;
+        self.world.run(&["systemctl", "stop", "nftables"]).await?;
+        apply(&self.world, "own", self.neighbour).await?;
+        self.world.run(&["ufw", "disable"]).await?;
+        self.step(&["systemctl", "restart", "docker"]).await
+    }
+
+    /// Waits until UFW's rules are in the kernel again, and ours in their stead are gone.
+    async fn ufw_is_back(&self) -> anyhow::Result<()> {
+        let script = "until iptables -S INPUT | grep -q ufw-before-input && ip6tables -S INPUT | grep -q ufw6-before-input \
+                      && ! nft list table inet appliance_stead >/dev/null 2>&1; do read -rt 0.2 <> <(:); done; true";
+        let wait = Command::new(["bash", "-c", script]).timeout(Duration::from_secs(40));
+        let waited = self.world.host.exec(&wait).await;
+        if waited.is_ok_and(|output| output.success()) {
+            return Ok(());
+        }
+        let journal = ["journalctl", "--no-pager", "--lines=15", "--unit=appliance-agent"];
+        anyhow::bail!(
+            "UFW's rules did not come back: {}",
+            self.world.run(&journal).await?
+        )
+    }
+
     /// The whole table.
     async fn check(&self, when: &str) -> anyhow::Result<()> {
         let neighbour = [&OPEN[..], &[NEIGHBOURS]].concat();
@@ -400,42 +450,54 @@ impl Lab {
             .collect())
     }
 
-    /// A stranger keeps knocking while the host goes down and comes up.
+    /// A stranger and a neighbour keep knocking while the host goes down and comes up: at its ports over both families,
+    /// at containers' own addresses and at its loopback.
     async fn reboot(&mut self) -> anyhow::Result<()> {
-        let (v4, v6) = self.world.host.addresses().await?;
         let stop = Arc::new(AtomicBool::new(false));
-        let (outside, stopped) = (self.wan.outside.clone(), Arc::clone(&stop));
-        let knocking = tokio::spawn(async move {
-            let mut knocks = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                // Over both families in turn.
-                let address = if knocks % 2 == 0 {
-                    v4.into()
-                } else {
-                    IpAddr::from(v6)
-                };
-                let found = outside
-                    .probe(
-                        address,
-                        &["5432", "6379", "8080", "8081", "9000", "9100"],
-                        Duration::from_millis(300),
-                    )
-                    .await?;
-                for (port, state) in found {
-                    ensure!(
-                        state != PortState::Open,
-                        "port {port} of {address} was open while the host booted"
-                    );
-                }
-                knocks += 1;
+        let mut knocking = Vec::new();
+        for (side, (v4, v6)) in [
+            (&self.wan, self.world.host.addresses().await?),
+            (&self.lan, self.lan_host),
+        ] {
+            let closed: &[&str] = &["6379", "8080", "8081", "9000", "9100"];
+            let mut doors: Vec<(IpAddr, &[&str])> = vec![(v4.into(), closed), (v6.into(), closed)];
+            for (four, six) in self.containers.values() {
+                doors.push(((*four).into(), &["80"]));
+                doors.extend(six.map(|six| (six, &["80"][..])));
             }
-            anyhow::Ok(knocks)
-        });
+            doors.push(([127, 0, 0, 1].into(), &["6379"]));
+            let (outside, stopped) = (side.outside.clone(), Arc::clone(&stop));
+            let doors: Vec<(IpAddr, Vec<String>)> = doors
+                .into_iter()
+                .map(|(address, ports)| (address, ports.iter().map(ToString::to_string).collect()))
+                .collect();
+            knocking.push(tokio::spawn(async move {
+                let mut rounds = 0;
+                while !stopped.load(Ordering::Relaxed) {
+                    for (address, ports) in &doors {
+                        let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
+                        let found = outside
+                            .probe(*address, &ports, Duration::from_millis(150))
+                            .await?;
+                        for (port, state) in found {
+                            ensure!(
+                                state != PortState::Open,
+                                "port {port} of {address} was open while the host booted"
+                            );
+                        }
+                    }
+                    rounds += 1;
+                }
+                anyhow::Ok(rounds)
+            }));
+        }
         self.world.host.reboot().await?;
         self.world.ready().await?;
         stop.store(true, Ordering::Relaxed);
-        let knocks = knocking.await??;
-        ensure!(knocks > 3, "only {knocks} knocks while it booted");
+        for side in knocking {
+            let rounds = side.await??;
+            ensure!(rounds > 0, "nobody knocked while it booted");
+        }
         self.lan_host = address(self.world.host.name().as_str(), "appliance-sandbox-lan").await?;
         self.works_inside_again().await?;
         self.look().await?;
@@ -456,6 +518,22 @@ impl Lab {
             .await?;
         self.works_inside().await
     }
+}
+
+/// Whose rules hold, and one port for the neighbour.
+async fn apply(world: &World, mode: &str, (four, six): (Ipv4Addr, Ipv6Addr)) -> anyhow::Result<()> {
+    let host_yml = format!(
+        "firewall:\n  mode: {mode}\n  open:\n    - {{port: {NEIGHBOURS}, from: [{four}, '{six}'], comment: replica}}\n"
+    );
+    world.host.copy_in("/root/host.yml", host_yml, 0o644).await?;
+    let apply = [
+        "appliance",
+        "bootstrap",
+        "--allow-container",
+        "--host-yml",
+        "/root/host.yml",
+    ];
+    world.run(&apply).await.map(drop)
 }
 
 /// Runs a program of this machine in an outsider's network.

@@ -43,13 +43,13 @@ pub fn apply(host: &Host, options: &mut Options) -> anyhow::Result<()> {
     for admin in &host.admins {
         for key in &admin.keys {
             let key = public_key(&key.0)?;
-            limit(options, &key, &admin.from)?;
+            declare(options, &key, &admin.from)?;
             options.admin_keys.push(key);
         }
     }
     for deploy in &host.deploy_keys {
         let key = public_key(&deploy.key.0)?;
-        limit(options, &key, &deploy.from)?;
+        declare(options, &key, &deploy.from)?;
         let apps = if deploy.apps.is_empty() {
             vec!["*".to_owned()]
         } else {
@@ -135,11 +135,12 @@ fn public_key(line: &str) -> anyhow::Result<PublicKey> {
         .map_err(|error| failure(Kind::Config, format!("host.yml: {error}")).into())
 }
 
-fn limit(
+fn declare(
     options: &mut Options,
     key: &PublicKey,
     from: &[appliance_config::units::Network],
 ) -> anyhow::Result<()> {
+    options.declared.insert(key.fingerprint());
     if !from.is_empty() {
         options.key_networks.insert(key.fingerprint(), networks(from)?);
     }

@@ -255,8 +255,11 @@ pub struct Firewall {
     pub pending: Option<firewall::pending::Armed>,
     /// Interfaces, as they are treated.
     pub interfaces: Vec<firewall::interfaces::Interface>,
-    /// Who is kept out, and for how many seconds more.
+    /// Who is kept out of everything, because somebody said so, and for how many seconds more.
     pub bans: Vec<(std::net::IpAddr, u64)>,
+    /// Who is kept from SSH for guessing, and for how many seconds more.
+    #[serde(default)]
+    pub ssh_bans: Vec<(std::net::IpAddr, u64)>,
 }
 
 /// A key in a list.

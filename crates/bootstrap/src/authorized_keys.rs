@@ -1,4 +1,4 @@
-//! `authorized_keys`: our lines are added, everybody else's stay.
+//! `authorized_keys`: our lines are as they should be, everybody else's stay.
 
 use crate::firewall::opening::Net;
 use crate::key::PublicKey;
@@ -28,44 +28,162 @@ pub fn from_option(networks: &[Net]) -> String {
     format!("from=\"{}\"", networks.join(","))
 }
 
-/// `current` with the missing ones of `lines` appended; `None` if none is missing.
-///
-/// Two lines are the same if options and key are; the comment does not count.
-pub fn with_lines(current: &str, lines: &[String]) -> Option<String> {
-    let present: Vec<String> = current.lines().map(without_comment).collect();
-    let mut missing: Vec<&String> = Vec::new();
-    for line in lines {
-        let bare = without_comment(line);
-        if !present.contains(&bare) && !missing.iter().any(|other| without_comment(other) == bare) {
-            missing.push(line);
-        }
-    }
-    if missing.is_empty() {
-        return None;
-    }
-    let mut text = current.to_owned();
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
-    }
-    for line in missing {
-        text.push_str(line);
-        text.push('\n');
-    }
-    Some(text)
+/// Ends the lines that `host.yml` asks for: whoever it names no more loses them.
+const DECLARED: &str = " appliance:host.yml";
+/// Ends the other lines of ours.
+const WRITTEN: &str = " appliance:key";
+
+/// A line as we write it: its end tells later that it is ours, and who asked for it.
+pub fn marked(line: &str, declared: bool) -> String {
+    let bare = line
+        .trim_end()
+        .trim_end_matches(DECLARED)
+        .trim_end_matches(WRITTEN);
+    format!("{bare}{}", if declared { DECLARED } else { WRITTEN })
 }
 
-/// `current` without our forced-command lines of this key; `None` if there are none.
-pub fn without_key(current: &str, key: &PublicKey) -> Option<String> {
-    let ours = format!("{OURS}--key {}\"", key.fingerprint());
-    let kept: Vec<&str> = current.lines().filter(|line| !line.starts_with(&ours)).collect();
-    if kept.len() == current.lines().count() {
+/// A file with our lines as they should be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Edited {
+    /// All of it.
+    pub text: String,
+    /// Lines that were not there.
+    pub added: usize,
+    /// Lines whose options are others now, or that are ours from now on.
+    pub replaced: usize,
+    /// Lines of keys that nobody asks for any more.
+    pub removed: usize,
+}
+
+/// `current` with `lines`, each ended by [`marked`]; `None` if nothing changes.
+///
+/// - A line of ours for the same key with other options is replaced: sshd would go on to it where the new one does not fit.
+///   In root's file so is a line without options, which `host.yml` may mean to limit.
+/// - A line of ours that `host.yml` asked for, and asks for no more, goes; unless no key were left.
+/// - All others stay.
+pub fn with_lines(current: &str, lines: &[String]) -> Option<Edited> {
+    let mut edited = Edited::default();
+    let mut present: Vec<&str> = Vec::new();
+    let mut out: Vec<String> = Vec::new();
+    let mut gone: Vec<(usize, &str)> = Vec::new();
+    for line in current.lines() {
+        let Some(key) = base64(line) else {
+            out.push(line.to_owned());
+            continue;
+        };
+        let Some(wanted) = lines.iter().find(|wanted| base64(wanted) == Some(key)) else {
+            if line.trim_end().ends_with(DECLARED) {
+                gone.push((out.len(), line));
+            } else {
+                out.push(line.to_owned());
+            }
+            continue;
+        };
+        let same = without_comment(line) == without_comment(wanted);
+        let bare = !wanted.starts_with(OURS) && without_comment(line).split(' ').count() == 2;
+        let taken_over = wanted.ends_with(DECLARED) && !line.trim_end().ends_with(DECLARED);
+        if same && !taken_over && !present.contains(&key) {
+            present.push(key);
+            out.push(line.to_owned());
+        } else if same || bare || is_ours(line) {
+            edited.replaced += 1;
+            if !present.contains(&key) {
+                present.push(key);
+                out.push(wanted.clone());
+            }
+        } else {
+            out.push(line.to_owned());
+        }
+    }
+    for wanted in lines {
+        if let Some(key) = base64(wanted).filter(|key| !present.contains(key)) {
+            present.push(key);
+            edited.added += 1;
+            out.push(wanted.clone());
+        }
+    }
+    if out.iter().any(|line| base64(line).is_some()) {
+        edited.removed = gone.len();
+    } else {
+        for (index, line) in gone.into_iter().rev() {
+            out.insert(index, line.to_owned());
+        }
+    }
+    if edited == Edited::default() {
         return None;
+    }
+    for line in out {
+        edited.text.push_str(&line);
+        edited.text.push('\n');
+    }
+    Some(edited)
+}
+
+/// What happened to a key's lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    /// It had none.
+    Absent,
+    /// The file without those of ours; whether somebody else's line of the key stays.
+    Removed {
+        /// All of it.
+        text: String,
+        /// Somebody else's line stays.
+        other: bool,
+    },
+    /// Only somebody else's line is there.
+    Other,
+    /// Without it nobody could log in.
+    Last,
+}
+
+/// `current` without our lines of this key, if another key is left.
+pub fn without_key(current: &str, key: &PublicKey) -> Removal {
+    let encoded = key.base64();
+    let of_it = |line: &&str| base64(line) == Some(&encoded);
+    let (gone, kept): (Vec<&str>, Vec<&str>) = current.lines().partition(|line| of_it(line) && is_ours(line));
+    let other = kept.iter().any(of_it);
+    match (gone.is_empty(), other) {
+        (true, false) => return Removal::Absent,
+        (true, true) => return Removal::Other,
+        _ => {}
+    }
+    let doors = gone.iter().all(|line| line.starts_with(OURS));
+    if !doors && !kept.iter().any(|line| base64(line).is_some()) {
+        return Removal::Last;
     }
     let mut text = kept.join("\n");
     if !text.is_empty() {
         text.push('\n');
     }
-    Some(text)
+    Removal::Removed { text, other }
+}
+
+/// Whether a line was written by us.
+fn is_ours(line: &str) -> bool {
+    let line = line.trim_end();
+    line.starts_with(OURS) || line.ends_with(DECLARED) || line.ends_with(WRITTEN)
+}
+
+/// Whether `host.yml` asked for a line of this file.
+pub fn has_declared(text: &str) -> bool {
+    text.lines().any(|line| line.trim_end().ends_with(DECLARED))
+}
+
+/// Whether a key's door to the agent is in a file already, from wherever it may be used.
+pub fn has_door(text: &str, key: &PublicKey) -> bool {
+    let encoded = key.base64();
+    text.lines()
+        .any(|line| line.starts_with(OURS) && base64(line) == Some(&encoded))
+}
+
+/// The key of a line in base64; none of blank lines and comments.
+fn base64(line: &str) -> Option<&str> {
+    let line = line.trim();
+    if line.starts_with('#') {
+        return None;
+    }
+    line.split(' ').find(|word| word.starts_with("AAAA"))
 }
 
 /// Whether any line could open a session: neither blank nor a comment.
@@ -130,29 +248,103 @@ mod tests {
         .expect("a key")
     }
 
+    fn text(current: &str, lines: &[String]) -> String {
+        with_lines(current, lines).map_or_else(|| current.to_owned(), |edited| edited.text)
+    }
+
     #[test]
     fn lines_are_appended_once_and_others_stay_untouched() {
-        let line = receive_line(&key('f'));
+        let line = marked(&receive_line(&key('f')), false);
         assert!(
             line.starts_with("restrict,command=\"/usr/local/bin/appliance receive --key SHA256:"),
             "{line}"
         );
         let theirs = "# by hand\nssh-rsa AAAAB3 someone";
-        let text = with_lines(theirs, &[line.clone(), line.clone()]).expect("one is missing");
-        assert_eq!(text, format!("{theirs}\n{line}\n"));
-        assert_eq!(with_lines(&text, std::slice::from_ref(&line)), None);
-        assert_eq!(with_lines(&text.replace("ann@laptop", "renamed"), &[line]), None);
+        let edited = with_lines(theirs, &[line.clone(), line.clone()]).expect("one is missing");
+        assert_eq!(edited.text, format!("{theirs}\n{line}\n"));
+        assert_eq!(with_lines(&edited.text, std::slice::from_ref(&line)), None);
+        assert_eq!(
+            with_lines(&edited.text.replace("ann@laptop", "renamed"), &[line]),
+            None
+        );
     }
 
     #[test]
-    fn removing_a_key_takes_our_line_and_no_other() {
-        let (ann, bob) = (key('f'), key('s'));
-        let text = format!("{}\n{}\n{}\n", ann.line(), receive_line(&ann), receive_line(&bob));
+    fn who_is_limited_loses_the_line_that_was_not() {
+        let ann = key('f');
+        let limited = |net: &str| {
+            let networks = [net.parse().expect("a network")];
+            marked(&format!("{} {}", from_option(&networks), ann.line()), true)
+        };
+        let free = marked(&ann.line(), true);
+        for before in [free.clone(), ann.line(), limited("192.0.2.0/24")] {
+            let theirs = "ssh-rsa AAAAB3 someone\n";
+            let after = text(&format!("{before}\n{theirs}"), &[limited("10.0.0.0/8")]);
+            assert_eq!(after, format!("{}\n{theirs}", limited("10.0.0.0/8")), "{before}");
+        }
         assert_eq!(
-            without_key(&text, &ann).expect("was there"),
-            format!("{}\n{}\n", ann.line(), receive_line(&bob))
+            text(
+                &format!("{}\n", limited("10.0.0.0/8")),
+                std::slice::from_ref(&free)
+            ),
+            format!("{free}\n")
         );
-        assert_eq!(without_key("ssh-rsa AAAAB3 x\n", &ann), None);
+        // The door to the agent too; a shell that somebody gave the deploy user is his.
+        let networks = ["10.0.0.0/8".parse().expect("a network")];
+        let door = marked(&receive_line_from(&ann, &networks), true);
+        let shell = ann.line();
+        let before = format!("{shell}\n{}\n", receive_line(&ann));
+        assert_eq!(
+            text(&before, std::slice::from_ref(&door)),
+            format!("{shell}\n{door}\n")
+        );
+        // Somebody's own options for the same key are somebody's.
+        let own = format!("command=\"backup\" {}\n", ann.line());
+        assert_eq!(text(&own, std::slice::from_ref(&free)), format!("{own}{free}\n"));
+    }
+
+    #[test]
+    fn who_is_named_no_more_loses_his_line_and_the_last_key_stays() {
+        let (ann, bob) = (key('f'), key('s'));
+        let (ann_line, bob_line) = (marked(&ann.line(), true), marked(&bob.line(), true));
+        let both = format!("{ann_line}\n{bob_line}\n");
+        let edited = with_lines(&both, std::slice::from_ref(&ann_line)).expect("one goes");
+        assert_eq!(
+            (edited.text.as_str(), edited.removed),
+            (format!("{ann_line}\n").as_str(), 1)
+        );
+        assert_eq!(with_lines(&both, &[]), None, "somebody has to be able to log in");
+        // Given on the command line, or written by somebody: host.yml never named it.
+        for kept in [marked(&bob.line(), false), bob.line()] {
+            assert_eq!(text(&format!("{kept}\n{ann_line}\n"), &[]), format!("{kept}\n"));
+        }
+    }
+
+    #[test]
+    fn removing_a_key_takes_our_lines_and_no_other() {
+        let (ann, bob) = (key('f'), key('s'));
+        let shell = format!("{}\n{}\n{}\n", ann.line(), receive_line(&ann), receive_line(&bob));
+        assert_eq!(
+            without_key(&shell, &ann),
+            Removal::Removed {
+                text: format!("{}\n{}\n", ann.line(), receive_line(&bob)),
+                other: true
+            }
+        );
+        assert_eq!(without_key("ssh-rsa AAAAB3 x\n", &ann), Removal::Absent);
+        assert_eq!(without_key(&ann.line(), &ann), Removal::Other);
+        let root = format!("{}\n", marked(&ann.line(), false));
+        assert_eq!(without_key(&root, &ann), Removal::Last);
+        assert_eq!(
+            without_key(&format!("{root}{}\n", bob.line()), &ann),
+            Removal::Removed {
+                text: format!("{}\n", bob.line()),
+                other: false
+            }
+        );
+        // The door to the agent may be the only one of its file.
+        let door = receive_line(&ann);
+        assert!(matches!(without_key(&door, &ann), Removal::Removed { text, .. } if text.is_empty()));
     }
 
     #[test]

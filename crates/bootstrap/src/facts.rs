@@ -146,6 +146,8 @@ pub struct Facts {
     pub enrolled: Vec<KeyEntry>,
     /// Root can log in with some key already.
     pub root_has_key: bool,
+    /// Root's file holds lines that `host.yml` asked for, now or before.
+    pub root_declared: bool,
     /// Things about existing accounts an administrator should know.
     pub account_notes: Vec<String>,
     /// What a former run left.
@@ -361,6 +363,7 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
     if kamal_proxy {
         taken_ports.clear();
     }
+    let root_keys = read("root's keys", "/root/.ssh/authorized_keys")?.unwrap_or_default();
     let enrolled = read("the enrolled keys", KEYS)?
         .and_then(|json| serde_json::from_str(&json).ok())
         .unwrap_or_default();
@@ -437,9 +440,8 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
         )?
         .is_empty(),
         sshd,
-        root_has_key: authorized_keys::has_key(
-            &read("root's keys", "/root/.ssh/authorized_keys")?.unwrap_or_default(),
-        ),
+        root_has_key: authorized_keys::has_key(&root_keys),
+        root_declared: authorized_keys::has_declared(&root_keys),
         account_notes: account_notes(host, options)?,
         journal: Journal::read(host).map_err(|source| ObserveError::Ask {
             what: "what a former run left",
@@ -623,6 +625,13 @@ fn account_notes(host: &dyn Host, options: &Options) -> Result<Vec<String>, Obse
     let path = Path::new(&home).join(".ssh/authorized_keys");
     let keys = host.read(&path).map_err(asked)?.unwrap_or_default();
     let keys = String::from_utf8_lossy(&keys);
+    let closed = authorized_keys::with_lines(&keys, &catalogue::access::doors(options));
+    if let Some(closed) = closed.filter(|edited| edited.removed > 0) {
+        notes.push(format!(
+            "host.yml names {} key(s) no more, whose doors are closed; the agent knows them until: appliance keys list, appliance keys remove FINGERPRINT",
+            closed.removed
+        ));
+    }
     for key in options.admin_keys.iter().chain(&options.deploy_keys) {
         if authorized_keys::has_other_line(&keys, key) {
             notes.push(format!(
@@ -638,9 +647,12 @@ fn account_notes(host: &dyn Host, options: &Options) -> Result<Vec<String>, Obse
 /// Keys in root's file beyond what `host.yml` says: they are somebody's, so they stay, and are told.
 fn root_notes(text: &str, options: &Options) -> Vec<String> {
     let mut notes = Vec::new();
-    if options.admin_keys.is_empty() {
+    if options.admin_keys.is_empty() && !authorized_keys::has_declared(text) {
         return notes;
     }
+    // As it will be.
+    let edited = authorized_keys::with_lines(text, &catalogue::access::root_lines(options));
+    let text = edited.as_ref().map_or(text, |edited| edited.text.as_str());
     let others = authorized_keys::others(text, &options.admin_keys);
     if others > 0 {
         notes.push(format!(

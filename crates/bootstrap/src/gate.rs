@@ -27,8 +27,13 @@ pub struct Refusal {
 }
 
 /// Every reason to refuse this host; none if it is fine.
+///
+/// What came about since a run was complete ([`troubles`]) is no reason: a host in trouble needs us most.
 pub fn refusals(options: &Options, facts: &Facts) -> Vec<Refusal> {
     let mut refusals = Vec::new();
+    if facts.journal.completed.is_none() {
+        refusals = troubles(options, facts);
+    }
     let mut refuse = |fact: String, next: &str| {
         refusals.push(Refusal {
             fact,
@@ -90,6 +95,30 @@ pub fn refusals(options: &Options, facts: &Facts) -> Vec<Refusal> {
             "a kernel with nf_tables is needed",
         );
     }
+    for product in &facts.managed_by {
+        refuse(
+            format!("this host is managed by {product}"),
+            "a server of its own is needed",
+        );
+    }
+    if facts.engine == crate::docker::Engine::Snap {
+        refuse(
+            "Docker is installed as a snap".to_owned(),
+            "remove it (snap remove docker), then run bootstrap again",
+        );
+    }
+    refusals
+}
+
+/// What no appliance should begin with, and one that runs already should be freed from.
+pub fn troubles(options: &Options, facts: &Facts) -> Vec<Refusal> {
+    let mut troubles = Vec::new();
+    let mut refuse = |fact: String, next: &str| {
+        troubles.push(Refusal {
+            fact,
+            next: next.to_owned(),
+        })
+    };
     if facts.disk_free < DISK {
         let free = facts.disk_free >> 20;
         refuse(
@@ -101,12 +130,6 @@ pub fn refusals(options: &Options, facts: &Facts) -> Vec<Refusal> {
         refuse(
             format!("port {} is in use by {}", taken.port, taken.by),
             "the proxy needs it; stop that service, then run bootstrap again",
-        );
-    }
-    for product in &facts.managed_by {
-        refuse(
-            format!("this host is managed by {product}"),
-            "a server of its own is needed",
         );
     }
     for product in &facts.other_firewalls {
@@ -124,13 +147,7 @@ pub fn refusals(options: &Options, facts: &Facts) -> Vec<Refusal> {
             "whoever reaches it is root; take `-H tcp://` out of Docker's settings",
         );
     }
-    if facts.engine == crate::docker::Engine::Snap {
-        refuse(
-            "Docker is installed as a snap".to_owned(),
-            "remove it (snap remove docker), then run bootstrap again",
-        );
-    }
-    refusals
+    troubles
 }
 
 /// Whether every release is tested on this system; derivatives are not.

@@ -33,6 +33,10 @@ pub(crate) struct Memory {
     pub(crate) docker_repository: Cell<bool>,
     /// Times apt finds its lock taken.
     pub(crate) locked: Cell<u32>,
+    /// The script of the table that stands in for UFW's rules.
+    pub(crate) stead: RefCell<Option<String>>,
+    /// Whether UFW's rules are in the kernel, for IPv4 and IPv6.
+    pub(crate) ufw: Cell<(bool, bool)>,
     /// What `ss` says about connections to sshd.
     pub(crate) sockets: RefCell<String>,
 }
@@ -236,6 +240,17 @@ impl Host for Memory {
             "ip" if argv.contains(&"-json") => say(r#"[{"dev":"eth0"}]"#),
             "ip" => say("default via 192.0.2.1 dev eth0"),
             "nft" if !package("nftables") => no(127, ""),
+            "nft" if argv.last() == Some(&"appliance_stead") => match argv[1] {
+                "list" if self.stead.borrow().is_none() => no(1, "No such file or directory"),
+                "list" => say(""),
+                _ => {
+                    *self.stead.borrow_mut() = None;
+                    say("")
+                }
+            },
+            "iptables" if self.ufw.get().0 => say("-P INPUT DROP\n-A INPUT -j ufw-before-input"),
+            "ip6tables" if self.ufw.get().1 => say("-P INPUT DROP\n-A INPUT -j ufw6-before-input"),
+            "iptables" | "ip6tables" => say("-P INPUT ACCEPT"),
             "nft" if argv[1] == "--check" => say(""),
             "nft" if argv[1] == "-j" => match self.kernel.borrow().as_ref() {
                 None => no(1, "No such file or directory"),
@@ -244,8 +259,10 @@ impl Host for Memory {
             "nft" => {
                 self.effect("nft".to_owned())?;
                 let script = String::from_utf8_lossy(&command.stdin).into_owned();
-                // Elements of sets are no rules.
-                if !script.starts_with("add element") {
+                if script.contains("table inet appliance_stead") {
+                    *self.stead.borrow_mut() = Some(script);
+                } else if !script.starts_with("add element") {
+                    // Elements of sets are no rules.
                     *self.kernel.borrow_mut() = Some(script);
                 }
                 say("")

@@ -91,6 +91,8 @@ pub struct Options {
     pub deploy_keys: Vec<PublicKey>,
     /// Keys that may do less.
     pub limited_keys: Vec<LimitedKey>,
+    /// Fingerprints of the keys that `host.yml` names: what opens doors to them goes when it names them no more.
+    pub declared: BTreeSet<String>,
     /// Networks a key may be used from, by fingerprint; everywhere if there is none.
     pub key_networks: BTreeMap<String, Vec<Net>>,
     /// Where the Docker Engine comes from.
@@ -143,6 +145,7 @@ impl Options {
             admin_keys: Vec::new(),
             deploy_keys: Vec::new(),
             limited_keys: Vec::new(),
+            declared: BTreeSet::new(),
             key_networks: BTreeMap::new(),
             docker: DockerSource::Auto,
             docker_group: false,

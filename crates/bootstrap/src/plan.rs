@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::catalogue;
 use crate::docker::{Engine, Origin};
 use crate::facts::Facts;
+use crate::firewall::rules::Mode;
 use crate::item::{Item, Level};
 use crate::options::Options;
 use crate::want::{Conflict, Handler, Seen, Want};
@@ -43,6 +44,8 @@ pub struct Plan {
     pub keys: usize,
     /// Keys that can log in as root afterwards.
     pub root_keys: bool,
+    /// UFW was asked to keep the host's own ports, and is not on.
+    pub ufw_off: bool,
     /// Ports sshd listens on.
     pub ssh_ports: Vec<u16>,
     /// A run completed before, with this version or another.
@@ -98,6 +101,7 @@ pub fn plan(options: &Options, facts: &Facts) -> Plan {
             + options.limited_keys.len()
             + facts.enrolled.len(),
         root_keys: !options.admin_keys.is_empty() || facts.root_has_key || admins,
+        ufw_off: options.firewall.mode == Some(Mode::Ufw) && !facts.ufw_enabled,
         ssh_ports: facts
             .sshd
             .iter()
@@ -110,9 +114,23 @@ pub fn plan(options: &Options, facts: &Facts) -> Plan {
 
 fn notes(options: &Options, facts: &Facts) -> Vec<String> {
     let mut notes = facts.account_notes.clone();
+    if facts.journal.completed.is_some() {
+        let troubles = crate::gate::troubles(options, facts).into_iter();
+        notes.extend(troubles.map(|trouble| format!("{}: {}", trouble.fact, trouble.next)));
+    }
     if options.firewall.off {
         notes.push(
             "the firewall is off: every port Docker publishes is open to everyone; a table of ours that is still there goes, and is not put back by the agent, with: systemctl disable --now appliance-firewall; rm /var/lib/appliance/fw/confirmed.nft; nft delete table inet appliance".to_owned(),
+        );
+    } else if facts
+        .firewall_rules
+        .as_ref()
+        .is_some_and(|rules| rules.mode == Mode::Ufw)
+        && options.firewall.mode.is_none()
+        && !facts.ufw_enabled
+    {
+        notes.push(
+            "UFW keeps this host's own ports, and is off: they are open to everyone; next: ufw enable, or `firewall: {mode: own}` in host.yml".to_owned(),
         );
     } else if facts.ufw_enabled {
         notes.extend(facts.ufw_warnings.iter().cloned());
@@ -198,6 +216,11 @@ pub enum Violation {
     /// Closing the firewall would close SSH.
     #[error("the firewall would close port {0}, where sshd listens")]
     SshClosed(u16),
+    /// Nobody would keep the host's own ports.
+    #[error(
+        "`firewall: {{mode: ufw}}` leaves the host's own ports to UFW, which is not on: they would be open to everyone; first: apt-get install ufw; ufw allow 22/tcp; ufw enable; or take mode own"
+    )]
+    UfwOff,
     /// Passwords off, and no key.
     #[error("passwords would be turned off although no key opens root's door; add --admin-key")]
     PasswordsOff,
@@ -224,6 +247,9 @@ pub fn check(plan: &Plan) -> Vec<Violation> {
         violations.push(Violation::NoKey);
     }
     violations.extend(plan.switches.iter().cloned().map(Violation::Switch));
+    if plan.ufw_off {
+        violations.push(Violation::UfwOff);
+    }
     for step in &plan.steps {
         if let Some(conflict) = &step.conflict {
             violations.push(Violation::Conflict(conflict.clone()));

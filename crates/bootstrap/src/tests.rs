@@ -207,6 +207,154 @@ fn another_firewall_that_is_on_is_refused_and_one_that_is_off_is_not() {
 }
 
 #[test]
+fn a_host_that_got_into_trouble_is_told_so_and_still_served() {
+    let host = finished("debian", "12");
+    let iptables = "netfilter-persistent.service".to_owned();
+    host.units.borrow_mut().insert(iptables, (true, true));
+    let (facts, plan) = look(&host, &options());
+    assert_eq!(gate::troubles(&options(), &facts).len(), 1);
+    assert!(gate::refusals(&options(), &facts).is_empty());
+    assert!(!facts.seen.is_empty(), "every item is looked at");
+    let told = |note: &String| note.contains("iptables-persistent is active");
+    assert!(plan.notes.iter().any(told), "{:?}", plan.notes);
+    // A fresh one is refused.
+    let fresh = Memory::bare("debian", "12");
+    fresh.units.borrow_mut().clone_from(&host.units.borrow());
+    let facts = look(&fresh, &options()).0;
+    assert_eq!(gate::refusals(&options(), &facts).len(), 1);
+}
+
+#[test]
+fn the_hierarchy_of_cgroups_is_told_apart_and_the_old_one_is_for_sandboxes() {
+    // A mount of version 2; version 1, where each controller is a directory; both side by side (hybrid).
+    for (files, version) in [
+        (&["/sys/fs/cgroup/cgroup.controllers"][..], 2),
+        (
+            &[
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+                "/sys/fs/cgroup/pids/tasks",
+            ],
+            1,
+        ),
+        (
+            &[
+                "/sys/fs/cgroup/unified/cgroup.controllers",
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            ],
+            1,
+        ),
+    ] {
+        let host = Memory::bare("debian", "12");
+        host.files
+            .borrow_mut()
+            .retain(|path, _| !path.starts_with("/sys/fs/cgroup"));
+        for file in files {
+            host.put(file, "memory pids\n");
+        }
+        let facts = look(&host, &options()).0;
+        assert_eq!(facts.cgroup, version, "{files:?}");
+        let refused = gate::refusals(&options(), &facts);
+        assert_eq!(
+            refused.iter().any(|refusal| refusal.fact.contains("cgroup v2")),
+            version == 1
+        );
+        let mut sandbox = options();
+        sandbox.allow_container = true;
+        let (facts, plan) = look(&host, &sandbox);
+        assert!(gate::refusals(&sandbox, &facts).is_empty());
+        assert_eq!(
+            plan.notes.iter().any(|note| note.starts_with("cgroup v1")),
+            version == 1
+        );
+    }
+}
+
+#[test]
+fn ufw_that_is_off_is_not_trusted_with_the_hosts_ports() {
+    let host = Memory::bare("debian", "12");
+    let mut wanted = options();
+    wanted.firewall.mode = Some(Mode::Ufw);
+    assert_eq!(check(&look(&host, &wanted).1), [Violation::UfwOff]);
+    assert!(matches!(run(&host, &wanted), Err(ApplyError::Refused(_))));
+    host.put("/etc/ufw/ufw.conf", "ENABLED=yes\n");
+    host.ufw.set((true, true));
+    run(&host, &wanted).expect("bootstraps");
+    assert_eq!(host.stead.borrow().as_ref(), None, "nobody stands in for it");
+    // Whoever turns it off later, and never asked for it in so many words, is told.
+    host.put("/etc/ufw/ufw.conf", "ENABLED=no\n");
+    let plan = look(&host, &options()).1;
+    assert!(check(&plan).is_empty());
+    assert!(
+        plan.notes.iter().any(|note| note.contains("open to everyone")),
+        "{:?}",
+        plan.notes
+    );
+}
+
+#[test]
+fn who_is_taken_out_of_host_yml_loses_root_and_the_door() {
+    let host = Memory::bare("debian", "12");
+    let (ann, bob): (crate::PublicKey, crate::PublicKey) =
+        (ANN.parse().expect("a key"), BOB.parse().expect("a key"));
+    let both = || {
+        let mut wanted = options();
+        wanted.deploy_keys.clear();
+        wanted.admin_keys = vec![ann.clone(), bob.clone()];
+        wanted.declared = [ann.fingerprint(), bob.fingerprint()].into();
+        wanted
+    };
+    run(&host, &both()).expect("bootstraps");
+    let files = || {
+        ["/root/.ssh/authorized_keys", "/home/deploy/.ssh/authorized_keys"]
+            .map(|path| host.text(path).expect("is there"))
+    };
+    for text in files() {
+        assert!(
+            text.contains(&ann.base64()) && text.contains(&bob.base64()),
+            "{text}"
+        );
+    }
+    // Limited: the line that was not is gone.
+    let mut limited = both();
+    let networks = vec!["10.0.0.0/8".parse().expect("network")];
+    limited.key_networks.insert(bob.fingerprint(), networks);
+    run(&host, &limited).expect("applies");
+    for text in files() {
+        assert_eq!(text.matches(&bob.base64()).count(), 1, "{text}");
+        assert!(text.contains("from=\"10.0.0.0/8\""), "{text}");
+    }
+    let mut without = both();
+    without.admin_keys.pop();
+    without.declared = [ann.fingerprint()].into();
+    let plan = look(&host, &without).1;
+    assert!(
+        plan.notes
+            .iter()
+            .any(|note| note.contains("appliance keys remove")),
+        "{:?}",
+        plan.notes
+    );
+    run(&host, &without).expect("applies");
+    for text in files() {
+        assert!(!text.contains(&bob.base64()), "{text}");
+    }
+    assert_eq!(run(&host, &without).expect("again").changed_steps, 0);
+    // The last of them stays, and is told: somebody has to get in.
+    let mut nobody = options();
+    nobody.admin_keys.clear();
+    let (_, plan) = look(&host, &nobody);
+    run(&host, &nobody).expect("applies");
+    assert!(files()[0].contains(&ann.base64()));
+    assert!(
+        plan.notes
+            .iter()
+            .any(|note| note.contains("/root/.ssh/authorized_keys are no administrator's")),
+        "{:?}",
+        plan.notes
+    );
+}
+
+#[test]
 fn without_any_key_the_plan_is_refused_and_passwords_stay() {
     let host = Memory::bare("debian", "12");
     let mut options = options();
@@ -252,7 +400,10 @@ fn keys_and_settings_of_others_survive() {
     host.put("/etc/docker/daemon.json", "{\"dns\": [\"192.0.2.53\"]}");
     run(&host, &options()).expect("bootstraps");
     let root = host.text("/root/.ssh/authorized_keys").expect("is there");
-    assert_eq!(root, format!("ssh-rsa AAAAB3NzaC1yc2E somebody\n{ANN}\n"));
+    assert_eq!(
+        root,
+        format!("ssh-rsa AAAAB3NzaC1yc2E somebody\n{ANN} appliance:key\n")
+    );
     let deploy = host.text("/home/deploy/.ssh/authorized_keys").expect("is there");
     assert_eq!(
         deploy

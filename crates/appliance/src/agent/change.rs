@@ -301,11 +301,12 @@ fn keys(agent: &Agent, verified: &Verified) -> anyhow::Result<End> {
     }
     match &verified.change.verb {
         Verb::KeyRemove { fingerprint } => {
+            let mut told = vec![format!("{fingerprint} may do nothing here any more")];
             if let Some(entry) = before.find(fingerprint) {
-                super::door::close(&entry.key.to_string())?;
+                told.extend(super::door::close(&entry.key.to_string())?);
                 agent.images.revoke(fingerprint);
             }
-            Ok(done(format!("{fingerprint} may do nothing here any more")))
+            Ok(done(told.join("; ")))
         }
         Verb::KeyAdd { key, .. } => {
             super::door::open(key)?;

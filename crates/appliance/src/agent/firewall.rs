@@ -3,22 +3,26 @@
 //! ```text
 //!  nft monitor ──┐
 //!  ip monitor ───┼─► a moment of quiet ─► look at the kernel ─► differs ─► load again
-//!  slow pass ────┘                                          └► interfaces changed ─► load again
-//!  journal of sshd ─► failed log-ins counted ─► ban4, ban6
+//!  slow pass ────┘                                          ├► interfaces changed ─► load again
+//!                                                           └► UFW's rules missing ─► ours stand in ─► ufw reload
+//!  journal of sshd ─► failed log-ins counted ─► ssh_ban4, ssh_ban6
 //! ```
 //!
 //! What counts is the state of the kernel, never that of a unit or a file.
+//! It begins before the agent has read a single ledger: a host with a damaged one is closed all the same.
 
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use appliance_bootstrap::Local;
-use appliance_bootstrap::firewall::bans::{self, Bans};
+use appliance_bootstrap::firewall::bans::{self, Bans, KeptFrom, Login};
 use appliance_bootstrap::firewall::opening::{Net, Opening, Ports, Source};
 use appliance_bootstrap::firewall::rules::{Mode, Rules};
+use appliance_bootstrap::firewall::stead::{self, Look};
+use appliance_bootstrap::firewall::ufw::{self, Presence};
 use appliance_bootstrap::firewall::{self, FirewallError, State, exposure, interfaces, pending};
 use appliance_bootstrap::host::{Command, Host as _, Owner, must};
 use appliance_push::change::{FirewallChange, NetworkName, PortsName};
@@ -38,6 +42,12 @@ const QUIET: Duration = Duration::from_millis(150);
 const SLOW_PASS: Duration = Duration::from_secs(15);
 /// Between attempts to hear again.
 const DEAF: Duration = Duration::from_secs(2);
+/// Whoever reloads UFW takes its rules away for a moment.
+const RELOADS: Duration = Duration::from_secs(2);
+/// Seconds until UFW is told again to load its rules, where that did not help.
+const NEXT_RELOAD: u64 = 300;
+/// Records kept until the agent's log is open.
+const MOST_UNRECORDED: usize = 16;
 /// Most openings that signed changes may add up to.
 const MOST_REQUESTS: usize = 256;
 
@@ -53,7 +63,8 @@ pub fn show() -> Result<wire::Firewall, FirewallError> {
         rules: firewall::rules(host, now)?,
         pending: pending::armed(host, now)?,
         interfaces: interfaces::classified(host)?,
-        bans: stored().active(now).collect(),
+        bans: stored().active(now, KeptFrom::Everything).collect(),
+        ssh_bans: stored().active(now, KeptFrom::Ssh).collect(),
     })
 }
 
@@ -98,12 +109,19 @@ pub fn problems() -> Vec<String> {
     }
     if let Ok(Some(rules)) = firewall::rules(host, now)
         && rules.mode == Mode::Ufw
-        && !text("/etc/ufw/ufw.conf").is_some_and(|conf| firewall::ufw::is_enabled(&conf))
     {
-        problems.push(
-            "UFW keeps this host's own ports, and is off: they are open to everyone; next: ufw enable, or `firewall: {mode: own}` in host.yml and appliance host apply"
-                .to_owned(),
-        );
+        match ufw::presence(host) {
+            Ok(Presence::There) => {}
+            Ok(Presence::Off) => problems.push(
+                "UFW keeps this host's own ports, and is off: they are open to everyone; next: ufw enable, or `firewall: {mode: own}` in host.yml and appliance host apply"
+                    .to_owned(),
+            ),
+            Ok(Presence::Missing(families)) => problems.push(format!(
+                "UFW is on, and its rules are not in the kernel ({}); rules of ours stand in, with SSH open to everyone; next: ufw reload",
+                families.join(", ")
+            )),
+            Err(error) => problems.push(chain(&error)),
+        }
     }
     problems
 }
@@ -277,7 +295,7 @@ fn carry_out(
             }
             let seconds = u64::from(*seconds).clamp(60, 30 * 86_400);
             agent.firewall.bans(|bans| bans.add(address, now, seconds))?;
-            into_set("add", address, Some(seconds))?;
+            into_set("add", address, KeptFrom::Everything, Some(seconds))?;
             Ok(done(format!("{address} is kept out for {seconds} s")))
         }
         FirewallChange::Unban { address } => {
@@ -289,9 +307,10 @@ fn carry_out(
                 ));
             };
             let was = agent.firewall.bans(|bans| bans.lift(address))?;
-            // Where it was in the set but not in our book, it goes too.
-            let gone = into_set("delete", address, None).is_ok();
-            Ok(done(if was || gone {
+            // Where it was in a set but not in our book, it goes too.
+            let gone = [KeptFrom::Ssh, KeptFrom::Everything]
+                .map(|from| into_set("delete", address, from, None).is_ok());
+            Ok(done(if was || gone.contains(&true) {
                 format!("{address} may come in again")
             } else {
                 format!("{address} was not kept out")
@@ -335,9 +354,9 @@ fn read(ports: &PortsName, from: &[NetworkName]) -> Result<(Ports, Vec<Net>), En
     Ok((ports, from))
 }
 
-fn into_set(verb: &str, address: IpAddr, seconds: Option<u64>) -> Result<(), FirewallError> {
+fn into_set(verb: &str, address: IpAddr, from: KeptFrom, seconds: Option<u64>) -> Result<(), FirewallError> {
     let source = bans::key(address);
-    let set = bans::set(source);
+    let set = bans::set(source, from);
     let timeout = seconds.map_or_else(String::new, |seconds| format!(" timeout {seconds}s"));
     let element = format!("{{ {source}{timeout} }}");
     must(
@@ -349,32 +368,141 @@ fn into_set(verb: &str, address: IpAddr, seconds: Option<u64>) -> Result<(), Fir
 }
 
 /// What the agent holds of the firewall.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Keeper {
     /// Changes come one after the other.
-    lock: std::sync::Mutex<()>,
-    bans: std::sync::Mutex<Option<Bans>>,
+    lock: Mutex<()>,
+    bans: Mutex<Option<Bans>>,
+    /// Where what was done is recorded, once there is a log.
+    agent: OnceLock<Weak<Agent>>,
+    /// What was done before there was one.
+    unrecorded: Mutex<Vec<String>>,
+    /// When UFW was last told to load its rules and did not, Unix seconds.
+    reloaded_in_vain: Mutex<Option<u64>>,
 }
 
 impl Keeper {
+    /// From now on, what is done is recorded by this agent.
+    pub fn records_with(&self, agent: &Arc<Agent>) {
+        let _only_one = self.agent.set(Arc::downgrade(agent));
+    }
+
     /// Changes the bans, and writes them down.
     fn bans<T>(&self, change: impl FnOnce(&mut Bans) -> T) -> Result<T, FirewallError> {
-        let mut held = self
-            .bans
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut held = held(&self.bans);
         let bans = held.get_or_insert_with(stored);
         let before = bans.clone();
         let result = change(bans);
-        if before.active(0).collect::<Vec<_>>() != bans.active(0).collect::<Vec<_>>() {
+        if !before.is_written_like(bans) {
             store(bans)?;
         }
         Ok(result)
     }
+
+    /// Heals happen whatever is recorded: an open host is worse than a gap. What cannot be recorded yet is later.
+    fn record(&self, why: &str) {
+        let mut waiting = held(&self.unrecorded);
+        if waiting.len() < MOST_UNRECORDED {
+            waiting.push(why.to_owned());
+        }
+        let Some(agent) = self.agent.get().and_then(Weak::upgrade) else {
+            return;
+        };
+        for why in waiting.drain(..) {
+            let detail = serde_json::json!({ "why": why });
+            let recorded = agent
+                .gate
+                .record("firewall-heal", "", Outcome::Done, detail, Timestamp::now());
+            if let Err(error) = recorded {
+                tracing::error!("cannot record it: {}", chain(&error));
+            }
+        }
+    }
+
+    /// One look at the kernel, and what has to follow from it; blocking.
+    ///
+    /// # Errors
+    /// When a program does not do its part; whatever else could be put right was.
+    pub fn heal(&self) -> Result<(), FirewallError> {
+        let _one_at_a_time = self.lock.lock();
+        let host = &Local;
+        if firewall::confirmed(host)?.is_none() {
+            return Ok(());
+        }
+        let table = self.heal_table(host);
+        let stead = self.heal_ufw(host);
+        table.and(stead)
+    }
+
+    fn heal_table(&self, host: &Local) -> Result<(), FirewallError> {
+        if firewall::follow::once(host)?.changed {
+            tracing::info!("UFW's rules were taken over for containers");
+        }
+        let now = host.now();
+        let state = firewall::state(host)?;
+        let overdue = state == State::Pending && pending::armed(host, now)?.is_none();
+        let why = match state {
+            State::Pending if overdue => "rules that nobody confirmed outlived their time".to_owned(),
+            State::Confirmed | State::Pending => {
+                let outside = interfaces::outside(host)?;
+                match firewall::loaded(host)? {
+                    Some(loaded) if loaded.outside != outside => {
+                        format!("interfaces outside are now {}", outside.join(", "))
+                    }
+                    _ => return Ok(()),
+                }
+            }
+            State::Absent => "somebody removed the table".to_owned(),
+            State::Differs => "somebody changed the table".to_owned(),
+        };
+        firewall::restore(host, now)?;
+        tracing::warn!("firewall loaded again: {why}");
+        if state == State::Absent {
+            tracing::warn!(
+                "whoever flushed our table flushed Docker's rules too; if containers lost their network: systemctl restart docker"
+            );
+        }
+        self.record(&why);
+        Ok(())
+    }
+
+    /// In UFW's mode: rules of ours until UFW's are back, and UFW told to load them if nobody else does.
+    fn heal_ufw(&self, host: &Local) -> Result<(), FirewallError> {
+        let Look::StandsIn(families) = stead::look(host, host.now())? else {
+            return Ok(());
+        };
+        host.pause(RELOADS);
+        let Look::StandsIn(_) = stead::look(host, host.now())? else {
+            return Ok(());
+        };
+        let now = host.now();
+        if held(&self.reloaded_in_vain).is_some_and(|at| at + NEXT_RELOAD > now) {
+            return Ok(());
+        }
+        let why = format!("UFW's rules were not in the kernel ({})", families.join(", "));
+        // Not in our own sandbox: UFW loads modules and kernel settings.
+        let reload = Command::new(["systemd-run", "--quiet", "--collect", "--wait", "ufw", "reload"]);
+        let told = must(host, &reload);
+        let back = !matches!(stead::look(host, now)?, Look::StandsIn(_));
+        *held(&self.reloaded_in_vain) = (!back).then_some(now);
+        if back {
+            tracing::warn!("ufw reload: {why}");
+            self.record(&format!("{why}; it loaded them again"));
+            return Ok(());
+        }
+        tracing::error!("{why}, and `ufw reload` did not bring them back; rules of ours stand in");
+        self.record(&format!("{why}; rules of ours stand in"));
+        told.map(drop).map_err(FirewallError::Load)
+    }
+}
+
+/// What a lock holds; nothing is half done under one.
+fn held<T>(lock: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Keeps the kernel as it should be, until `stop`.
-pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
+pub async fn keep(keeper: Arc<Keeper>, stop: CancellationToken) {
     let changed = Arc::new(Notify::new());
     let hear = |argv: &'static [&'static str]| {
         let changed = Arc::clone(&changed);
@@ -389,16 +517,18 @@ pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
             "--follow",
             "--lines=0",
             "--output=cat",
-            // Anybody may call himself sshd in the journal; only root's processes are believed.
+            // Anybody may call himself sshd in the journal, also a container by its tag, whose lines dockerd writes:
+            // only what the kernel says of the writer is believed.
             "_UID=0",
-            "--identifier=sshd",
-            "--identifier=sshd-session",
+            "_COMM=sshd",
+            "_COMM=sshd-session",
+            "_COMM=sshd-auth",
         ],
         stop.clone(),
         // Whoever floods the journal is counted anyway.
         move |line| drop(lines.try_send(line)),
     ));
-    let counter = tokio::spawn(count(Arc::clone(&agent), logins));
+    let counter = tokio::spawn(count(Arc::clone(&keeper), logins));
     let mut slow = tokio::time::interval(SLOW_PASS);
     slow.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -409,60 +539,20 @@ pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
             }
             _ = slow.tick() => {}
         }
-        let agent = Arc::clone(&agent);
-        let healed = tokio::task::spawn_blocking(move || heal(&agent)).await;
-        match healed {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!("the firewall: {}", chain(&error)),
-            Err(error) => tracing::error!("the firewall: {}", chain(&error)),
-        }
+        look(&keeper).await;
     }
     let _ended = tokio::join!(rules, links, sshd);
     counter.abort();
 }
 
-/// One look at the kernel, and what has to follow from it.
-fn heal(agent: &Agent) -> Result<(), FirewallError> {
-    let _one_at_a_time = agent.firewall.lock.lock();
-    let host = &Local;
-    if firewall::confirmed(host)?.is_none() {
-        return Ok(());
+/// One look at the kernel; what cannot be put right is told.
+pub async fn look(keeper: &Arc<Keeper>) {
+    let keeper = Arc::clone(keeper);
+    match tokio::task::spawn_blocking(move || keeper.heal()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!("the firewall: {}", chain(&error)),
+        Err(error) => tracing::error!("the firewall: {}", chain(&error)),
     }
-    if firewall::follow::once(host)?.changed {
-        tracing::info!("UFW's rules were taken over for containers");
-    }
-    let now = host.now();
-    let state = firewall::state(host)?;
-    let overdue = state == State::Pending && pending::armed(host, now)?.is_none();
-    let why = match state {
-        State::Pending if overdue => "rules that nobody confirmed outlived their time".to_owned(),
-        State::Confirmed | State::Pending => {
-            let outside = interfaces::outside(host)?;
-            match firewall::loaded(host)? {
-                Some(loaded) if loaded.outside != outside => {
-                    format!("interfaces outside are now {}", outside.join(", "))
-                }
-                _ => return Ok(()),
-            }
-        }
-        State::Absent => "somebody removed the table".to_owned(),
-        State::Differs => "somebody changed the table".to_owned(),
-    };
-    firewall::restore(host, now)?;
-    tracing::warn!("firewall loaded again: {why}");
-    if state == State::Absent {
-        tracing::warn!(
-            "whoever flushed our table flushed Docker's rules too; if containers lost their network: systemctl restart docker"
-        );
-    }
-    let detail = serde_json::json!({ "why": why });
-    if let Err(error) = agent
-        .gate
-        .record("firewall-heal", "", Outcome::Done, detail, Timestamp::now())
-    {
-        tracing::error!("cannot record it: {}", chain(&error));
-    }
-    Ok(())
 }
 
 /// Runs a program that tells what happens, line by line, again and again until `stop`.
@@ -503,26 +593,33 @@ async fn follow(argv: &[&str], stop: CancellationToken, mut tell: impl FnMut(Str
     }
 }
 
-/// Counts failed log-ins, and bans who has too many.
-async fn count(agent: Arc<Agent>, mut lines: mpsc::Receiver<String>) {
+/// Counts failed log-ins, and keeps from SSH who has too many.
+async fn count(keeper: Arc<Keeper>, mut lines: mpsc::Receiver<String>) {
     while let Some(line) = lines.recv().await {
-        let Some(address) = bans::offender(&line) else {
+        let Some(login) = bans::login(&line) else {
             continue;
         };
-        let agent = Arc::clone(&agent);
-        let banned = tokio::task::spawn_blocking(move || ban(&agent, address)).await;
-        match banned {
-            Ok(Ok(Some(seconds))) => {
-                tracing::warn!("{address} failed to log in again and again; kept out for {seconds} s");
+        let keeper = Arc::clone(&keeper);
+        let judged = tokio::task::spawn_blocking(move || judge(&keeper, login)).await;
+        match judged {
+            Ok(Ok(Some((address, seconds)))) => {
+                tracing::warn!("{address} failed to log in again and again; kept from SSH for {seconds} s");
             }
             Ok(Ok(None)) | Err(_) => {}
-            Ok(Err(error)) => tracing::error!("cannot keep {address} out: {}", chain(&error)),
+            Ok(Err(error)) => tracing::error!("cannot judge log-ins: {}", chain(&error)),
         }
     }
 }
 
-fn ban(agent: &Agent, address: IpAddr) -> Result<Option<u64>, FirewallError> {
+fn judge(keeper: &Keeper, login: Login) -> Result<Option<(IpAddr, u64)>, FirewallError> {
     let now = Local.now();
+    let address = match login {
+        Login::Failed(address) => address,
+        Login::Succeeded(address) => {
+            keeper.bans(|bans| bans.succeeded(address, now))?;
+            return Ok(None);
+        }
+    };
     let Some(rules) = firewall::rules(&Local, now)? else {
         return Ok(None);
     };
@@ -530,9 +627,9 @@ fn ban(agent: &Agent, address: IpAddr) -> Result<Option<u64>, FirewallError> {
         return Ok(None);
     }
     let exempt: Vec<Net> = rules.admins.iter().copied().collect();
-    let banned = agent.firewall.bans(|bans| bans.failed(address, now, &exempt))?;
+    let banned = keeper.bans(|bans| bans.failed(address, now, &exempt))?;
     if let Some(seconds) = banned {
-        into_set("add", address, Some(seconds))?;
+        into_set("add", address, KeptFrom::Ssh, Some(seconds))?;
     }
-    Ok(banned)
+    Ok(banned.map(|seconds| (address, seconds)))
 }

@@ -115,7 +115,7 @@ pub struct Agent {
     images: Images,
     sessions: exec::Sessions,
     docker: Arc<dyn Engine>,
-    firewall: firewall::Keeper,
+    firewall: Arc<firewall::Keeper>,
     disk: disk::Guard,
     proxy: appliance_proxy::Client,
     certificates: Certificates,
@@ -142,19 +142,28 @@ pub fn run(args: &AgentArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
-    let agent = Arc::new(Agent::open(args)?);
+    let stop = CancellationToken::new();
+    let kept = Arc::new(firewall::Keeper::default());
+    let firewall = tokio::spawn(firewall::keep(Arc::clone(&kept), stop.clone()));
+    let agent = match Agent::open(args, Arc::clone(&kept)) {
+        Ok(agent) => Arc::new(agent),
+        Err(error) => {
+            // systemd starts us again and again: the host stays closed meanwhile.
+            firewall::look(&kept).await;
+            return Err(error);
+        }
+    };
+    kept.records_with(&agent);
     let listener = server::listen(&args.socket)
         .with_context(|| format!("cannot listen on {}", args.socket.display()))?;
     tracing::info!("the agent of {} listens on {}", agent.host, args.socket.display());
     adopt::tidy().await;
-    let stop = CancellationToken::new();
     let keeper = tokio::spawn(keeper::keep(Arc::clone(&agent), stop.clone()));
     let certificates = tokio::spawn(certificates::keep(Arc::clone(&agent), stop.clone()));
     let accessories = tokio::spawn(accessories::keep(Arc::clone(&agent), stop.clone()));
     let edge = tokio::spawn(edge::keep(Arc::clone(&agent), stop.clone()));
     let on_demand = tokio::spawn(on_demand::keep(Arc::clone(&agent), stop.clone()));
     let schedules = tokio::spawn(schedule::keep(Arc::clone(&agent), stop.clone()));
-    let firewall = tokio::spawn(firewall::keep(Arc::clone(&agent), stop.clone()));
     let disk = tokio::spawn(disk::keep(Arc::clone(&agent), stop.clone()));
     let alerts = tokio::spawn(alerts::keep(Arc::clone(&agent), stop.clone()));
     let server = tokio::spawn(server::serve(listener, Arc::clone(&agent), stop.clone()));
@@ -180,7 +189,7 @@ async fn serve(args: &AgentArgs) -> anyhow::Result<()> {
 }
 
 impl Agent {
-    fn open(args: &AgentArgs) -> anyhow::Result<Self> {
+    fn open(args: &AgentArgs, keeper: Arc<firewall::Keeper>) -> anyhow::Result<Self> {
         let identity = Identity::load(&args.config.join("host.key"))?;
         let host = HostId::parse(identity.recipient()).context("the host's identity")?;
         let store = Store::open(&args.state)?;
@@ -201,7 +210,7 @@ impl Agent {
             drives: Drives::default(),
             sessions: exec::Sessions::default(),
             docker,
-            firewall: firewall::Keeper::default(),
+            firewall: keeper,
             disk,
             proxy: appliance_proxy::Client::new(&args.proxy),
             certificates: Certificates::open(

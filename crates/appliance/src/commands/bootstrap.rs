@@ -365,6 +365,10 @@ impl want::Secrets for NewSecrets {
     fn nonce(&self) -> String {
         hex::encode(crate::agent::random::<5>())
     }
+
+    fn session(&self) -> String {
+        std::env::var("SSH_CONNECTION").unwrap_or_default()
+    }
 }
 
 #[cfg(test)]

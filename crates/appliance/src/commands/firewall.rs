@@ -357,11 +357,13 @@ async fn list(args: &ReadArgs, globals: &Globals) -> anyhow::Result<()> {
         for interface in &shown.interfaces {
             ui::detail(&format!("  interface {}: {:?}", interface.name, interface.kind).to_lowercase());
         }
-        for (address, seconds) in &shown.bans {
-            ui::line(&format!(
-                "  banned: {address} for {} min more",
-                seconds.div_ceil(60)
-            ));
+        for (bans, from) in [(&shown.bans, "everything"), (&shown.ssh_bans, "SSH")] {
+            for (address, seconds) in bans {
+                ui::line(&format!(
+                    "  banned: {address} from {from} for {} min more",
+                    seconds.div_ceil(60)
+                ));
+            }
         }
         if let Some(pending) = &shown.pending {
             ui::warn(&format!(
@@ -407,9 +409,11 @@ async fn explain(args: &ExplainArgs, globals: &Globals) -> anyhow::Result<()> {
             Some(port) if port.by.starts_with("container ") => Target::Container,
             _ => Target::Host,
         };
+        let ssh = protocol == Protocol::Tcp && rules.ssh_ports.contains(&args.port);
         let banned = shown
             .bans
             .iter()
+            .chain(shown.ssh_bans.iter().filter(|_| ssh))
             .any(|(address, _)| *address == bans::key(args.from));
         let packet = Packet {
             protocol,

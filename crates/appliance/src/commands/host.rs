@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use appliance_bootstrap::item::Item;
+use appliance_bootstrap::item::{Item, Level};
 use appliance_bootstrap::sshd::pending::PendingError;
-use appliance_bootstrap::{Local, observe, plan, rollback, sshd};
+use appliance_bootstrap::{Local, gate, observe, plan, rollback, sshd};
 
 use crate::cli::block_on;
 use crate::commands::bootstrap::{self, BootstrapArgs};
@@ -131,6 +131,13 @@ fn elsewhere<'a>(
     Ok(Some((words, reach)))
 }
 
+/// What no item brings about: that nothing else claims the host. Id, title, references.
+const GATE: (&str, &str, &[&str]) = (
+    "gate",
+    "There is room, and nobody else has the ports, the firewall or Docker's API",
+    &["M23", "D2.7"],
+);
+
 fn audit(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
     let options = bootstrap::options(args)?;
     let facts = observe(&Local, &options)?;
@@ -148,9 +155,14 @@ fn audit(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
             (item, wrong)
         })
         .collect();
-    let failing = findings.iter().filter(|(_, wrong)| !wrong.is_empty()).count();
+    let gate: Vec<String> = gate::troubles(&options, &facts)
+        .into_iter()
+        .map(|trouble| format!("{}: {}", trouble.fact, trouble.next))
+        .collect();
+    let failing =
+        findings.iter().filter(|(_, wrong)| !wrong.is_empty()).count() + usize::from(!gate.is_empty());
     if args.json() {
-        let items: Vec<serde_json::Value> = findings
+        let mut items: Vec<serde_json::Value> = findings
             .iter()
             .map(|(item, wrong)| {
                 serde_json::json!({
@@ -159,16 +171,19 @@ fn audit(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
                 })
             })
             .collect();
+        items.push(serde_json::json!({
+            "id": GATE.0, "title": GATE.1, "level": Level::Must,
+            "references": GATE.2, "ok": gate.is_empty(), "differs": gate,
+        }));
         ui::json(&serde_json::json!({ "items": items, "failing": failing, "notes": plan.notes }));
     } else {
-        for (item, wrong) in &findings {
+        let every = findings
+            .iter()
+            .map(|(item, wrong)| (item.id, item.title, item.references, wrong))
+            .chain([(GATE.0, GATE.1, GATE.2, &gate)]);
+        for (id, title, references, wrong) in every {
             let mark = if wrong.is_empty() { "ok  " } else { "FAIL" };
-            ui::line(&format!(
-                "{mark}  {:<22} {}  [{}]",
-                item.id,
-                item.title,
-                item.references.join(" ")
-            ));
+            ui::line(&format!("{mark}  {id:<22} {title}  [{}]", references.join(" ")));
             for line in wrong {
                 ui::line(&format!("      {line}"));
             }
@@ -178,8 +193,8 @@ fn audit(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         }
         ui::line(&format!(
             "{} of {} items hold",
-            findings.len() - failing,
-            findings.len()
+            findings.len() + 1 - failing,
+            findings.len() + 1
         ));
     }
     Ok(if failing == 0 {

@@ -1,8 +1,9 @@
 //! Who gets in: the deploy user, keys, the host's identity, sshd.
 
 use super::{DEPLOY_USER, GROUP, IDENTITY};
-use crate::authorized_keys::{from_option, receive_line_from};
+use crate::authorized_keys::{from_option, marked, receive_line_from};
 use crate::facts::{Facts, KEYS};
+use crate::firewall::opening::Net;
 use crate::host::Owner;
 use crate::item::{Item, Level};
 use crate::key::{KeyEntry, Permission, PublicKey};
@@ -50,22 +51,46 @@ fn key_file(path: &str, owner: Owner, lines: Vec<String>) -> FileWant {
     }
 }
 
-pub(super) fn keys(options: &Options) -> Item {
-    let (admins, deployers) = (&options.admin_keys, &options.deploy_keys);
+fn networks<'a>(options: &'a Options, key: &PublicKey) -> &'a [Net] {
+    options
+        .key_networks
+        .get(&key.fingerprint())
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+}
+
+fn is_declared(options: &Options, key: &PublicKey) -> bool {
+    options.declared.contains(&key.fingerprint())
+}
+
+/// The deploy user's lines: the agent's door for every key.
+pub(crate) fn doors(options: &Options) -> Vec<String> {
     let limited = options.limited_keys.iter().map(|limited| &limited.key);
-    let networks = |key: &PublicKey| {
-        options
-            .key_networks
-            .get(&key.fingerprint())
-            .map(Vec::as_slice)
-            .unwrap_or_default()
-    };
-    let doors = admins
+    let keys = options
+        .admin_keys
         .iter()
-        .chain(deployers)
-        .chain(limited)
-        .map(|key| receive_line_from(key, networks(key)))
-        .collect();
+        .chain(&options.deploy_keys)
+        .chain(limited);
+    keys.map(|key| {
+        let line = receive_line_from(key, networks(options, key));
+        marked(&line, is_declared(options, key))
+    })
+    .collect()
+}
+
+/// Root's lines: a shell for administrators.
+pub(crate) fn root_lines(options: &Options) -> Vec<String> {
+    let line = |key: &PublicKey| match networks(options, key) {
+        [] => key.line(),
+        networks => format!("{} {}", from_option(networks), key.line()),
+    };
+    let keys = options.admin_keys.iter();
+    keys.map(|key| marked(&line(key), is_declared(options, key)))
+        .collect()
+}
+
+pub(super) fn keys(options: &Options, facts: &Facts) -> Item {
+    let (admins, deployers) = (&options.admin_keys, &options.deploy_keys);
     let entries = admins
         .iter()
         .map(|key| KeyEntry::new(key, Permission::Admin))
@@ -85,9 +110,13 @@ pub(super) fn keys(options: &Options) -> Item {
         )
         .collect::<Vec<_>>();
     let deploy = Owner::new(DEPLOY_USER, DEPLOY_USER);
-    let mut files = vec![key_file(&format!("{HOME}/.ssh/authorized_keys"), deploy, doors)];
+    let mut files = vec![key_file(
+        &format!("{HOME}/.ssh/authorized_keys"),
+        deploy,
+        doors(options),
+    )];
     let mut wants = Vec::new();
-    if !admins.is_empty() {
+    if !admins.is_empty() || facts.root_declared {
         wants.push(Want::Directory {
             path: "/root/.ssh".into(),
             mode: 0o700,
@@ -96,13 +125,7 @@ pub(super) fn keys(options: &Options) -> Item {
         files.push(key_file(
             "/root/.ssh/authorized_keys",
             Owner::root(),
-            admins
-                .iter()
-                .map(|key| match networks(key) {
-                    [] => key.line(),
-                    networks => format!("{} {}", from_option(networks), key.line()),
-                })
-                .collect(),
+            root_lines(options),
         ));
     }
     if !entries.is_empty() {
@@ -125,7 +148,7 @@ pub(super) fn keys(options: &Options) -> Item {
         title: "The first keys",
         reason: "a push is only as good as its signature; keys of others are left where they are",
         references: &["M02", "U5.1", "L SSH"],
-        rollback: "remove the lines that begin with `restrict,command=\"/usr/local/bin/appliance receive`",
+        rollback: "remove the lines that end with `appliance:key` or `appliance:host.yml`",
         wants,
     }
 }

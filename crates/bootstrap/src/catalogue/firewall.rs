@@ -40,7 +40,7 @@ pub(super) fn items(options: &Options, facts: &Facts) -> Vec<Item> {
             id: "firewall-boot",
             level: Level::Must,
             title: "The firewall is there before the network",
-            reason: "no open window at boot; whoever restarts or stops nftables does not take our table along",
+            reason: "no open window at boot; whoever restarts or stops nftables does not take our table along, and what fails of us leaves it to nft alone",
             references: &["M16", "U4.3.10"],
             rollback: "systemctl disable appliance-firewall; rm -r /etc/systemd/system/nftables.service.d/50-appliance.conf",
             wants: vec![Want::Files {
@@ -48,6 +48,10 @@ pub(super) fn items(options: &Options, facts: &Facts) -> Vec<Item> {
                     FileWant::ours(
                         "/etc/systemd/system/appliance-firewall.service",
                         include_str!("../../../../systemd/appliance-firewall.service"),
+                    ),
+                    FileWant::ours(
+                        "/etc/systemd/system/appliance-firewall-bare.service",
+                        include_str!("../../../../systemd/appliance-firewall-bare.service"),
                     ),
                     FileWant::ours(
                         "/etc/systemd/system/nftables.service.d/50-appliance.conf",

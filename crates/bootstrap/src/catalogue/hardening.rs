@@ -272,6 +272,9 @@ fn bbr(facts: &Facts) -> Item {
     )
 }
 
+/// What is not upgraded unattended: regular expressions, matched from the beginning of a package's name.
+const HELD: [&str; 3] = ["docker", "containerd", "runc$"];
+
 fn updates(options: &Options) -> Item {
     let on = u8::from(options.security_updates);
     let periodic = format!(
@@ -283,9 +286,10 @@ fn updates(options: &Options) -> Item {
             "Unattended-Upgrade::Automatic-Reboot \"true\";\nUnattended-Upgrade::Automatic-Reboot-Time \"{time}\";\n"
         ),
     };
+    let held: String = HELD.iter().map(|pattern| format!("  \"{pattern}\";\n")).collect();
     let what = format!(
         "// managed by appliance\n// An upgrade of Docker restarts the daemon: that is an explicit decision.\n\
-         Unattended-Upgrade::Package-Blacklist {{\n  \"docker-ce\";\n  \"docker\\\\.io\";\n  \"containerd\";\n  \"runc\";\n}};\n\
+         Unattended-Upgrade::Package-Blacklist {{\n{held}}};\n\
          Unattended-Upgrade::Remove-Unused-Kernel-Packages \"true\";\n{reboot}"
     );
     item(
@@ -625,6 +629,27 @@ fn swap(options: &Options, facts: &Facts) -> Item {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn every_package_of_docker_is_held_back_and_no_other() {
+        let held = |name: &str| {
+            super::HELD.iter().any(|pattern| match pattern.strip_suffix('$') {
+                Some(whole) => name == whole,
+                None => name.starts_with(pattern),
+            })
+        };
+        for name in [
+            "docker-ce",
+            "docker-ce-cli",
+            "docker.io",
+            "docker-cli",
+            "docker-compose-v2",
+        ] {
+            assert!(held(name), "{name}");
+        }
+        assert!(held("containerd.io") && held("containerd") && held("runc"));
+        assert!(!held("runcible") && !held("libc6") && !held("openssh-server"));
+    }
+
     #[test]
     fn the_connection_table_grows_with_memory() {
         for (memory, expect) in [

@@ -2,7 +2,7 @@
 //!
 //! Keys come before sshd is tightened, Docker's settings before Docker, packages before the firewall, everything before our own services.
 
-mod access;
+pub(crate) mod access;
 #[cfg(test)]
 mod coverage;
 mod docker;
@@ -70,7 +70,7 @@ pub fn every(options: &Options, facts: &Facts) -> Vec<Item> {
     ];
     items.extend(system::host_yml(options));
     items.push(access::deploy_user(options));
-    items.push(access::keys(options));
+    items.push(access::keys(options, facts));
     items.push(access::identity());
     items.push(system::journald(options, facts));
     items.push(system::logrotate());

@@ -4,7 +4,8 @@
 //! So our table, at priorities just before everybody else's, has the last word on what is closed.
 //! Ports are those of the original destination: `443` means "443 on this host", whoever answers it.
 //!
-//! - [`opening`] is what can be open, and for whom; [`ufw`] reads UFW's rules, [`follow`] takes them over;
+//! - [`opening`] is what can be open, and for whom; [`ufw`] reads UFW's rules, [`follow`] takes them over,
+//!   [`stead`] stands in for them while they are missing from the kernel;
 //! - [`rules`] renders the table; [`explain`] tells what it does with one packet;
 //! - [`interfaces`] tells which interfaces lead outside;
 //! - [`kernel`] reduces what the kernel holds to a fingerprint;
@@ -23,6 +24,7 @@ pub mod kernel;
 pub mod opening;
 pub mod pending;
 pub mod rules;
+pub mod stead;
 pub mod ufw;
 
 use std::net::IpAddr;
@@ -118,6 +120,9 @@ pub fn load(host: &dyn Host, now: u64) -> Result<Loaded, FirewallError> {
             host.remove(Path::new(path)).map_err(FirewallError::Load)?;
         }
     }
+    // Whoever flushed our table flushed UFW's too, and nobody else looks where no agent runs.
+    // The table holds without: its load must not fail because of UFW.
+    let _the_agent_looks_again = stead::look(host, now);
     Ok(loaded)
 }
 

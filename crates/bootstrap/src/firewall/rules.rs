@@ -115,7 +115,8 @@ impl Rules {
             .replace("@INPUT@\n", &self.input())
             .replace("@ALLOWED@", &self.allowed())
             .replace("@METADATA@", &self.metadata())
-            .replace("@CUT@", &self.cut())
+            .replace("@CUT@", if self.cut.is_empty() { "" } else { "    jump cut\n" })
+            .replace("@CUTS@\n", &self.cut())
             .replace("@ROUTED@", &self.routed())
             .replace("@SSH@", &list(self.ssh_ports.iter().map(ToString::to_string)))
             .replace("@TCP@", &self.everyone(Protocol::Tcp))
@@ -203,8 +204,14 @@ impl Rules {
     /// What is open still goes on; the rest is told that its connection is over.
     ///
     /// Only packets of whoever began the connection: answers to connections of this host's own stay untouched.
+    /// From whichever interface they came: a private network's is no less outside than one with a default route.
+    /// What comes from containers returns first, since `meta iifkind` of a plain card matches nothing, not even `!=`.
     fn cut(&self) -> String {
-        let mut text = String::new();
+        if self.cut.is_empty() {
+            return String::new();
+        }
+        let mut text =
+            String::from("\n  chain cut {\n    iifname != @outside_if meta iifkind \"bridge\" return\n");
         for ports in &self.cut {
             let protocol = ports.protocol.name();
             let over = match ports.protocol {
@@ -212,12 +219,13 @@ impl Rules {
                 Protocol::Udp => "drop",
             };
             let flow = format!(
-                "iifname @outside_if ct state established ct direction original meta l4proto {protocol} ct original proto-dst {}",
+                "ct state established ct direction original meta l4proto {protocol} ct original proto-dst {}",
                 ports.range()
             );
             let _infallible = writeln!(text, "    {flow} jump allowed_orig");
             let _infallible = writeln!(text, "    {flow} {over}");
         }
+        text.push_str("  }\n");
         text
     }
 

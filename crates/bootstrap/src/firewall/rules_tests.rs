@@ -150,8 +150,13 @@ fn connections_over_a_closed_port_are_cut_and_a_routed_network_is_let_through_tw
     let cut =
         place("ct direction original meta l4proto tcp ct original proto-dst 5432 reject with tcp reset");
     assert!(
-        cut < place("ct state established,related accept"),
+        place("    jump cut\n") < place("ct state established,related accept"),
         "before it is let through"
+    );
+    assert!(
+        place("chain cut {\n    iifname != @outside_if meta iifkind \"bridge\" return\n") < cut
+            && !text.contains("iifname @outside_if ct state established"),
+        "also of a neighbour on a private network"
     );
     let routed = "    ip6 saddr 2001:db8::/32 ip6 daddr fd00:77::/64 tcp dport 80 accept\n";
     assert_eq!(text.matches(routed).count(), 2, "early, and when it is passed on");

@@ -9,12 +9,17 @@
 //!
 //! What we do not understand, or could not follow exactly, is left out and told: for containers that means closed.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::opening::{Net, Ports, Protocol};
+use crate::host::{Command, Host, HostError};
 
 /// Where UFW says whether it is on.
 pub const CONF: &str = "/etc/ufw/ufw.conf";
+/// Where UFW says what it does with what no rule is about.
+pub const DEFAULTS: &str = "/etc/default/ufw";
 /// Its rules for IPv4 and IPv6.
 pub const RULES: [&str; 2] = ["/etc/ufw/user.rules", "/etc/ufw/user6.rules"];
 
@@ -43,6 +48,71 @@ pub struct Ufw {
 pub fn is_enabled(conf: &str) -> bool {
     conf.lines()
         .any(|line| line.trim().eq_ignore_ascii_case("ENABLED=yes"))
+}
+
+/// Whether UFW's rules are in the kernel: its own files say only whether they should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// UFW is off, or not installed.
+    Off,
+    /// They are.
+    There,
+    /// UFW is on, and they are not, for these families.
+    Missing(Vec<&'static str>),
+}
+
+/// Asks the kernel, by the way UFW itself takes (iptables, whichever backend that has here).
+///
+/// # Errors
+/// When a file of UFW's cannot be read, or a program cannot be run.
+pub fn presence(host: &dyn Host) -> Result<Presence, HostError> {
+    let text = |path: &str| -> Result<String, HostError> {
+        let bytes = host.read(Path::new(path))?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    if !is_enabled(&text(CONF)?) {
+        return Ok(Presence::Off);
+    }
+    let defaults = text(DEFAULTS)?;
+    let mut missing = Vec::new();
+    for (program, family, jump) in [
+        ("iptables", "IPv4", "-A INPUT -j ufw-before-input"),
+        ("ip6tables", "IPv6", "-A INPUT -j ufw6-before-input"),
+    ] {
+        // With IPV6=no UFW closes IPv6 by its policy alone.
+        let jump = (family == "IPv4" || setting(&defaults, "IPV6").is_none_or(|value| value == "yes"))
+            .then_some(jump);
+        let output = host.run(&Command::new([program, "--wait", "5", "--list-rules", "INPUT"]))?;
+        // What cannot even be listed keeps nobody out.
+        if !output.ok() || !is_held(&output.stdout, jump, &defaults) {
+            missing.push(family);
+        }
+    }
+    Ok(if missing.is_empty() {
+        Presence::There
+    } else {
+        Presence::Missing(missing)
+    })
+}
+
+/// Whether `iptables --list-rules INPUT` shows UFW's policy, and the jump to its chains.
+fn is_held(rules: &str, jump: Option<&str>, defaults: &str) -> bool {
+    let policy = match setting(defaults, "DEFAULT_INPUT_POLICY") {
+        Some(value) if value.eq_ignore_ascii_case("ACCEPT") && jump.is_some() => "-P INPUT ACCEPT",
+        // To reject is a rule of UFW's, before a policy that drops.
+        _ => "-P INPUT DROP",
+    };
+    let has = |wanted: &str| rules.lines().any(|line| line.trim() == wanted);
+    has(policy) && jump.is_none_or(has)
+}
+
+/// `NAME="value"` of a file of UFW's.
+fn setting<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let value = text
+        .lines()
+        .rev()
+        .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='))?;
+    Some(value.trim().trim_matches(['"', '\'']))
 }
 
 /// Reads the tuples of one of [`RULES`].
@@ -213,6 +283,32 @@ mod tests {
         ] {
             check(tuple, &[]);
         }
+    }
+
+    #[test]
+    fn only_a_policy_and_a_jump_in_the_kernel_keep_anybody_out() {
+        const JUMP: Option<&str> = Some("-A INPUT -j ufw-before-input");
+        let whole = "-P INPUT DROP\n-A INPUT -j ufw-before-logging-input\n-A INPUT -j ufw-before-input\n";
+        let defaults = "IPV6=yes\nDEFAULT_INPUT_POLICY=\"DROP\"\n";
+        assert!(is_held(whole, JUMP, defaults));
+        assert!(is_held(whole, JUMP, "DEFAULT_INPUT_POLICY=\"REJECT\"\n"));
+        for (what, rules) in [
+            ("nft flush ruleset", "-P INPUT ACCEPT\n"),
+            ("iptables -F", "-P INPUT DROP\n"),
+            ("iptables -P INPUT ACCEPT", &whole.replace("DROP", "ACCEPT")),
+            ("no table", ""),
+        ] {
+            assert!(!is_held(rules, JUMP, defaults), "{what}");
+        }
+        // Who lets everything in by default said so.
+        let open = "DEFAULT_INPUT_POLICY=\"ACCEPT\"\n";
+        assert!(
+            is_held(&whole.replace("DROP", "ACCEPT"), JUMP, open)
+                && !is_held("-P INPUT ACCEPT\n", JUMP, open)
+        );
+        // IPV6=no
+        assert!(is_held("-P INPUT DROP\n", None, defaults) && !is_held("-P INPUT ACCEPT\n", None, open));
+        assert_eq!(setting("# IPV6=no\nIPV6='yes'\n", "IPV6"), Some("yes"));
     }
 
     #[test]

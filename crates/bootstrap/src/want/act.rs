@@ -101,7 +101,7 @@ impl Want {
                     .as_deref()
                     .is_some_and(|old| old != text.as_bytes());
                 if differs && !firewall::pending::connected(host, rules)?.is_empty() {
-                    firewall::pending::arm(host, rules, &secrets.nonce(), "", now)?;
+                    firewall::pending::arm(host, rules, &secrets.nonce(), &secrets.session(), now)?;
                     return Ok(());
                 }
                 host.write(

@@ -59,7 +59,7 @@ impl FileWant {
 pub enum Content {
     /// This text, whatever is there now.
     Exactly(String),
-    /// These lines besides all others (`authorized_keys`).
+    /// These lines besides those of others (`authorized_keys`).
     KeyLines(Vec<String>),
     /// These keys besides those already there (`keys.d/bootstrap.json`).
     KeyEntries(Vec<KeyEntry>),
@@ -166,9 +166,17 @@ impl Content {
                 }
             }
             Content::KeyLines(lines) => authorized_keys::with_lines(text.unwrap_or_default(), lines)
-                .and_then(|new| {
-                    let added = new.lines().count() - text.unwrap_or_default().lines().count();
-                    wanted(new, format!("add {added} key line(s) to {path}"))
+                .and_then(|edited| {
+                    let parts: Vec<String> = [
+                        (edited.added, "add"),
+                        (edited.replaced, "renew"),
+                        (edited.removed, "take out"),
+                    ]
+                    .into_iter()
+                    .filter(|(count, _)| *count > 0)
+                    .map(|(count, verb)| format!("{verb} {count} key line(s)"))
+                    .collect();
+                    wanted(edited.text, format!("{path}: {}", parts.join(", ")))
                 }),
             Content::KeyEntries(entries) => key_entries(path, text, entries)?,
             Content::DockerDaemon(settings) => {

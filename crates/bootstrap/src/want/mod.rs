@@ -271,13 +271,18 @@ pub enum WantError {
     Unsettled(Vec<String>),
 }
 
-/// What acting needs from outside: randomness.
+/// What acting needs from outside: randomness, and who asks.
 pub trait Secrets {
     /// A new age X25519 identity in its text form, `AGE-SECRET-KEY-1…`.
     fn host_identity(&self) -> String;
 
     /// A few random letters that nobody can guess.
     fn nonce(&self) -> String;
+
+    /// The connection it is asked over, as sshd names it; empty if it is none. It cannot prove that others get in.
+    fn session(&self) -> String {
+        String::new()
+    }
 }
 
 impl Want {

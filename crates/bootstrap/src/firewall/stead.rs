@@ -1,0 +1,130 @@
+//! In UFW's mode: rules of ours in the stead of UFW's, while those are missing from the kernel.
+//!
+//! ```text
+//!  UFW's rules there ── nft flush ruleset, iptables -F, … ──► missing: our rules for the host's sockets stand in
+//!         ▲                                                        │
+//!         └──────────────── ufw reload, or ufw disable ◄───────────┘
+//! ```
+//!
+//! They lie in a table of their own, so that nothing of [`super::state`] changes, and let in SSH, what UFW's rules let in,
+//! and what `host.yml` opens: a drop there is final, but nobody who administers this host is locked out.
+
+use super::rules::{Mode, Rules};
+use super::ufw::{self, Presence};
+use super::{FirewallError, interfaces};
+use crate::host::{Command, Host, must};
+
+/// The table that stands in.
+const TABLE: &str = "appliance_stead";
+
+/// What a look came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    /// UFW does its part, was told not to, or is not asked to.
+    Unneeded,
+    /// It did not for a while, and does again: our rules went.
+    Back,
+    /// Ours stand in for UFW's, for these families.
+    StandsIn(Vec<&'static str>),
+}
+
+/// Looks at the kernel, and loads or removes the table as it takes. `now` is Unix seconds.
+///
+/// # Errors
+/// When there are no rules, or a program does not do its part.
+pub fn look(host: &dyn Host, now: u64) -> Result<Look, FirewallError> {
+    let rules = super::rules(host, now)?.filter(|rules| rules.mode == Mode::Ufw);
+    let Some(rules) = rules else {
+        return remove(host);
+    };
+    match ufw::presence(host).map_err(FirewallError::Load)? {
+        Presence::Off | Presence::There => remove(host),
+        Presence::Missing(families) => {
+            if !is_loaded(host)? {
+                let script = script(&rules, &interfaces::outside(host)?);
+                must(host, &Command::new(["nft", "-f", "-"]).stdin(script)).map_err(FirewallError::Load)?;
+            }
+            Ok(Look::StandsIn(families))
+        }
+    }
+}
+
+fn is_loaded(host: &dyn Host) -> Result<bool, FirewallError> {
+    let list = Command::new(["nft", "list", "table", "inet", TABLE]);
+    Ok(host.run(&list).map_err(FirewallError::Load)?.ok())
+}
+
+fn remove(host: &dyn Host) -> Result<Look, FirewallError> {
+    if !is_loaded(host)? {
+        return Ok(Look::Unneeded);
+    }
+    must(host, &Command::new(["nft", "delete", "table", "inet", TABLE])).map_err(FirewallError::Load)?;
+    Ok(Look::Back)
+}
+
+/// The whole table as in our own mode, under another name.
+fn script(rules: &Rules, outside: &[String]) -> String {
+    let own = Rules {
+        mode: Mode::Own,
+        outside: rules.outside.iter().chain(outside).cloned().collect(),
+        // Who may come by SSH is UFW's to say, and it cannot: nobody is locked out meanwhile.
+        ssh_from: Default::default(),
+        ..rules.clone()
+    };
+    own.render()
+        .replace("table inet appliance\n", &format!("table inet {TABLE}\n"))
+        .replace("table inet appliance {", &format!("table inet {TABLE} {{"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::firewall::CONFIRMED;
+    use crate::memory::Memory;
+
+    fn on(mode: Mode) -> Memory {
+        let host = Memory::bare("debian", "12");
+        host.packages.borrow_mut().insert("nftables".to_owned());
+        let rules = Rules {
+            mode,
+            ssh_ports: [22].into(),
+            ssh_from: ["192.0.2.0/24".parse().expect("network")].into(),
+            ..Rules::default()
+        };
+        host.put(CONFIRMED, &rules.render());
+        host.put(ufw::CONF, "ENABLED=yes\n");
+        host
+    }
+
+    #[test]
+    fn ours_stand_in_while_ufws_are_missing_and_go_when_they_are_back() {
+        let host = on(Mode::Ufw);
+        let look = || look(&host, 0).expect("looks");
+        assert_eq!(look(), Look::StandsIn(vec!["IPv4", "IPv6"]));
+        let script = host.stead.borrow().clone().expect("is loaded");
+        assert!(
+            script.contains("tcp dport @ssh_ports accept") && script.contains("hook input"),
+            "nobody who administers this host is locked out: {script}"
+        );
+        assert!(
+            !script.contains("inet appliance {"),
+            "our own table stays as it is"
+        );
+        assert_eq!(host.kernel.borrow().as_ref(), None);
+        // One family is enough to stand in.
+        host.ufw.set((true, false));
+        assert_eq!(look(), Look::StandsIn(vec!["IPv6"]));
+        host.ufw.set((true, true));
+        assert_eq!((look(), look()), (Look::Back, Look::Unneeded));
+        // Whoever turns UFW off is obeyed.
+        host.ufw.set((false, false));
+        assert_eq!(look(), Look::StandsIn(vec!["IPv4", "IPv6"]));
+        host.put(ufw::CONF, "ENABLED=no\n");
+        assert_eq!(look(), Look::Back);
+    }
+
+    #[test]
+    fn in_our_own_mode_nothing_stands_in() {
+        assert_eq!(look(&on(Mode::Own), 0).expect("looks"), Look::Unneeded);
+    }
+}
