@@ -124,6 +124,7 @@ const CASES: &[(&str, Case)] = &[
 ];
 
 /// One finding: its message and its command.
+#[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) message: String,
     pub(crate) next: String,

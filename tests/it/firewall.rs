@@ -243,32 +243,68 @@ async fn ports_are_opened_by_signed_changes_that_have_to_be_confirmed() -> anyho
         .await?
         .expect_code(0)?;
 
-    // A connection that is open goes on when its port is closed, unless it is ended along with it.
+    // What no firewall of this host sees is told.
+    world
+        .run(&[
+            "docker",
+            "network",
+            "create",
+            "--driver=macvlan",
+            "--opt=parent=eth0",
+            "wire",
+        ])
+        .await?;
+    let audit = appliance(&["firewall", "audit"]).await?.expect_code(0)?;
+    let said = format!("{}{}", audit.stdout, audit.stderr);
+    ensure!(said.contains("network wire (macvlan)"), "{said}");
+    world.run(&["docker", "network", "rm", "wire"]).await?;
+
+    // Who knocks at SSH too fast waits, and nobody else.
+    const HURRY: &str = "import socket, sys\n\
+        through = 0\n\
+        for _ in range(45):\n    peer = socket.socket()\n    peer.settimeout(0.3)\n    \
+        through += peer.connect_ex((sys.argv[1], 22)) == 0\n    peer.close()\n\
+        print(through)\n";
+    let hurry = Command::new(["python3", "-c", HURRY, &v4.to_string()]).timeout(Duration::from_secs(60));
+    let through: u32 = outside.exec(&hurry).await?.text().parse()?;
+    ensure!(
+        (25..40).contains(&through),
+        "{through} of 45 connections got through"
+    );
+    appliance(&["firewall", "list"]).await?.expect_code(0)?;
+
+    // A connection that is open goes on when its port is closed, unless it is ended along with it;
+    // a neighbour's on a private network is no other.
+    let (neighbour, _removal_of_the_neighbour) = world.bench.outside(LAN).await?;
+    let lan = on_the_lan(&world).await?;
     const TALK: &str = "import socket, sys\n\
         peer = socket.create_connection((sys.argv[1], 7000), 5)\n\
         peer.settimeout(20)\n\
         try:\n    while True:\n        peer.sendall(b'x')\n        assert peer.recv(1)\n        __import__('time').sleep(0.1)\n\
         except ConnectionResetError:\n    print('reset')\n";
-    let host = v4.to_string();
-    let talker = outside.clone();
-    let talking = tokio::spawn(async move {
-        talker
-            .exec(&Command::new(["python3", "-c", TALK, &host]).timeout(Duration::from_secs(60)))
-            .await
-    });
-    let script = "until ss -Htn state established 'sport = :7000' | grep --quiet .; do read -rt 0.1 <> <(:); done; true";
+    let mut talking = Vec::new();
+    for (talker, host) in [(outside.clone(), v4.to_string()), (neighbour, lan)] {
+        talking.push(tokio::spawn(async move {
+            talker
+                .exec(&Command::new(["python3", "-c", TALK, &host]).timeout(Duration::from_secs(60)))
+                .await
+        }));
+    }
+    let script = "until [ $(ss -Htn state established 'sport = :7000' | wc -l) = 2 ]; do read -rt 0.1 <> <(:); done; true";
     let connected = Command::new(["bash", "-c", script]).timeout(Duration::from_secs(20));
     ensure!(world.host.exec(&connected).await?.success(), "nobody connected");
     appliance(&["firewall", "deny", "7000", "--kill"])
         .await?
         .expect_code(0)?;
-    let talked = talking.await??;
-    ensure!(
-        talked.text() == "reset",
-        "it went on: {} {}",
-        talked.text(),
-        talked.error_text()
-    );
+    for talking in talking {
+        let talked = talking.await??;
+        ensure!(
+            talked.text() == "reset",
+            "it went on: {} {}",
+            talked.text(),
+            talked.error_text()
+        );
+    }
     ensure!(port("7000").await? == [PortState::Silent; 2], "still open");
     appliance(&["firewall", "deny", "443"])
         .await?
@@ -284,4 +320,27 @@ async fn ports_are_opened_by_signed_changes_that_have_to_be_confirmed() -> anyho
         ensure!(audit.contains(verb), "{verb} is not recorded");
     }
     Ok(())
+}
+
+/// A network between hosts, without a way elsewhere.
+const LAN: &str = "appliance-sandbox-lan";
+
+/// Gives the host a second card there; its address.
+async fn on_the_lan(world: &World) -> anyhow::Result<String> {
+    let name = world.host.name().as_str();
+    let format = format!("{{{{(index .NetworkSettings.Networks \"{LAN}\").IPAddress}}}}");
+    let mut address = String::new();
+    for argv in [
+        &["network", "connect", LAN, name][..],
+        &["inspect", "--format", &format, name],
+    ] {
+        let output = tokio::process::Command::new("docker").args(argv).output().await?;
+        ensure!(
+            output.status.success(),
+            "docker {argv:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        address = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    }
+    Ok(address)
 }

@@ -353,7 +353,31 @@ async fn items_are_undone_kept_and_asked_for_from_elsewhere() -> anyhow::Result<
     let plan = host(&["plan"], 0).await?;
     ensure!(plan.stdout.contains("0 changes planned"), "{}", plan.stdout);
 
+    // What should not be there since is told item by item, by a host that goes on being looked after.
+    world
+        .run(&[
+            "systemd-run",
+            "--collect",
+            "--unit=open-docker",
+            "systemd-socket-activate",
+            "--listen=127.0.0.1:2375",
+            "cat",
+        ])
+        .await?;
+    let told = host(&["audit", "--json"], 1).await?.json()?;
+    ensure!(
+        told["failing"] == 1 && told.to_string().contains("Docker's API listens on port 2375"),
+        "{told}"
+    );
+    world.run(&["systemctl", "stop", "open-docker"]).await?;
+
     // By effect, not by text.
+    const HELD: &str = "import apt_pkg, re; apt_pkg.init()\n\
+        patterns = apt_pkg.config.value_list('Unattended-Upgrade::Package-Blacklist')\n\
+        names = 'docker-ce docker-ce-cli docker.io docker-cli containerd containerd.io runc libc6'.split()\n\
+        print([name for name in names if not any(re.match(pattern, name) for pattern in patterns)])";
+    let upgraded = world.run(&["python3", "-c", HELD]).await?;
+    ensure!(upgraded == "['libc6']", "unattended upgrades take {upgraded}");
     world
         .run(&["useradd", "--create-home", "--shell", "/bin/bash", "visitor"])
         .await?;
@@ -422,6 +446,18 @@ async fn items_are_undone_kept_and_asked_for_from_elsewhere() -> anyhow::Result<
     );
     let failing = host(&["audit", "--json"], 1).await?.json()?;
     ensure!(failing["failing"] == 2, "{failing}");
+    // Who becomes root by su alone is not shut out by it, and is told of.
+    world
+        .run(&["useradd", "--create-home", "--shell", "/bin/bash", "alice"])
+        .await?;
+    let password = Command::new(["chpasswd"]).stdin("alice:correct horse battery staple\n");
+    ensure!(world.host.exec(&password).await?.success(), "chpasswd");
+    let left_out = host(&["audit", "--json"], 1).await?.json()?;
+    ensure!(
+        left_out["failing"] == 1 && left_out["notes"].to_string().contains("the group sudo is empty"),
+        "{left_out}"
+    );
+    world.run(&["userdel", "--remove", "alice"]).await?;
     let refused = host(&["rollback", "firewall"], 1).await?;
     ensure!(refused.stderr.contains("left as it is"), "{}", refused.stderr);
 

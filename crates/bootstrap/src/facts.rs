@@ -110,6 +110,8 @@ pub struct Facts {
     pub memory: u64,
     /// There is swap that is not ours.
     pub other_swap: bool,
+    /// People with a password, where nobody is in the group sudo: `su` is how they become root.
+    pub su_users: Vec<String>,
     /// sudo is installed.
     pub has_sudo: bool,
     /// needrestart is installed.
@@ -411,6 +413,11 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
         },
         memory,
         other_swap: swaps.lines().skip(1).any(|line| !line.starts_with("/swapfile")),
+        su_users: su_users(
+            &read("who may use su", "/etc/passwd")?.unwrap_or_default(),
+            &read("who may use su", "/etc/group")?.unwrap_or_default(),
+            &read("who may use su", "/etc/shadow")?.unwrap_or_default(),
+        ),
         has_sudo: exists("whether sudo is installed", "/etc/sudoers.d")?,
         has_needrestart: exists("whether needrestart is installed", "/etc/needrestart")?,
         has_bbr: read(
@@ -644,6 +651,34 @@ fn account_notes(host: &dyn Host, options: &Options) -> Result<Vec<String>, Obse
     Ok(notes)
 }
 
+/// People (user ids from 1000, as login.defs(5) has it) with a shell and a password, where the group sudo is empty.
+fn su_users(passwd: &str, group: &str, shadow: &str) -> Vec<String> {
+    let fields = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
+    let sudo = group.lines().map(fields).find(|fields| fields[0] == "sudo");
+    if sudo.is_some_and(|fields| fields.get(3).is_some_and(|members| !members.is_empty())) {
+        return Vec::new();
+    }
+    let has_password = |name: &str| {
+        shadow.lines().map(fields).any(|fields| {
+            fields[0] == name
+                && fields
+                    .get(1)
+                    .is_some_and(|hash| !hash.is_empty() && !hash.starts_with(['!', '*']))
+        })
+    };
+    let people = passwd.lines().map(fields).filter(|fields| {
+        let id = fields.get(2).and_then(|id| id.parse::<u32>().ok());
+        let shell = fields.get(6).map_or("", String::as_str);
+        id.is_some_and(|id| (1_000..60_000).contains(&id))
+            && !shell.ends_with("nologin")
+            && !shell.ends_with("false")
+    });
+    people
+        .map(|mut fields| fields.swap_remove(0))
+        .filter(|name| has_password(name))
+        .collect()
+}
+
 /// Keys in root's file beyond what `host.yml` says: they are somebody's, so they stay, and are told.
 fn root_notes(text: &str, options: &Options) -> Vec<String> {
     let mut notes = Vec::new();
@@ -695,6 +730,17 @@ mod tests {
             name: "Debian GNU/Linux 12 (bookworm)".into(),
         };
         assert_eq!(os(text), expect);
+    }
+
+    #[test]
+    fn who_becomes_root_by_su_alone_is_known() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nalice:x:1000:1000::/home/alice:/bin/bash\n\
+                      deploy:x:1001:1001::/home/deploy:/bin/bash\nbackup:x:1002:1002::/:/usr/sbin/nologin\n";
+        let shadow = "root:$y$x:1::::::\nalice:$y$x:1::::::\ndeploy:*:1::::::\nbackup:$y$x:1::::::\n";
+        assert_eq!(su_users(passwd, "sudo:x:27:\n", shadow), ["alice"]);
+        assert_eq!(su_users(passwd, "root:x:0:\n", shadow), ["alice"]);
+        assert!(su_users(passwd, "sudo:x:27:alice\n", shadow).is_empty());
+        assert!(su_users(passwd, "sudo:x:27:\n", "alice:!:1::::::\n").is_empty());
     }
 
     #[test]

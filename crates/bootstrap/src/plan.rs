@@ -135,6 +135,12 @@ fn notes(options: &Options, facts: &Facts) -> Vec<String> {
     } else if facts.ufw_enabled {
         notes.extend(facts.ufw_warnings.iter().cloned());
     }
+    if !facts.su_users.is_empty() {
+        let names = facts.su_users.join(", ");
+        notes.push(format!(
+            "the group sudo is empty, so item su is left out: {names} would have no way to become root; next: usermod --append --groups sudo NAME"
+        ));
+    }
     for seen in facts.seen.values() {
         if let Seen::Files(files) = seen {
             let edited = files.iter().filter(|file| file.edited).count();

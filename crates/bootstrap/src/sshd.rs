@@ -81,6 +81,15 @@ fn socket_ports(text: &str) -> BTreeSet<u16> {
         .collect()
 }
 
+/// Somebody who is logged in through sshd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// His `address:port`.
+    pub at: String,
+    /// As whom, if that can be told.
+    pub user: Option<String>,
+}
+
 /// Connections to a port of sshd whose other side has logged in, as `address:port`.
 ///
 /// Who has not is known by the names of sshd's own processes: `sshd: root@pts/0` once somebody is in,
@@ -88,7 +97,7 @@ fn socket_ports(text: &str) -> BTreeSet<u16> {
 ///
 /// # Errors
 /// When `ss` cannot be asked.
-pub fn peers(host: &dyn Host, port: u16) -> Result<Vec<String>, HostError> {
+pub fn peers(host: &dyn Host, port: u16) -> Result<Vec<Peer>, HostError> {
     let filter = format!("sport = :{port}");
     let argv = ["ss", "-Htnp", "state", "established", &filter];
     let text = crate::host::must(host, &Command::new(argv))?;
@@ -100,11 +109,42 @@ pub fn peers(host: &dyn Host, port: u16) -> Result<Vec<String>, HostError> {
             let title = host.read(Path::new(&format!("/proc/{digits}/cmdline")))?;
             titles.extend(title.map(|title| String::from_utf8_lossy(&title).into_owned()));
         }
-        if titles.is_empty() || titles.iter().any(|title| title.contains('@')) {
-            found.extend(line.split_whitespace().nth(3).map(str::to_owned));
+        let user = titles.iter().find_map(|title| {
+            let (before, _) = title.split_once('@')?;
+            Some(before.rsplit(' ').next().unwrap_or_default().to_owned())
+        });
+        if (titles.is_empty() || user.is_some())
+            && let Some(at) = line.split_whitespace().nth(3)
+        {
+            let at = at.to_owned();
+            found.push(Peer { at, user });
         }
     }
     Ok(found)
+}
+
+/// Lets sshd read its settings again; open sessions stay.
+///
+/// Where systemd listens for it (Ubuntu 24.04), the port is the socket's, made from sshd's settings by a generator.
+///
+/// # Errors
+/// When systemd does not do its part.
+pub(crate) fn reload(host: &dyn Host) -> Result<(), HostError> {
+    let is_active = |unit: &str| -> Result<bool, HostError> {
+        let state = host.run(&Command::new(["systemctl", "is-active", unit]))?;
+        Ok(state.stdout.trim() == "active")
+    };
+    if is_active("ssh.service")? {
+        crate::host::must(
+            host,
+            &Command::new(["systemctl", "try-reload-or-restart", "ssh.service"]),
+        )?;
+    }
+    if is_active("ssh.socket")? {
+        crate::host::must(host, &Command::new(["systemctl", "daemon-reload"]))?;
+        crate::host::must(host, &Command::new(["systemctl", "restart", "ssh.socket"]))?;
+    }
+    Ok(())
 }
 
 /// Keyword and value, in the order of the drop-in.

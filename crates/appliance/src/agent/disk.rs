@@ -2,9 +2,12 @@
 //!
 //! Room for an upload is checked before it begins (`agent/change`), and old images of an app go after each rollout (`agent/world`);
 //! this page looks at the rest: the trend, and containers whose logs nobody bounds.
+//! Where Docker keeps its data on a file system of its own, that is looked at as well: it is the one that fills.
 //! Only images of our apps that no release at hand names are ever removed: what a rollback needs stays.
 
 use std::collections::VecDeque;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -70,29 +73,27 @@ impl Trend {
     }
 }
 
-/// What the agent holds of the disk.
+/// A file system, and how it went.
 #[derive(Debug)]
-pub struct Guard {
+struct Followed {
     /// What is written of the trend: an agent that was updated goes on foretelling.
     ledger: Ledger<Trend>,
     trend: Mutex<Trend>,
-    unbounded: Mutex<Vec<String>>,
 }
 
-impl Guard {
+impl Followed {
     /// With the trend as it was written down; one that cannot be read begins anew.
-    pub fn open(store: &Store) -> Self {
-        let ledger = store.single(&Key::new("disk").expect("our own name is a good key"), SCHEMA);
+    fn open(store: &Store, name: &str) -> Self {
+        let ledger = store.single(&Key::new(name).expect("our own names are good keys"), SCHEMA);
         let trend = ledger.read().map(|snapshot| snapshot.data).unwrap_or_default();
         Self {
             ledger,
             trend: Mutex::new(trend),
-            unbounded: Mutex::default(),
         }
     }
 
     fn see(&self, now: u64, free: u64) {
-        let mut trend = self.trend.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trend = held(&self.trend);
         trend.see(now, free);
         // A full disk keeps nothing, and this least of all.
         if let Err(error) = self.ledger.update(|written| written.clone_from(&trend)) {
@@ -100,40 +101,81 @@ impl Guard {
         }
     }
 
-    /// Seconds until the disk is full, as the trend foretells.
-    pub fn full_in(&self) -> Option<u64> {
-        let trend = self.trend.lock().unwrap_or_else(PoisonError::into_inner);
-        trend.full_in()
+    fn full_in(&self) -> Option<u64> {
+        held(&self.trend).full_in()
+    }
+}
+
+fn held<T>(lock: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Free and all bytes of a file system.
+pub type Room = (u64, u64);
+
+/// What the agent holds of the disk.
+#[derive(Debug)]
+pub struct Guard {
+    /// Where our state lies.
+    ours: Followed,
+    /// Where Docker keeps its data, if that is another file system.
+    docker: Followed,
+    /// As last seen of the latter.
+    docker_room: Mutex<Option<Room>>,
+    unbounded: Mutex<Vec<String>>,
+}
+
+impl Guard {
+    /// With the trends as they were written down.
+    pub fn open(store: &Store) -> Self {
+        Self {
+            ours: Followed::open(store, "disk"),
+            docker: Followed::open(store, "disk-docker"),
+            docker_room: Mutex::default(),
+            unbounded: Mutex::default(),
+        }
+    }
+
+    fn see(&self, now: u64, free: u64, docker: Option<Room>) {
+        self.ours.see(now, free);
+        if let Some((free, _)) = docker {
+            self.docker.see(now, free);
+        }
+        *held(&self.docker_room) = docker;
+    }
+
+    /// Of our own file system, as it is, and of Docker's the one with less room, with the seconds until it is full.
+    pub fn worst(&self, ours: Room) -> (Room, Option<u64>) {
+        match *held(&self.docker_room) {
+            Some(docker) if share(docker) < share(ours) => (docker, self.docker.full_in()),
+            Some(_) => (
+                ours,
+                self.ours.full_in().into_iter().chain(self.docker.full_in()).min(),
+            ),
+            None => (ours, self.ours.full_in()),
+        }
     }
 
     /// What is wrong, one sentence each, with the next command.
     pub fn problems(&self, free: u64, total: u64, reserve: f64) -> Vec<String> {
         let mut problems = Vec::new();
-        #[allow(clippy::cast_precision_loss)]
-        let share = if total == 0 {
-            1.0
-        } else {
-            free as f64 / total as f64
-        };
-        if share < reserve {
-            problems.push(format!(
-                "only {:.0} % of the disk are free, {:.0} % are wanted: uploads may be refused; next: docker system df",
-                share * 100.0,
-                reserve * 100.0
-            ));
+        let docker = held(&self.docker_room).map(|room| (" that holds Docker's data", room, &self.docker));
+        for (of, room, followed) in [("", (free, total), &self.ours)].into_iter().chain(docker) {
+            if share(room) < reserve {
+                problems.push(format!(
+                    "only {:.0} % of the disk{of} are free, {:.0} % are wanted: uploads may be refused; next: docker system df",
+                    share(room) * 100.0,
+                    reserve * 100.0
+                ));
+            }
+            if let Some(seconds) = followed.full_in().filter(|seconds| *seconds < SOON) {
+                problems.push(format!(
+                    "the disk{of} will be full in about {} h if it goes on like in the last day; next: docker system df; du -xh --max-depth=2 /var | sort -h",
+                    seconds / 3_600
+                ));
+            }
         }
-        let full_in = self
-            .trend
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .full_in();
-        if let Some(seconds) = full_in.filter(|seconds| *seconds < SOON) {
-            problems.push(format!(
-                "the disk will be full in about {} h if it goes on like in the last day; next: docker system df; du -xh --max-depth=2 /var | sort -h",
-                seconds / 3_600
-            ));
-        }
-        let unbounded = self.unbounded.lock().unwrap_or_else(PoisonError::into_inner);
+        let unbounded = held(&self.unbounded);
         if !unbounded.is_empty() {
             problems.push(format!(
                 "nobody bounds the logs of {}: made before Docker's defaults were set; next: create them anew, for apps of ours: appliance push",
@@ -142,6 +184,25 @@ impl Guard {
         }
         problems
     }
+}
+
+/// The share that is free; all of a file system that cannot be seen.
+#[allow(clippy::cast_precision_loss)]
+fn share((free, total): Room) -> f64 {
+    if total == 0 {
+        1.0
+    } else {
+        free as f64 / total as f64
+    }
+}
+
+/// Where Docker keeps its data, if that is another file system than `ours`.
+pub async fn docker_room(agent: &Agent, ours: &Path) -> Option<Room> {
+    let root = agent.docker.info().await.ok()?.data_root;
+    let root = Path::new(&root);
+    let device = |path: &Path| std::fs::metadata(path).ok().map(|found| found.dev());
+    let room = super::status::disk(root);
+    (device(ours)? != device(root)? && room.1 > 0).then_some(room)
 }
 
 /// Looks again and again, until `stop`.
@@ -153,16 +214,16 @@ pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let (free, total) = super::status::disk(&agent.state);
-        agent.disk.see(Local.now(), free);
+        let ours = super::status::disk(&agent.state);
+        let docker = docker_room(&agent, &agent.state).await;
+        agent.disk.see(Local.now(), ours.0, docker);
         let found = tokio::task::spawn_blocking(unbounded).await.unwrap_or_default();
-        *agent
-            .disk
-            .unbounded
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = found;
-        #[allow(clippy::cast_precision_loss)]
-        let short = total > 0 && (free as f64) < total as f64 * reserve();
+        *held(&agent.disk.unbounded) = found;
+        let reserve = reserve();
+        let short = [Some(ours), docker]
+            .into_iter()
+            .flatten()
+            .any(|room| share(room) < reserve);
         if short {
             tidy(&agent).await;
         }
@@ -239,6 +300,26 @@ mod tests {
     }
 
     #[test]
+    fn the_disk_that_holds_dockers_data_is_looked_at_too() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let guard = Guard::open(&Store::open(directory.path()).expect("opens"));
+        for hour in 0..=20 {
+            guard.see(hour * 3_600, 40 * GIB, Some(((25 - hour) * GIB, 100 * GIB)));
+        }
+        assert_eq!(
+            guard.worst((40 * GIB, 50 * GIB)),
+            ((5 * GIB, 100 * GIB), Some(5 * 3_600))
+        );
+        let problems = guard.problems(40 * GIB, 50 * GIB, 0.1);
+        assert!(
+            problems.len() == 2 && problems.iter().all(|problem| problem.contains("Docker's data")),
+            "{problems:?}"
+        );
+        // Which is fuller is told; which is full first is foretold.
+        assert_eq!(guard.worst((1, 100)), ((1, 100), Some(5 * 3_600)));
+    }
+
+    #[test]
     fn only_logs_that_nobody_bounds_are_told() {
         assert_eq!(unbounded_name("/db json-file ").as_deref(), Some("db"));
         assert_eq!(unbounded_name("/db json-file 10m"), None);
@@ -251,11 +332,11 @@ mod tests {
         let store = Store::open(directory.path()).expect("opens");
         let guard = Guard::open(&store);
         for hour in 0..=20 {
-            guard.see(hour * 3_600, (40 - hour) * GIB);
+            guard.see(hour * 3_600, (40 - hour) * GIB, None);
         }
         assert_eq!(
-            Guard::open(&store).full_in(),
-            Some(20 * 3_600),
+            Guard::open(&store).worst((50, 100)),
+            ((50, 100), Some(20 * 3_600)),
             "a restart forgets nothing"
         );
         let guard = Guard::open(&Store::open(directory.path().join("other")).expect("opens"));

@@ -117,7 +117,7 @@ pub fn problems() -> Vec<String> {
                     .to_owned(),
             ),
             Ok(Presence::Missing(families)) => problems.push(format!(
-                "UFW is on, and its rules are not in the kernel ({}); rules of ours stand in, with SSH open to everyone; next: ufw reload",
+                "UFW is on, and its rules are not in the kernel ({}); rules of ours stand in, with SSH open to everyone; next: ufw reload, and if that does not help, a reboot",
                 families.join(", ")
             )),
             Err(error) => problems.push(chain(&error)),
@@ -480,19 +480,17 @@ impl Keeper {
             return Ok(());
         }
         let why = format!("UFW's rules were not in the kernel ({})", families.join(", "));
-        // Not in our own sandbox: UFW loads modules and kernel settings.
-        let reload = Command::new(["systemd-run", "--quiet", "--collect", "--wait", "ufw", "reload"]);
-        let told = must(host, &reload);
+        let told = stead::bring_back(host);
         let back = !matches!(stead::look(host, now)?, Look::StandsIn(_));
         *held(&self.reloaded_in_vain) = (!back).then_some(now);
         if back {
-            tracing::warn!("ufw reload: {why}");
+            tracing::warn!("UFW loaded its rules again: {why}");
             self.record(&format!("{why}; it loaded them again"));
             return Ok(());
         }
-        tracing::error!("{why}, and `ufw reload` did not bring them back; rules of ours stand in");
+        tracing::error!("{why}, and UFW does not load them again; rules of ours stand in");
         self.record(&format!("{why}; rules of ours stand in"));
-        told.map(drop).map_err(FirewallError::Load)
+        told
     }
 }
 

@@ -5,8 +5,6 @@
 //! What Docker has already costs nothing again; where that is too little room, what nobody needs is given up first.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 
 use appliance_push::change::{Digest, Image};
 use appliance_push::store::{Reference, Room, Store, StoreError};
@@ -85,17 +83,11 @@ pub async fn refusal(agent: &Agent, needed: Needed) -> Result<Option<End>, Store
 async fn rooms(agent: &Agent) -> Result<Rooms, StoreError> {
     let store = agent.images.store().room()?;
     // Where Docker does not say, it is taken to lie beside us: that asks for more, not for less.
-    let data_root = agent.docker.info().await.map(|info| info.data_root);
-    let engine = data_root.ok().and_then(|root| {
-        let device = |path: &Path| std::fs::metadata(path).ok().map(|found| found.dev());
-        let root = Path::new(&root);
-        let (ours, theirs) = (device(&agent.state.join("images"))?, device(root)?);
-        let (free, total) = super::status::disk(root);
-        (ours != theirs && total > 0).then_some(Room {
-            free,
-            reserve: store.reserve,
-            promised: 0,
-        })
+    let room = super::disk::docker_room(agent, &agent.state.join("images")).await;
+    let engine = room.map(|(free, _)| Room {
+        free,
+        reserve: store.reserve,
+        promised: 0,
     });
     Ok(Rooms { store, engine })
 }

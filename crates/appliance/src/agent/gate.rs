@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use appliance_push::change::{AppName, Destination, Envelope, Fingerprint, HostId, ReleaseNumber};
 use appliance_push::trust::{
@@ -37,6 +38,10 @@ pub struct Gate {
     keys: Ledger<Keys>,
     nonces: Ledger<NonceLedger>,
     audit_path: PathBuf,
+    /// Where bootstrap leaves keys.
+    seeds: PathBuf,
+    /// Its files there as last read.
+    read: Mutex<Vec<(PathBuf, SystemTime)>>,
 }
 
 /// Why a change did not get through.
@@ -93,6 +98,8 @@ impl Gate {
             keys,
             nonces,
             audit_path,
+            seeds: seeds.to_owned(),
+            read: Mutex::default(),
         };
         gate.seed(seeds, now)?;
         Ok(gate)
@@ -100,6 +107,23 @@ impl Gate {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enrols what bootstrap left since: whom `host.yml` names is let in at once, not when the agent next starts.
+    fn look_for_seeds(&self, now: Timestamp) {
+        let modified = |path: &Path| std::fs::metadata(path).ok()?.modified().ok();
+        let found: Vec<(PathBuf, SystemTime)> = seed_files(&self.seeds)
+            .into_iter()
+            .filter_map(|path| modified(&path).map(|at| (path, at)))
+            .collect();
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if *read == found {
+            return;
+        }
+        match self.seed(&self.seeds, now) {
+            Ok(()) => *read = found,
+            Err(error) => tracing::error!("cannot enrol keys: {}", super::chain(&error)),
+        }
     }
 
     fn seed(&self, directory: &Path, now: Timestamp) -> Result<(), GateError> {
@@ -156,6 +180,7 @@ impl Gate {
         now: Timestamp,
         current_release: &dyn Fn(&AppName, Option<&Destination>) -> Option<ReleaseNumber>,
     ) -> Result<Verified, GateError> {
+        self.look_for_seeds(now);
         let mut inner = self.lock();
         let checked = trust::check(
             envelope,
@@ -251,6 +276,7 @@ impl Gate {
 
     /// The keys as they are now.
     pub fn keys(&self) -> KeyRing {
+        self.look_for_seeds(Timestamp::now());
         self.lock().keys.ring.clone()
     }
 

@@ -17,7 +17,7 @@ pub(super) fn items(options: &Options, facts: &Facts) -> Vec<Item> {
         cron(),
         accounts_files(),
         homes(),
-        su(),
+        su(facts),
     ];
     if facts.has_sudo {
         items.push(sudo());
@@ -211,7 +211,9 @@ fn homes() -> Item {
     )
 }
 
-fn su() -> Item {
+fn su(facts: &Facts) -> Item {
+    // Who becomes root by su alone would never again.
+    let locks_out = !facts.su_users.is_empty();
     item(
         "su",
         Level::Should,
@@ -219,17 +221,21 @@ fn su() -> Item {
         "an account that was broken into cannot try root's password; root itself, and services that start as root, use su as before",
         &["S29", "U5.2.7"],
         "appliance host rollback su",
-        files(
-            vec![FileWant {
-                path: "/etc/pam.d/su".into(),
-                content: Content::PamSu,
-                mode: 0o644,
-                owner: Owner::root(),
-                check: None,
-                force: false,
-            }],
-            Vec::new(),
-        ),
+        if locks_out {
+            Vec::new()
+        } else {
+            files(
+                vec![FileWant {
+                    path: "/etc/pam.d/su".into(),
+                    content: Content::PamSu,
+                    mode: 0o644,
+                    owner: Owner::root(),
+                    check: None,
+                    force: false,
+                }],
+                Vec::new(),
+            )
+        },
     )
 }
 

@@ -344,12 +344,12 @@ mod tests {
             SOURCES,
             "the kernel's sets hold them all"
         );
-        for number in 0..8_500_u32 {
-            bans.succeeded(
-                IpAddr::from((0x0b00_0000 + number).to_be_bytes()),
-                u64::from(number),
-            );
-        }
+        let number = |number: u32| IpAddr::from((0x0b00_0000 + number).to_be_bytes());
+        bans.trusted = (0..8_192)
+            .map(|count| (number(count), u64::from(count)))
+            .collect();
+        bans.succeeded(number(9_000), 9_000);
+        assert!(bans.trusted.contains_key(&number(9_000)) && !bans.trusted.contains_key(&number(0)));
         assert_eq!(bans.trusted.len(), SOURCES);
     }
 

@@ -57,7 +57,7 @@ pub fn connected(host: &dyn Host, rules: &Rules) -> Result<Vec<IpAddr>, Firewall
     let mut found = Vec::new();
     for port in &rules.ssh_ports {
         let peers = crate::sshd::peers(host, *port).map_err(FirewallError::Load)?;
-        found.extend(peers.iter().filter_map(|peer| address(peer)));
+        found.extend(peers.iter().filter_map(|peer| address(&peer.at)));
     }
     found.sort_unstable();
     found.dedup();

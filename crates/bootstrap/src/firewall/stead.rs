@@ -3,7 +3,7 @@
 //! ```text
 //!  UFW's rules there ── nft flush ruleset, iptables -F, … ──► missing: our rules for the host's sockets stand in
 //!         ▲                                                        │
-//!         └──────────────── ufw reload, or ufw disable ◄───────────┘
+//!         └────────── bring_back, ufw reload, ufw disable ◄────────┘
 //! ```
 //!
 //! They lie in a table of their own, so that nothing of [`super::state`] changes, and let in SSH, what UFW's rules let in,
@@ -16,6 +16,9 @@ use crate::host::{Command, Host, must};
 
 /// The table that stands in.
 const TABLE: &str = "appliance_stead";
+
+/// What UFW's unit runs.
+const INIT: &str = "/lib/ufw/ufw-init";
 
 /// What a look came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +50,42 @@ pub fn look(host: &dyn Host, now: u64) -> Result<Look, FirewallError> {
             Ok(Look::StandsIn(families))
         }
     }
+}
+
+/// Lets UFW load its rules again.
+///
+/// After `iptables -F` not even `ufw reload` does (seen with 0.36): its first chains are still there, so that it takes
+/// their jumps for granted. Then it is stopped, those of its chains that nothing leads to are removed, and it is started;
+/// meanwhile our table keeps the host closed. Outside of the caller's sandbox: UFW loads modules and kernel settings.
+///
+/// # Errors
+/// When a program cannot be run; whether it helped, [`look`] tells.
+pub fn bring_back(host: &dyn Host) -> Result<(), FirewallError> {
+    let ufw = |words: &[&str]| {
+        let argv = ["systemd-run", "--quiet", "--collect", "--wait"];
+        let command = Command::new(argv.iter().chain(words).copied());
+        host.run(&command).map_err(FirewallError::Load)
+    };
+    let _seen_below = ufw(&["ufw", "reload"])?;
+    if !matches!(
+        ufw::presence(host).map_err(FirewallError::Load)?,
+        Presence::Missing(_)
+    ) {
+        return Ok(());
+    }
+    let _or_stopped_already = ufw(&[INIT, "force-stop"])?;
+    for program in ["iptables", "ip6tables"] {
+        let list = Command::new([program, "--wait", "5", "--list-rules"]);
+        let rules = host.run(&list).map_err(FirewallError::Load)?.stdout;
+        for chain in rules.lines().filter_map(|line| line.strip_prefix("-N ")) {
+            if chain.starts_with("ufw") {
+                // One that something leads to is refused, and is as it should be.
+                let delete = Command::new([program, "--wait", "5", "--delete-chain", chain]);
+                let _or_in_use = host.run(&delete).map_err(FirewallError::Load)?;
+            }
+        }
+    }
+    ufw(&[INIT, "start"]).map(drop)
 }
 
 fn is_loaded(host: &dyn Host) -> Result<bool, FirewallError> {

@@ -15,13 +15,16 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::DROP_IN;
+use super::{DROP_IN, Peer};
+use crate::catalogue::DEPLOY_USER;
 use crate::host::{Command, Host, HostError, Owner, must};
 
 /// Seconds until settings that nobody confirmed are gone again.
 pub const PATIENCE: u64 = crate::firewall::pending::PATIENCE;
 /// What is pending; there while nobody has confirmed it, also over a reboot.
 pub const PENDING: &str = "/var/lib/appliance/bootstrap/ssh-pending.json";
+/// Where it is installed, a socket of systemd's listens for sshd, on the port of sshd's settings.
+const GENERATOR: &str = "/usr/lib/systemd/system-generators/sshd-socket-generator";
 /// The timer that puts the former settings back.
 pub const UNIT: &str = "appliance-ssh-revert";
 
@@ -32,6 +35,9 @@ struct Pending {
     before: String,
     /// Connections that were open when it changed; their packets prove nothing.
     connections: BTreeSet<String>,
+    /// Who may log in changed: somebody with a shell has to come, not only who pushes.
+    #[serde(default)]
+    shell: bool,
 }
 
 /// Why settings could not be confirmed or put back.
@@ -42,20 +48,37 @@ pub enum PendingError {
         "no connection is open that began after the change of sshd's settings, so nothing shows that one can"
     )]
     NoNewConnection,
+    /// Only the deploy user came since the change.
+    #[error(
+        "who may log in has changed, and only the user deploy came since, who has no shell; log in as an administrator, and confirm there: appliance host confirm"
+    )]
+    NoShell,
     /// The machine did not do its part.
     #[error(transparent)]
     Host(#[from] HostError),
 }
 
-/// Connections to sshd that are open now, as `peer address:port`; those of the host to itself are none.
-fn connections(host: &dyn Host) -> Result<BTreeSet<String>, HostError> {
+/// Connections to sshd that are open now; those of the host to itself are none.
+fn connections(host: &dyn Host) -> Result<Vec<Peer>, HostError> {
     let ports = super::observe(host)?.map(|sshd| sshd.ports).unwrap_or_default();
-    let mut found = BTreeSet::new();
+    let mut found = Vec::new();
     for port in ports {
         let peers = super::peers(host, port)?;
-        found.extend(peers.into_iter().filter(|peer| !is_loopback(peer)));
+        found.extend(peers.into_iter().filter(|peer| !is_loopback(&peer.at)));
     }
     Ok(found)
+}
+
+/// Whether the two differ in who may log in.
+fn is_about_logins(before: &str, new: &str) -> bool {
+    let of = |text: &str| -> BTreeSet<String> {
+        text.lines()
+            // What sshd does by itself changes nothing.
+            .filter(|line| *line == "PermitRootLogin no" || line.starts_with("AllowUsers "))
+            .map(str::to_owned)
+            .collect()
+    };
+    of(before) != of(new)
 }
 
 fn is_loopback(peer: &str) -> bool {
@@ -102,12 +125,14 @@ pub fn arm(host: &dyn Host, new: &str) -> Result<(), HostError> {
     if connections.is_empty() && former.is_none() {
         return Ok(());
     }
+    let before = former.map_or_else(
+        || String::from_utf8_lossy(&drop_in).into_owned(),
+        |former| former.before,
+    );
     let pending = Pending {
-        before: former.map_or_else(
-            || String::from_utf8_lossy(&drop_in).into_owned(),
-            |former| former.before,
-        ),
-        connections,
+        shell: is_about_logins(&before, new),
+        before,
+        connections: connections.into_iter().map(|peer| peer.at).collect(),
     };
     let timer = format!("{UNIT}.timer");
     let _not_armed_before = host.run(&Command::new(["systemctl", "stop", &timer]))?;
@@ -150,10 +175,10 @@ pub fn revert(host: &dyn Host, at_boot: bool) -> Result<bool, HostError> {
     host.write(DROP_IN.as_ref(), pending.before.as_bytes(), 0o644, &Owner::root())?;
     host.remove(PENDING.as_ref())?;
     if !at_boot {
-        must(
-            host,
-            &Command::new(["systemctl", "try-reload-or-restart", "ssh.service"]),
-        )?;
+        super::reload(host)?;
+    } else if host.entry(GENERATOR.as_ref())?.is_some() {
+        // The socket's port was made from the settings before they were put back.
+        must(host, &Command::new(["systemctl", "daemon-reload"]))?;
     }
     Ok(true)
 }
@@ -166,8 +191,16 @@ pub fn confirm(host: &dyn Host) -> Result<bool, PendingError> {
     let Some(pending) = read(host)? else {
         return Ok(false);
     };
-    if connections(host)?.is_subset(&pending.connections) {
+    let came: Vec<Peer> = connections(host)?
+        .into_iter()
+        .filter(|peer| !pending.connections.contains(&peer.at))
+        .collect();
+    if came.is_empty() {
         return Err(PendingError::NoNewConnection);
+    }
+    let pushes = |peer: &Peer| peer.user.as_deref() == Some(DEPLOY_USER);
+    if pending.shell && came.iter().all(pushes) {
+        return Err(PendingError::NoShell);
     }
     let timer = format!("{UNIT}.timer");
     let _fired_already = host.run(&Command::new(["systemctl", "stop", &timer]))?;
@@ -189,6 +222,47 @@ mod tests {
         arm(&host, "MaxAuthTries 3\n").expect("arms");
         host.put(DROP_IN, "MaxAuthTries 3\n");
         host
+    }
+
+    #[test]
+    fn who_pushes_does_not_show_that_an_administrator_gets_in() {
+        let host = changed();
+        arm(&host, "MaxAuthTries 3\nAllowUsers deploy\n").expect("arms");
+        host.put(DROP_IN, "MaxAuthTries 3\nAllowUsers deploy\n");
+        let new =
+            |pid: u32| format!("{OLD}0 0 192.0.2.1:22 203.0.113.9:51001 users:((\"sshd\",pid={pid},fd=4))\n");
+        host.put("/proc/7/cmdline", "sshd: deploy@notty");
+        host.put("/proc/8/cmdline", "sshd-session: root@pts/0");
+        *host.sockets.borrow_mut() = new(7);
+        assert!(matches!(confirm(&host), Err(PendingError::NoShell)));
+        *host.sockets.borrow_mut() = new(8);
+        assert!(confirm(&host).expect("confirms"));
+    }
+
+    #[test]
+    fn where_systemd_listens_for_sshd_its_socket_takes_the_port_over() {
+        let host = changed();
+        let socket = "ssh.socket".to_owned();
+        host.units.borrow_mut().insert(socket, (true, true));
+        host.effects.borrow_mut().clear();
+        assert!(revert(&host, false).expect("reverts"));
+        let effects = host.effects.borrow().clone();
+        let place = |effect: &str| effects.iter().position(|other| other == effect);
+        assert!(
+            place("daemon-reload").is_some() && place("daemon-reload") < place("restart ssh.socket"),
+            "{effects:?}"
+        );
+        // At boot the generator ran before the former port was back.
+        let host = changed();
+        host.put(GENERATOR, "");
+        host.effects.borrow_mut().clear();
+        assert!(revert(&host, true).expect("reverts"));
+        assert!(
+            host.effects
+                .borrow()
+                .iter()
+                .any(|effect| effect == "daemon-reload")
+        );
     }
 
     #[test]

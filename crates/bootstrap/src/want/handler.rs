@@ -68,9 +68,9 @@ impl Handler {
     /// The unit it concerns; one that does not run reads its files when it starts.
     fn unit(&self) -> Option<&str> {
         match self {
-            Handler::DaemonReload | Handler::Tmpfiles => None,
+            // sshd may be a socket's, see there.
+            Handler::DaemonReload | Handler::Tmpfiles | Handler::Ssh => None,
             Handler::Journald => Some("systemd-journald.service"),
-            Handler::Ssh => Some("ssh.service"),
             Handler::DockerReload | Handler::DockerRestart => Some("docker.service"),
             Handler::Restart(unit) | Handler::Succeed(unit) => Some(unit),
         }
@@ -94,7 +94,7 @@ impl Handler {
                 &Command::new(["systemd-tmpfiles", "--create", "/etc/tmpfiles.d/appliance.conf"]),
             ),
             Handler::Journald => systemctl(&["try-restart", "systemd-journald.service"]),
-            Handler::Ssh => systemctl(&["try-reload-or-restart", "ssh.service"]),
+            Handler::Ssh => return crate::sshd::reload(host),
             Handler::DockerReload => systemctl(&["try-reload-or-restart", "docker.service"]),
             Handler::DockerRestart => {
                 // The reload switches live-restore on first, or the restart would stop containers.

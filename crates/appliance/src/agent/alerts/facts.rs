@@ -42,7 +42,7 @@ pub(super) async fn gather(agent: &Arc<Agent>, host: &Host) -> Facts {
         }),
     ];
     let (docker, services) = (docker.is_ok(), services.ok());
-    let (free, total) = status::disk(&agent.state);
+    let ((free, total), full_in) = agent.disk.worst(status::disk(&agent.state));
     let kills = kills();
     let answered = answered(agent, services.as_deref(), now, window).await;
     let (killed, restarts) = {
@@ -70,11 +70,7 @@ pub(super) async fn gather(agent: &Arc<Agent>, host: &Host) -> Facts {
     }
     Facts {
         certificates,
-        disk: (total > 0).then(|| Disk {
-            free,
-            total,
-            full_in: agent.disk.full_in(),
-        }),
+        disk: (total > 0).then(|| Disk { free, total, full_in }),
         memory: memory(),
         killed: Some(killed),
         // While Docker does not answer, its events do not come either.
