@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
-use appliance_sandbox::{Command, Distro, SandboxError};
+use appliance_sandbox::{Command, Distro, Output, SandboxError};
 use appliance_tests::receiver::Receiver;
 use appliance_tests::{World, bench};
 
@@ -178,6 +178,31 @@ async fn user_data_makes_an_appliance_of_a_bare_host_or_says_why_not() -> anyhow
     not_half_open(&world).await?;
     world.host.copy_in("/etc/fstab", fstab, 0o644).await?;
 
+    // A server that begins to send and then says nothing more: given up, long before anybody looks.
+    receiver.stall("/appliance", program.clone());
+    let impatient = signed.replace("--speed-time 60", "--speed-time 2");
+    ensure!(impatient != signed, "the limit is another: {signed}");
+    let impatient = impatient.replace("--retry 5", "--retry 1");
+    let (fine, status) = first_boot(&world, &impatient).await?;
+    ensure!(!fine && status.contains("status: error"), "{status}");
+    let said = output(&world).await?;
+    ensure!(said.contains("curl: (28)"), "{said}");
+    not_half_open(&world).await?;
+
+    // For a server with other processors nothing is fetched at all.
+    let fetched = receiver.received("/appliance").len();
+    let other = match std::env::consts::ARCH {
+        "aarch64" => "x86_64",
+        _ => "aarch64",
+    };
+    let sum = ["--sha256", &zeros, "--arch", other, "--release-key", &public];
+    let (fine, status) = first_boot(&world, &user_data(&sum).await?).await?;
+    ensure!(!fine && status.contains("status: error"), "{status}");
+    let said = output(&world).await?;
+    ensure!(said.contains(&format!("this program is for {other}")), "{said}");
+    ensure!(receiver.received("/appliance").len() == fetched, "it was fetched");
+    not_half_open(&world).await?;
+
     // A download that broke off; the next boot goes on where this one stopped, with nobody's hand on it.
     receiver.break_off("/appliance", program.clone());
     let (fine, status) = first_boot(&world, &signed).await?;
@@ -228,5 +253,88 @@ async fn user_data_makes_an_appliance_of_a_bare_host_or_says_why_not() -> anyhow
     unchanged(&before, &lasting(picture(&world).await?))?;
     let answer = world.https("demo.test", "/").await?.get().await?;
     ensure!(answer.version() == Some("v1"), "{answer:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_line_in_a_root_shell_does_the_same_or_leaves_nothing() -> anyhow::Result<()> {
+    let world = World::empty("one-line", Distro::Debian13).await?;
+    let binary = bench::binary()?;
+    let program = fs_err::read(&binary)?;
+    let key = ReleaseKey::new().await?;
+    let receiver = Receiver::start().await?;
+    let url = format!("{}/appliance", receiver.url(&world).await?);
+    receiver.serve("/appliance", program);
+    receiver.serve("/appliance.sig", key.sign(&binary).await?);
+    let (public, own) = (
+        key.public(),
+        world.developer.public_key().context("has a key")?.to_owned(),
+    );
+    world.developer.write("host.yml", "timezone: Europe/Berlin\n")?;
+    let line = async |more: &[&str]| -> anyhow::Result<String> {
+        let given = [
+            "cloud-init",
+            "--format=one-liner",
+            "--allow-container",
+            "--key",
+            &own,
+            "--host-yml=host.yml",
+            "--url",
+            &url,
+            "--release-key",
+            &public,
+        ];
+        let ran = world.developer.appliance([&given, more].concat()).run().await?;
+        let line = ran.expect_code(0)?.stdout;
+        ensure!(line.trim_end().lines().count() == 1, "more than one line: {line}");
+        Ok(line)
+    };
+    let paste = async |line: &str| -> anyhow::Result<Output> {
+        let paste = Command::new(["sh", "-c", line]).timeout(Duration::from_secs(240));
+        Ok(world.host.exec(&paste).await?)
+    };
+
+    // A minimal image: what the line needs is brought.
+    let minimal = [
+        "apt-get",
+        "purge",
+        "--yes",
+        "-qq",
+        "--allow-remove-essential",
+        "curl",
+    ];
+    world.run(&minimal).await?;
+    let zeros = "0".repeat(64);
+    let refused = paste(&line(&["--sha256", &zeros]).await?).await?;
+    ensure!(
+        !refused.success() && refused.error_text().contains("computed checksum did NOT match"),
+        "{}{}",
+        refused.text(),
+        refused.error_text()
+    );
+    not_half_open(&world).await?;
+
+    let good = line(&[]).await?;
+    let made = paste(&good).await?;
+    ensure!(made.success(), "{}{}", made.text(), made.error_text());
+    world.ready().await?;
+    let again = paste(&good).await?;
+    ensure!(
+        again.success() && again.text().lines().any(|line| line == "0 changes"),
+        "{}{}",
+        again.text(),
+        again.error_text()
+    );
+    let zone = world.run(&["readlink", "/etc/localtime"]).await?;
+    ensure!(
+        zone.ends_with("Europe/Berlin"),
+        "host.yml was not followed: {zone}"
+    );
+    world
+        .developer
+        .appliance(["status", "--on", &format!("deploy@{}", world.ip().await?)])
+        .run()
+        .await?
+        .expect_code(0)?;
     Ok(())
 }

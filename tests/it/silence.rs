@@ -9,7 +9,7 @@ use appliance_tests::receiver::{Received, Receiver};
 use serde_json::Value;
 
 use crate::alerts::{settings, told};
-use crate::doctor::{found, gone, mended};
+use crate::doctor::{found, found_in_time, gone, gone_in_time, mended};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -75,6 +75,14 @@ async fn neither_a_mistake_nor_an_outage_nor_a_kill_loses_or_repeats_an_alert() 
     world.run(&["touch", "/run/reboot-required"]).await?;
     told(&receiver, "firing", "reboot", "host").await?;
     found(&world, "alerts").await?;
+    // The whole host cannot be compared with what cannot be read, and that is no peace.
+    let blind = found_in_time(&world, "not-seen").await?;
+    ensure!(
+        blind.message.starts_with("drift could not be looked at: "),
+        "{}",
+        blind.message
+    );
+    ensure!(blind.next == "appliance host audit", "{}", blind.next);
 
     // Nobody takes what is told, and the agent is killed with it in its hands, the mistake still there.
     receiver.status("/hook", 503);
@@ -86,6 +94,17 @@ async fn neither_a_mistake_nor_an_outage_nor_a_kill_loses_or_repeats_an_alert() 
     world.ready().await?;
     settings(&world, &good).await?;
     gone(&world, "alerts").await?;
+    gone_in_time(&world, "not-seen").await?;
+    // A ping that does not arrive is told until one does.
+    receiver.status("/ping", 503);
+    let unheard = found_in_time(&world, "alerts").await?;
+    ensure!(
+        unheard.message.contains("ping at ") && !unheard.message.contains("/ping"),
+        "{}",
+        unheard.message
+    );
+    receiver.serve("/ping", "");
+    gone_in_time(&world, "alerts").await?;
     let before = receiver.received("/hook").len();
     receiver.serve("/hook", "");
     let deadline = tokio::time::Instant::now() + LIMIT;

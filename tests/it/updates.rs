@@ -4,12 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use appliance_sandbox::{Command, Distro, Output};
+use appliance_sandbox::{Command, Distro, Output, SandboxError};
 use appliance_tests::load::{Load, Shape};
+use appliance_tests::receiver::Receiver;
 use appliance_tests::{World, bench};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command as Process;
+
+use crate::alerts::settings;
 
 /// How long an update may take on a machine that does much else.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -34,10 +37,14 @@ impl ReleaseKey {
         self.0.path().join("key.pub").display().to_string()
     }
 
-    /// What `ssh-keygen` signs a file with.
+    /// What `ssh-keygen` signs a program with.
     pub(crate) async fn sign(&self, file: &Path) -> anyhow::Result<Vec<u8>> {
+        self.sign_as("appliance-release", file).await
+    }
+
+    async fn sign_as(&self, namespace: &str, file: &Path) -> anyhow::Result<Vec<u8>> {
         let signed = Process::new("ssh-keygen")
-            .args(["-q", "-Y", "sign", "-n", "appliance-release", "-f"])
+            .args(["-q", "-Y", "sign", "-n", namespace, "-f"])
             .arg(self.0.path().join("key"))
             .stdin(fs_err::File::open(file)?.into_parts().0)
             .output()
@@ -111,6 +118,34 @@ async fn bring(world: &World, name: &str, program: &[u8], key: &ReleaseKey) -> a
         .copy_in(&format!("{path}.sig"), signature, 0o644)
         .await?;
     Ok(path)
+}
+
+/// Publishes a version: its program, and what says so, signed.
+async fn publish(
+    receiver: &Receiver,
+    version: &str,
+    programs: serde_json::Value,
+    key: &ReleaseKey,
+) -> anyhow::Result<()> {
+    let manifest = serde_json::json!({ "version": version, "programs": programs }).to_string();
+    let file = tempfile::NamedTempFile::new()?;
+    fs_err::write(file.path(), &manifest)?;
+    receiver.serve("/get/release.json", manifest);
+    let signature = key.sign_as("appliance-manifest", file.path()).await?;
+    receiver.serve("/get/release.json.sig", signature);
+    Ok(())
+}
+
+/// A program for this machine, as a manifest has it.
+fn entry(url: &str, program: &[u8]) -> serde_json::Value {
+    let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, program);
+    let entry = serde_json::json!({ "url": url, "size": program.len(), "sha256": hex::encode(sum) });
+    serde_json::json!({ std::env::consts::ARCH: entry })
+}
+
+/// What lies where programs do, and is ours.
+async fn programs(world: &World) -> anyhow::Result<String> {
+    world.run(&["ls", "-A", "/usr/local/bin"]).await
 }
 
 async fn update(world: &World, argv: &[&str]) -> anyhow::Result<Output> {
@@ -196,14 +231,92 @@ async fn a_newer_binary_takes_over_a_sick_one_goes_back_and_nobody_notices() -> 
     )?;
     ensure!(world.run(&["sha256sum", "/usr/local/bin/appliance"]).await? == digest);
 
-    let file = bring(&world, "newer", &v2, &key).await?;
+    let elsewhere = {
+        let mut other = v2.clone();
+        // The processor, in the head of an ELF file: one of IBM's.
+        other[18..20].copy_from_slice(&[0xb7, 0]);
+        if std::env::consts::ARCH == "aarch64" {
+            other[18..20].copy_from_slice(&[0x3e, 0]);
+        }
+        bring(&world, "elsewhere", &other, &key).await?
+    };
+    ended(&update(&world, &[&elsewhere]).await?, 3, "it is for ")?;
+
+    // From where releases are published, whoever holds that place.
+    let receiver = Receiver::start().await?;
+    let place = format!("{}/get/", receiver.url(&world).await?);
+    receiver.serve("/get/v2", v2.clone());
+    let good = entry("v2", &v2);
+    let before = programs(&world).await?;
+    ended(&update(&world, &["--check"]).await?, 2, "updates: {from:")?;
+    publish(&receiver, &newer, good.clone(), &stranger).await?;
+    ended(
+        &update(&world, &[&place]).await?,
+        3,
+        "signed by the key of the releases",
+    )?;
+    publish(&receiver, &newer, entry("v2", &program), &key).await?;
+    ended(&update(&world, &[&place]).await?, 3, "its checksum is")?;
+    let mut others = good.clone();
+    others["pdp11"] = others[std::env::consts::ARCH].take();
+    others
+        .as_object_mut()
+        .context("an object")?
+        .remove(std::env::consts::ARCH);
+    publish(&receiver, &newer, others, &key).await?;
+    ended(&update(&world, &[&place]).await?, 3, "only for pdp11")?;
+    // An old one again, which is signed as well: not even fetched.
+    let fetched = receiver.received("/get/v0").len();
+    publish(&receiver, "0.0.0", entry("v0", &v2), &key).await?;
+    ended(&update(&world, &[&place]).await?, 3, "is older than")?;
+    ensure!(receiver.received("/get/v0").len() == fetched, "it was fetched");
+    // One that calls itself newer than it is.
+    publish(&receiver, &sick, good.clone(), &key).await?;
+    ended(&update(&world, &[&place]).await?, 3, "it says that it is")?;
+    publish(&receiver, &newer, good, &key).await?;
+    receiver.stall("/get/v2", v2.clone());
+    let stalled = update(&world, &[&place, "--patience", "2"]).await?;
+    ended(&stalled, 1, "nothing came for 2 s")?;
+    // A disk without room, and somebody else who is changing the host.
+    receiver.redirect("/get/v2", &format!("{place}real"));
+    receiver.serve("/get/real", v2.clone());
+    world
+        .run(&["install", "/usr/local/bin/appliance", "/root/downloaded"])
+        .await?;
+    let full = "mount -t tmpfs -o size=1m,mode=0755 none /usr/local/bin; trap 'umount /usr/local/bin' EXIT\n\
+                ln -s /root/downloaded /usr/local/bin/appliance\n\
+                if /root/downloaded update \"$1\"; then exit 1; fi; [ \"$(ls -A /usr/local/bin)\" = appliance ]";
+    let full = Command::new(["bash", "-euc", full, "bash", &place]).timeout(LIMIT);
+    let full = world.host.exec(&full).await?;
+    ended(&full, 0, "No space left on device")?;
+    let busy = Command::new([
+        "flock",
+        "/run/appliance-bootstrap.lock",
+        "appliance",
+        "update",
+        &place,
+    ]);
+    let busy = world.host.exec(&busy.timeout(LIMIT)).await?;
+    ensure!(!busy.success(), "two at a time");
+    ensure!(programs(&world).await? == before, "{}", programs(&world).await?);
+    ensure!(world.run(&["sha256sum", "/usr/local/bin/appliance"]).await? == digest);
+
+    settings(&world, &format!("updates: {{from: '{place}'}}\n")).await?;
+    let check = world.run(&["appliance", "update", "--check"]).await?;
+    ensure!(
+        check.starts_with(&format!("{newer} is there, this is {own}")),
+        "{check}"
+    );
     // By the newer program itself, from where it was downloaded to: what is installed is what counts.
+    let file = bring(&world, "newer", &v2, &key).await?;
     world.run(&["install", &file, "/root/downloaded"]).await?;
     let doctor = Command::new(["/root/downloaded", "doctor", "--json"]);
     ensure!(world.host.exec(&doctor).await?.text().contains(r#""versions""#));
-    let by_itself = Command::new(["/root/downloaded", "update", &file]).timeout(LIMIT);
+    let by_itself = Command::new(["/root/downloaded", "update"]).timeout(LIMIT);
     ended(&world.host.exec(&by_itself).await?, 0, &format!("{newer} runs"))?;
     ensure!(world.run(&["appliance", "version"]).await? == newer);
+    let check = world.run(&["appliance", "update", "--check"]).await?;
+    ensure!(check.contains(&format!("{newer} is the latest")), "{check}");
     let status = world
         .developer
         .appliance(["status"])
@@ -260,7 +373,10 @@ async fn a_newer_binary_takes_over_a_sick_one_goes_back_and_nobody_notices() -> 
         "the guard is still there"
     );
 
-    // And back to what was there first.
+    // And back to what was there first, also where the updater was cut off after its last word.
+    let cut_off =
+        "cd /usr/local/bin; mv .appliance.former .appliance.guarded; cp /bin/false .appliance.former";
+    world.run(&["bash", "-euc", cut_off]).await?;
     ended(&update(&world, &["--rollback"]).await?, 0, &format!("{own} runs"))?;
     ensure!(world.run(&["appliance", "version"]).await? == own);
     socket.echoes("to the end").await?;
@@ -273,5 +389,41 @@ async fn a_newer_binary_takes_over_a_sick_one_goes_back_and_nobody_notices() -> 
         report.requests,
         report.examples
     );
+    a_reboot_in_the_middle(&world, &own, &sick).await
+}
+
+/// The host loses its power with a program in place that nobody has found healthy: its own timer goes back.
+async fn a_reboot_in_the_middle(world: &World, own: &str, sick: &str) -> anyhow::Result<()> {
+    let script = "appliance update /root/sick & pid=$!\n\
+                  until systemctl is-active --quiet appliance-update-revert.timer; do :; done\n\
+                  until appliance version | grep -q \"$1\"; do :; done\n\
+                  kill -KILL $pid; wait $pid || true\n\
+                  sed -i 's/OnActiveSec=.*/OnActiveSec=3/' /etc/systemd/system/appliance-update-revert.timer; sync";
+    let cut_off = Command::new(["bash", "-euc", script, "bash", sick]).timeout(LIMIT);
+    let cut_off = world.host.exec(&cut_off).await?;
+    ensure!(cut_off.success(), "{}", cut_off.error_text());
+    match world.host.reboot().await {
+        // The agent of a sick program is one of them.
+        Ok(()) | Err(SandboxError::FailedUnits { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    let timer = "/etc/systemd/system/appliance-update-revert.timer";
+    while world.run(&["test", "-e", timer]).await.is_ok() {
+        ensure!(
+            tokio::time::Instant::now() < deadline,
+            "the guard never went back"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    ensure!(world.run(&["appliance", "version"]).await? == own);
+    world.ready().await?;
+    ensure!(
+        !programs(world).await?.contains("guarded"),
+        "{}",
+        programs(world).await?
+    );
+    let answer = world.http("plain.test", "/").await?.get().await?;
+    ensure!(answer.version() == Some("v1"), "{answer:?}");
     Ok(())
 }

@@ -22,10 +22,16 @@ struct Boxes {
 
 impl Boxes {
     async fn run(&self, argv: &[&str]) -> anyhow::Result<String> {
+        self.run_as(argv, &[]).await
+    }
+
+    /// With other settings than ours.
+    async fn run_as(&self, argv: &[&str], more: &[(&str, &str)]) -> anyhow::Result<String> {
         let running = Command::new("vagrant")
             .args(argv)
             .current_dir(self.directory.path())
             .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .envs(more.iter().copied())
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
@@ -41,6 +47,38 @@ impl Boxes {
         ensure!(output.status.success(), "vagrant {}: {said}", argv.join(" "));
         Ok(said)
     }
+}
+
+/// Vagrant looks at a definition through its provider: libvirt's is a package of Debian's, VirtualBox's is part of Vagrant.
+/// VirtualBox itself is not to be had from Debian; all that Vagrant asks of it here is which version it is.
+async fn both_providers_take_the_definitions(boxes: &Boxes) -> anyhow::Result<()> {
+    let stub = boxes.directory.path().join("VBoxManage");
+    fs_err::write(&stub, "#!/bin/sh\necho 7.0.20r163906\n")?;
+    fs_err::set_permissions(&stub, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", boxes.directory.path().display());
+    // Where VirtualBox is, it is who Vagrant asks of the virtual machines unless told otherwise.
+    let virtualbox = [("PATH", path.as_str()), ("VAGRANT_DEFAULT_PROVIDER", "")];
+    let libvirt = [("VAGRANT_DEFAULT_PROVIDER", "libvirt")];
+    let file = boxes.directory.path().join("Vagrantfile");
+    let good = fs_err::read_to_string(&file)?;
+    let bad = good.replace("settings.cpus", "settings.cpuz");
+    ensure!(bad != good, "the definitions set no processors");
+    for (name, env) in [("VirtualBox", &virtualbox[..]), ("Libvirt", &libvirt[..])] {
+        boxes.run_as(&["validate"], env).await.context(name)?;
+        fs_err::write(&file, &bad)?;
+        let refused = boxes.run_as(&["validate"], env).await;
+        fs_err::write(&file, &good)?;
+        let said = match refused {
+            Ok(said) => anyhow::bail!("{name} took a setting that there is not: {said}"),
+            Err(error) => format!("{error:#}"),
+        };
+        ensure!(
+            said.contains(&format!("{name} Provider")) && said.contains("cpuz"),
+            "{said}"
+        );
+    }
+    Ok(())
 }
 
 async fn docker(argv: &[&str]) -> anyhow::Result<String> {
@@ -101,7 +139,7 @@ async fn a_box_comes_up_takes_a_push_and_leaves_nothing() -> anyhow::Result<()> 
         ],
         directory,
     };
-    boxes.run(&["validate", "--ignore-provider"]).await?;
+    both_providers_take_the_definitions(&boxes).await?;
 
     let said = boxes.run(&["up", "container12", "--provider=docker"]).await?;
     ensure!(said.contains("0 changes"), "{said}");
@@ -138,7 +176,20 @@ async fn a_box_comes_up_takes_a_push_and_leaves_nothing() -> anyhow::Result<()> 
     let answer = target.get().await?;
     ensure!(answer.version() == Some("v1"), "{answer:?}");
 
+    // What came with it, by its own account: others make and remove things on this machine meanwhile.
+    let volumes = "--format={{range .Mounts}}{{if eq .Type \"volume\"}}{{println .Name}}{{end}}{{end}}";
+    let volumes = docker(&["inspect", volumes, id]).await?;
+    let networks = "--format={{range $name, $of := .NetworkSettings.Networks}}{{println $name}}{{end}}";
+    let networks = docker(&["inspect", networks, id]).await?;
+    ensure!(networks == "bridge", "it brought networks: {networks}");
+    let used = docker(&["inspect", "--format={{.Config.Image}}", id]).await?;
+    ensure!(used == image.as_str(), "it brought an image of its own: {used}");
+
     boxes.run(&["destroy", "--force"]).await?;
+    for volume in volumes.lines() {
+        let left = docker(&["volume", "ls", "--quiet", "--filter", &format!("name={volume}")]).await?;
+        ensure!(left.is_empty(), "the volume {volume} is still there");
+    }
     let left = docker(&[
         "ps",
         "--all",
@@ -149,13 +200,10 @@ async fn a_box_comes_up_takes_a_push_and_leaves_nothing() -> anyhow::Result<()> 
     ])
     .await?;
     ensure!(left.is_empty(), "the container is still there");
+    let known = boxes.run(&["status", "container12"]).await?;
     ensure!(
-        !boxes
-            .directory
-            .path()
-            .join(".vagrant/machines/container12/docker/id")
-            .exists(),
-        "vagrant still knows the box"
+        known.contains("not created"),
+        "vagrant still knows the box: {known}"
     );
     Ok(())
 }

@@ -39,6 +39,10 @@ enum Reply {
     Whole(Bytes),
     /// As many bytes are announced, and fewer sent.
     Broken(Bytes),
+    /// The first KiB is sent, and nothing after it.
+    Stalled(Bytes),
+    /// It is at this address.
+    Elsewhere(String),
     Status(u16),
 }
 
@@ -101,6 +105,16 @@ impl Receiver {
     /// From now on, the answer at `path` breaks off in its middle.
     pub fn break_off(&self, path: &str, body: impl Into<Bytes>) {
         self.set(path, Reply::Broken(body.into()));
+    }
+
+    /// From now on, the answer at `path` begins, and nothing more of it comes.
+    pub fn stall(&self, path: &str, body: impl Into<Bytes>) {
+        self.set(path, Reply::Stalled(body.into()));
+    }
+
+    /// From now on, whoever asks for `path` is sent to another address.
+    pub fn redirect(&self, path: &str, to: &str) {
+        self.set(path, Reply::Elsewhere(to.to_owned()));
     }
 
     /// From now on, `path` is answered with this status.
@@ -210,16 +224,26 @@ async fn serve(stream: TcpStream, shared: &Shared) -> anyhow::Result<()> {
                 body,
             });
         shared.news.notify_waiters();
-        let (status, announced, body) = match reply {
+        let mut location = String::new();
+        let (status, announced, body) = match reply.clone() {
             None => (200, 0, Bytes::new()),
             Some(Reply::Status(status)) => (status, 0, Bytes::new()),
             Some(Reply::Whole(body)) => (200, body.len(), body),
             Some(Reply::Broken(body)) => (200, body.len(), body.slice(..body.len() / 2)),
+            Some(Reply::Stalled(body)) => (200, body.len(), body.slice(..1 << 10)),
+            Some(Reply::Elsewhere(to)) => {
+                location = format!("location: {to}\r\n");
+                (302, 0, Bytes::new())
+            }
         };
-        let head = format!("HTTP/1.1 {status} Said\r\ncontent-length: {announced}\r\n\r\n");
+        let head = format!("HTTP/1.1 {status} Said\r\n{location}content-length: {announced}\r\n\r\n");
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(&body).await?;
         stream.flush().await?;
+        if matches!(reply, Some(Reply::Stalled(_))) {
+            // Until whoever waits goes away.
+            let _gone = stream.read_u8().await;
+        }
         if announced != body.len() {
             return Ok(());
         }

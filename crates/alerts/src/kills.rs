@@ -1,7 +1,8 @@
 //! Whose process it was that the kernel killed for want of memory.
 //!
-//! The kernel counts kills and names nobody; Docker names the container, sometimes a moment later.
-//! So a kill is the host's only once no container was named around it.
+//! The kernel counts kills and names nobody; Docker names the container, sometimes a moment later, sometimes not at all.
+//! So a kill is the host's only once no container was named around it, and none ended by a SIGKILL that nobody asked for.
+//! Whichever it is, it is told once: a name that comes after a kill was given to the host changes nothing any more.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,10 @@ use crate::rules::HOST;
 
 /// How long Docker may take to name the container.
 const GRACE: SignedDuration = SignedDuration::from_secs(10);
+/// A name that comes later than this is that of another kill.
+const LATE: SignedDuration = SignedDuration::from_secs(60);
+/// The exit code of a process that SIGKILL ended.
+const KILLED: i64 = 137;
 
 /// Kills of the last while.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +24,8 @@ pub struct Kills {
     counter: Option<(Timestamp, u64)>,
     unnamed: Vec<Unnamed>,
     named: Recent,
+    /// Containers that SIGKILL ended, and nobody had asked for it.
+    suspects: Recent,
     host: Recent,
 }
 
@@ -33,7 +40,18 @@ struct Unnamed {
 impl Kills {
     /// Docker named a container.
     pub fn container(&mut self, name: &str, at: Timestamp) {
+        let named_before = self.named.any_between(at - LATE, at);
+        if !named_before && self.host.any_between(at - LATE, at) {
+            return;
+        }
         self.named.happened(name, at);
+    }
+
+    /// A container ended with this exit code, and nobody had asked for it.
+    pub fn ended(&mut self, name: &str, code: i64, at: Timestamp) {
+        if code == KILLED {
+            self.suspects.happened(name, at);
+        }
     }
 
     /// The kernel's counter, `oom_kill` of `/proc/vmstat`; it holds those of containers too.
@@ -52,12 +70,20 @@ impl Kills {
 
     /// How often something was killed within `window` before `now`, by container or [`HOST`].
     pub fn counts(&mut self, now: Timestamp, window: SignedDuration) -> BTreeMap<String, u64> {
-        let (named, host) = (&self.named, &mut self.host);
+        let (named, suspects, host) = (&mut self.named, &self.suspects, &mut self.host);
         self.unnamed.retain(|kills| {
             if now.duration_since(kills.to) < GRACE {
                 return true;
             }
-            if !named.any_between(kills.from - GRACE, kills.to + GRACE) {
+            let (from, to) = (kills.from - GRACE, kills.to + GRACE);
+            if named.any_between(from, to) {
+                return false;
+            }
+            let suspects = suspects.between(from, to);
+            for suspect in &suspects {
+                named.happened(suspect, kills.to);
+            }
+            if suspects.is_empty() {
                 for _ in 0..kills.times {
                     host.happened(HOST, kills.to);
                 }
@@ -69,10 +95,12 @@ impl Kills {
             .unnamed
             .iter()
             .map(|kills| now.duration_since(kills.from) + GRACE);
-        let kept = oldest.fold(window, SignedDuration::max);
+        let kept = oldest.fold(window.max(LATE), SignedDuration::max);
         let mut counts = self.named.within(now, window);
         self.named.forget(now, kept);
-        counts.extend(self.host.counts(now, window));
+        self.suspects.forget(now, kept);
+        counts.extend(self.host.within(now, window));
+        self.host.forget(now, window.max(LATE));
         counts
     }
 }
@@ -129,6 +157,34 @@ mod tests {
         kills.kernel(at(100), 10);
         kills.container("eater", at(100));
         assert_eq!(told(&mut kills, 110), ["eater 1"]);
+    }
+
+    #[test]
+    fn a_container_that_sigkill_ended_is_who_it_was_where_docker_names_none() {
+        let mut kills = Kills::default();
+        kills.kernel(at(0), 7);
+        kills.ended("eater", 137, at(3));
+        kills.ended("other", 1, at(3));
+        kills.kernel(at(5), 8);
+        assert_eq!(told(&mut kills, 15), ["eater 1"]);
+        // SIGKILL alone, without the kernel's counter, says nothing.
+        kills.ended("other", 137, at(100));
+        kills.kernel(at(110), 8);
+        assert!(told(&mut kills, 120).is_empty());
+    }
+
+    #[test]
+    fn a_name_that_comes_after_the_host_was_told_is_not_told_as_another_kill() {
+        let mut kills = Kills::default();
+        kills.kernel(at(0), 7);
+        kills.kernel(at(5), 8);
+        assert_eq!(told(&mut kills, 15), ["host 1"]);
+        kills.container("eater", at(40));
+        assert_eq!(told(&mut kills, 41), ["host 1"]);
+        // The next one is told, and named.
+        kills.kernel(at(200), 9);
+        kills.container("eater", at(200));
+        assert_eq!(told(&mut kills, 211), ["eater 1"]);
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! Deliberately absent: Docker, the network, files, the clock. The driver is in the `appliance` crate.
 
 pub mod book;
+pub mod ends;
 pub mod kills;
 pub mod notice;
 pub mod outbox;
@@ -24,6 +25,7 @@ pub mod recent;
 pub mod rules;
 
 pub use book::{Book, Policy, Standing};
+pub use ends::Ends;
 pub use kills::Kills;
 pub use notice::{Finding, Kind, Notice, What};
 pub use outbox::{Delivery, Outbox};

@@ -52,6 +52,15 @@ impl Recent {
         self.0.retain(|_, events| !events.is_empty());
     }
 
+    /// Who it happened to between the two, both included.
+    pub fn between(&self, from: Timestamp, to: Timestamp) -> Vec<String> {
+        self.0
+            .iter()
+            .filter(|(_, events)| events.iter().any(|at| (from..=to).contains(at)))
+            .map(|(subject, _)| subject.clone())
+            .collect()
+    }
+
     /// Whether anything happened between the two, both included.
     pub fn any_between(&self, from: Timestamp, to: Timestamp) -> bool {
         self.0.values().flatten().any(|at| (from..=to).contains(at))

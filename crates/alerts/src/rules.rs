@@ -39,7 +39,7 @@ pub struct Facts {
     /// Containers, or the host, in which something was killed for want of memory within the window.
     pub killed: Option<BTreeMap<String, u64>>,
     /// How often containers ended on their own within the window.
-    pub restarts: Option<BTreeMap<String, u64>>,
+    pub restarts: Option<BTreeMap<String, Restarts>>,
     /// Answers of each service within the window.
     pub answered: Option<BTreeMap<String, Answered>>,
     /// Backup jobs.
@@ -52,6 +52,26 @@ pub struct Facts {
     pub away: Option<Vec<Away>>,
     /// What was seen in part only: what is wrong counts, what is missing is not over.
     pub partly: BTreeSet<Kind>,
+}
+
+/// A container that ended on its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restarts {
+    /// How often.
+    pub times: u64,
+    /// What it belongs to, for the command that ends the loop.
+    pub of: Of,
+}
+
+/// What a container belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Of {
+    /// A release of an app: the one before did not loop.
+    Release,
+    /// The accessory of this name, which is kept running until somebody says otherwise.
+    Accessory(String),
+    /// Nothing of ours.
+    Other,
 }
 
 /// A service that does not answer.
@@ -258,7 +278,7 @@ fn certificate(found: &Certificate, now: Timestamp) -> Option<Finding> {
         )
     };
     let next = format!(
-        "appliance certificates renew {}; or push with a newer one",
+        "appliance certificates renew {} # or push with a newer one",
         found.name
     );
     Some(finding(Kind::Certificate, &found.name, message, &next))
@@ -305,7 +325,7 @@ fn short(
                 "journalctl -k --grep 'out of memory' --lines 20; ps aux --sort -rss | head".to_owned()
             } else {
                 format!(
-                    "docker stats --no-stream; docker logs --tail 50 {subject}; then more memory for it (options: memory), or find the leak"
+                    "docker stats --no-stream; docker logs --tail 50 {subject} # then more memory for it (options: memory), or find the leak"
                 )
             };
             finding(Kind::Memory, subject, message, &next)
@@ -328,16 +348,25 @@ fn short(
     findings
 }
 
-fn loops(restarts: &BTreeMap<String, u64>, stands: &dyn Fn(Kind, &str) -> bool) -> Vec<Finding> {
+fn loops(restarts: &BTreeMap<String, Restarts>, stands: &dyn Fn(Kind, &str) -> bool) -> Vec<Finding> {
     restarts
         .iter()
-        .filter(|(name, times)| **times >= LOOP || (**times > 0 && stands(Kind::RestartLoop, name)))
-        .map(|(name, times)| {
+        .filter(|(name, found)| found.times >= LOOP || (found.times > 0 && stands(Kind::RestartLoop, name)))
+        .map(|(name, found)| {
+            let mend = match &found.of {
+                Of::Release => "appliance rollback".to_owned(),
+                Of::Accessory(accessory) => format!("appliance accessory stop {accessory}"),
+                Of::Other => format!("docker stop {name}"),
+            };
+            let message = format!(
+                "the container {name} ended {} times within a short while",
+                found.times
+            );
             finding(
                 Kind::RestartLoop,
                 name,
-                format!("the container {name} ended {times} times within a short while"),
-                &format!("docker logs --tail 50 {name}; or back to the release before: appliance rollback"),
+                message,
+                &format!("docker logs --tail 50 {name}; {mend}"),
             )
         })
         .collect()
@@ -367,7 +396,7 @@ fn errors(
                         share * 100.0,
                         found.requests
                     ),
-                    "appliance app logs; or back to the release before: appliance rollback",
+                    "appliance app logs; appliance rollback",
                 )
             })
         })
@@ -427,6 +456,11 @@ mod tests {
         errors: 0.05,
     };
 
+    fn ended(times: u64) -> BTreeMap<String, Restarts> {
+        let of = Of::Release;
+        [("web".to_owned(), Restarts { times, of })].into()
+    }
+
     fn at(text: &str) -> Timestamp {
         text.parse().expect("a time")
     }
@@ -469,7 +503,7 @@ mod tests {
     #[test]
     fn what_was_seen_in_part_is_told_and_not_over() {
         let mut facts = Facts {
-            restarts: Some([("web".to_owned(), 5)].into()),
+            restarts: Some(ended(5)),
             partly: [Kind::RestartLoop].into(),
             ..Facts::default()
         };
@@ -537,12 +571,12 @@ mod tests {
         assert_eq!(found(&answers(100, 4), true), ["errors web"]);
         assert!(found(&answers(100, 2), true).is_empty());
 
-        let ended = |times| Facts {
-            restarts: Some([("web".to_owned(), times)].into()),
+        let restarts = |times| Facts {
+            restarts: Some(ended(times)),
             ..Facts::default()
         };
-        assert!(found(&ended(2), false).is_empty());
-        assert_eq!(found(&ended(3), false), ["restart-loop web"]);
-        assert_eq!(found(&ended(1), true), ["restart-loop web"]);
+        assert!(found(&restarts(2), false).is_empty());
+        assert_eq!(found(&restarts(3), false), ["restart-loop web"]);
+        assert_eq!(found(&restarts(1), true), ["restart-loop web"]);
     }
 }

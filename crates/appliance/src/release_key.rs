@@ -10,11 +10,8 @@ use crate::failure::{Kind, failure};
 /// Compiled in: set `APPLIANCE_RELEASE_KEY` to the public key's line when building a release.
 const COMPILED_IN: Option<&str> = option_env!("APPLIANCE_RELEASE_KEY");
 
-/// Where releases are published; set `APPLIANCE_RELEASES` when building.
-pub const RELEASES: &str = match option_env!("APPLIANCE_RELEASES") {
-    Some(url) => url,
-    None => "https://get.appliance.example",
-};
+/// Where this build's releases are published, if anywhere; set `APPLIANCE_RELEASES` when building.
+pub const RELEASES: Option<&str> = option_env!("APPLIANCE_RELEASES");
 
 /// The key that the host's first boot was verified by.
 const HOSTS: &str = "/etc/appliance/release.pub";

@@ -216,10 +216,22 @@ fn bare(key: &PublicKey) -> String {
     line.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
+/// What the line needs and a minimal server has not.
+fn tools() -> String {
+    "{ { command -v curl && command -v ssh-keygen && [ -s /etc/ssl/certs/ca-certificates.crt ]; } >/dev/null || { \
+     apt-get -qq -o Acquire::Retries=5 update && DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 \
+     -o Acquire::Retries=5 install --yes --no-install-recommends ca-certificates curl openssh-client; }; }"
+        .to_owned()
+}
+
 /// One line for a root shell; stops at the first thing that fails, and leaves no half of a download.
 pub fn one_liner(download: &Download, boot: &FirstBoot) -> String {
     let mut words = vec![format!("trap 'rm -f {NEW} {NEW}.sig {NEW}.key' EXIT")];
-    words.extend(fetch(download));
+    let mut commands = fetch(download);
+    // Before anything else only what refuses the server.
+    let first = usize::from(download.architecture.is_some());
+    commands.insert(first, tools());
+    words.extend(commands);
     if let Some(text) = &boot.host_yml {
         words.push("install -d /etc/appliance".to_owned());
         words.push(format!("printf %s {} > /etc/appliance/host.yml", quoted(text)));
@@ -352,7 +364,7 @@ mod tests {
             let download = signed().only_on(architecture);
             let line = one_liner(&download, &boot());
             // Everything after the check would have to go to the network.
-            let (check, rest) = line.split_once(" && curl ").expect("a download");
+            let (check, rest) = line.split_once(" && { { command -v curl").expect("a download");
             assert!(check.contains("uname -m") && !rest.contains("uname -m"), "{line}");
             let script = format!("{check} && echo fetched )");
             let output = std::process::Command::new("sh")

@@ -44,6 +44,8 @@ pub struct Host {
     pub docker: Docker,
     /// Security updates and reboots.
     pub updates: Updates,
+    /// What the names of apps lead to.
+    pub dns: Dns,
     /// The host's own log.
     pub logs: Logs,
     /// Which hardening is applied.
@@ -490,6 +492,10 @@ pub struct Updates {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
     pub reboot_at: Option<String>,
+    /// Where newer versions of `appliance` are published: `release.json` and its signature lie there. They come by `appliance update`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^https?://[^\s]+$"))]
+    pub from: Option<String>,
 }
 
 impl Default for Updates {
@@ -497,8 +503,18 @@ impl Default for Updates {
         Self {
             security: true,
             reboot_at: None,
+            from: None,
         }
     }
+}
+
+/// What the names of apps lead to.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// Names that are meant to lead to a CDN or load balancer, not to this host: `appliance doctor` takes them as they are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<String>,
 }
 
 /// The host's own log.
@@ -685,7 +701,7 @@ mod tests {
             "admins:\n  - name: ann\n    keys: [{KEY}]\n    from: [10.0.0.0/8]\nssh: {{root_login: never, port: 2222}}\n\
              firewall:\n  open:\n    - {{port: 5432, from: [10.0.5.0/24]}}\n    - {{port: 6379, i_mean_it: true}}\n  interfaces: {{tailscale0: trusted}}\n\
              alerts: {{webhooks: ['https://x.example'], mute: [reboot], repeat: 12h}}\nlimits: {{disk_free: 20%, log_size: 20m}}\n\
-             hardening: {{profile: strict, items: {{S08: false}}}}\nswap: 2g\nupdates: {{reboot_at: '03:30'}}\n"
+             hardening: {{profile: strict, items: {{S08: false}}}}\nswap: 2g\nupdates: {{reboot_at: '03:30', from: 'https://get.example/'}}\ndns: {{elsewhere: [shop.example]}}\n"
         );
         let host = read("host.yml", &text).expect("valid");
         assert_eq!(host.admins[0].from[0].0.to_string(), "10.0.0.0/8");
@@ -693,6 +709,8 @@ mod tests {
         assert_eq!(host.swap, Swap::Size(Bytes(2 << 30)));
         assert_eq!(host.alerts.repeat.0, Seconds(43_200));
         assert_eq!(host.limits.disk_free, Share(0.2));
+        assert_eq!(host.updates.from.as_deref(), Some("https://get.example/"));
+        assert_eq!(host.dns.elsewhere, ["shop.example"]);
     }
 
     #[test]

@@ -495,6 +495,8 @@ pub enum Happening {
     },
     /// Processes in it were ended by the kernel for want of memory.
     OutOfMemory,
+    /// Docker sent it a signal, because somebody asked for that: to stop it, or for something else.
+    Signalled,
     /// Its health check decided anew.
     Health(Health),
     /// Stopped on request.

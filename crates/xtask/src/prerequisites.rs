@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 
 use crate::say;
 
-/// The one list: a program that shows the package is there, and the package.
+/// The one list: a program (or a file) that shows the package is there, and the package.
 const PACKAGES: &[(&str, &str)] = &[
     ("cc", "build-essential"),
     ("mmdebstrap", "mmdebstrap"),
@@ -39,6 +39,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("faketime", "faketime"),
     // Test boxes, as people without a container at hand start them.
     ("vagrant", "vagrant"),
+    // A plugin has no program; this is its own file.
+    ("/usr/share/doc/vagrant-libvirt/copyright", "vagrant-libvirt"),
 ];
 
 /// What pip installs for the lax S3 server.

@@ -86,6 +86,9 @@ pub async fn answer(agent: Arc<Agent>, peer: Peer, request: Request<Incoming>) -
         (&Method::GET, ["v1", "firewall", "audit"]) if sight.host() => blocking(super::firewall::audit).await,
         (&Method::GET, ["v1", "alerts"]) if sight.host() => json(&super::alerts::list(&agent)),
         (&Method::GET, ["v1", "doctor"]) if sight.host() => json(&super::doctor::examine(&agent).await),
+        (&Method::GET, ["v1", "adoption" | "firewall" | "alerts" | "doctor", ..]) => {
+            reads::hidden("the whole host")
+        }
         (&Method::GET, ["v1", "audit"]) => audit(agent, sight, request.uri().query()).await,
         (&Method::GET, ["v1", "audit", "verify"]) => verify_audit(agent).await,
         (&Method::POST, ["v1", "images", "have"]) => have(agent, request).await,

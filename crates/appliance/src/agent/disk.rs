@@ -178,7 +178,7 @@ impl Guard {
         let unbounded = held(&self.unbounded);
         if !unbounded.is_empty() {
             problems.push(format!(
-                "nobody bounds the logs of {}: made before Docker's defaults were set; next: create them anew, for apps of ours: appliance push",
+                "nobody bounds the logs of {}: made before Docker's defaults were set; next: appliance push # for apps of ours; others are to be created anew",
                 unbounded.join(", ")
             ));
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use appliance_alerts::{Kind, Look};
 use appliance_bootstrap::Local;
+use appliance_bootstrap::firewall::FirewallError;
 use appliance_bootstrap::host::{Command, Host as _};
 use jiff::Timestamp;
 
@@ -18,14 +19,26 @@ const SMALL: u64 = 4 << 30;
 /// Everything, looked at now.
 pub async fn examine(agent: &Arc<Agent>) -> Examination {
     let look = alerts::look_now(agent).await;
-    let watched = |kind: Kind| watched(&look, kind);
+    let watched = |kind: Kind| watched(agent, &look, kind);
     let mut areas = vec![docker(agent).await, proxy(agent).await];
-    areas.push(
-        blocking("firewall", || {
-            problems("firewall", Id::Firewall, &firewall::problems())
-        })
-        .await,
-    );
+    let mut walls = blocking("firewall", || {
+        problems("firewall", Id::Firewall, &firewall::problems())
+    })
+    .await;
+    let ports = match tokio::task::spawn_blocking(firewall::audit).await {
+        Ok(Ok(report)) => Some(report),
+        // There are no rules to compare with: it is off.
+        Ok(Err(FirewallError::Unconfirmed)) => None,
+        Ok(Err(error)) => {
+            let why = format!("which ports are open could not be looked at: {}", chain(&error));
+            walls
+                .findings
+                .push(Complaint::new(Id::NotSeen, why, "appliance firewall audit"));
+            None
+        }
+        Err(_) => None,
+    };
+    areas.push(walls);
     let mut certificates = watched(Kind::Certificate);
     let served = agent.served(&|_| true);
     let served: Vec<_> = served.iter().collect();
@@ -65,17 +78,24 @@ pub async fn examine(agent: &Arc<Agent>) -> Examination {
         areas,
         addresses: addresses(),
         names,
-        ports: tokio::task::spawn_blocking(|| firewall::audit().ok())
-            .await
-            .ok()
-            .flatten(),
+        elsewhere: alerts::settings(agent).dns.elsewhere,
+        ports,
     }
 }
 
 async fn blocking(name: &str, look: fn() -> Area) -> Area {
     tokio::task::spawn_blocking(look)
         .await
-        .unwrap_or_else(|_| Area::skipped(name, "the look failed"))
+        .unwrap_or_else(|error| not_seen(name, &error.to_string(), JOURNAL))
+}
+
+/// Where the agent says why it could not see something.
+const JOURNAL: &str = "journalctl -u appliance-agent --lines 50 --no-pager";
+
+/// An area that is blind and should not be: that is no peace.
+fn not_seen(name: &str, why: &str, next: &str) -> Area {
+    let message = format!("{name} could not be looked at: {why}");
+    Area::of(name, vec![Complaint::new(Id::NotSeen, message, next)])
 }
 
 fn problems(name: &str, otherwise: Id, found: &[String]) -> Area {
@@ -88,7 +108,7 @@ fn problems(name: &str, otherwise: Id, found: &[String]) -> Area {
     )
 }
 
-fn watched(look: &Look, kind: Kind) -> Area {
+fn watched(agent: &Agent, look: &Look, kind: Kind) -> Area {
     let id = match kind {
         Kind::Certificate => Id::CertificateEnds,
         Kind::Disk => Id::DiskLow,
@@ -108,7 +128,20 @@ fn watched(look: &Look, kind: Kind) -> Area {
         .map(|finding| Complaint::new(id, &finding.message, &finding.next))
         .collect();
     if found.is_empty() && look.blind.contains(&kind) {
-        return Area::skipped(kind.word(), "it cannot be seen at this moment");
+        // A service that is away is a finding of its own, and the reason.
+        if look.findings.iter().any(|finding| finding.kind == Kind::Services) {
+            return Area::skipped(kind.word(), "not while the service it is seen through is away");
+        }
+        let why = alerts::blindness(agent, kind);
+        let next = match kind {
+            Kind::Drift => "appliance host audit",
+            _ => JOURNAL,
+        };
+        return not_seen(
+            kind.word(),
+            &why.unwrap_or_else(|| "see the agent's journal".to_owned()),
+            next,
+        );
     }
     Area::of(kind.word(), found)
 }
@@ -163,7 +196,7 @@ async fn proxy(agent: &Agent) -> Area {
 fn backups(agent: &Agent) -> Area {
     let ids = match agent.apps_and_backups() {
         Ok(ids) => ids,
-        Err(error) => return Area::skipped("backups", &format!("{error:#}")),
+        Err(error) => return not_seen("backups", &format!("{error:#}"), JOURNAL),
     };
     let jobs = ids.iter().flat_map(|app| agent.backup_ages(app));
     let mut found: Vec<String> = Vec::new();
@@ -195,7 +228,12 @@ fn told(agent: &Agent) -> Area {
             match problem.contains("; next: ") {
                 true => complaint,
                 false => Complaint {
-                    next: "correct /etc/appliance/host.yml; appliance alerts test".to_owned(),
+                    next: "appliance alerts test".to_owned(),
+                    who: None,
+                    message: format!(
+                        "{}; to be corrected in /etc/appliance/host.yml",
+                        complaint.message
+                    ),
                     ..complaint
                 },
             }
@@ -204,8 +242,8 @@ fn told(agent: &Agent) -> Area {
     if alerts.destinations.is_empty() {
         found.push(Complaint::new(
             Id::NobodyTold,
-            "nobody is told when something goes wrong",
-            "alerts: {webhooks: [https://…]} in /etc/appliance/host.yml; appliance alerts test",
+            "nobody is told when something goes wrong: say whom, as `alerts: {webhooks: ['https://…']}` in /etc/appliance/host.yml",
+            "appliance alerts test",
         ));
     }
     for waiting in &alerts.waiting {
@@ -222,7 +260,7 @@ fn told(agent: &Agent) -> Area {
 
 fn swap() -> Area {
     let Ok(mut system) = sysinfo::System::new() else {
-        return Area::skipped("swap", "memory cannot be seen");
+        return not_seen("swap", "the kernel does not say", JOURNAL);
     };
     system.refresh_memory();
     let mut found = Vec::new();
@@ -268,7 +306,7 @@ fn clock() -> Area {
             "nobody keeps the clock right",
             "timedatectl set-ntp true; timedatectl timesync-status",
         )],
-        Err(error) => return Area::skipped("clock", &chain(&error)),
+        Err(error) => return not_seen("clock", &chain(&error), "timedatectl"),
     };
     Area::of("clock", found)
 }
@@ -304,7 +342,7 @@ fn programs() -> Area {
                 record.to,
                 record.why.unwrap_or_default()
             ),
-            "journalctl -u appliance-agent -u appliance-proxy; then appliance update, with a version that mends it",
+            "journalctl -u appliance-agent -u appliance-proxy --lines 100 --no-pager; appliance update # once a version mends it",
         ));
     }
     Area::of("programs", found)

@@ -113,11 +113,11 @@ pub fn problems() -> Vec<String> {
         match ufw::presence(host) {
             Ok(Presence::There) => {}
             Ok(Presence::Off) => problems.push(
-                "UFW keeps this host's own ports, and is off: they are open to everyone; next: ufw enable, or `firewall: {mode: own}` in host.yml and appliance host apply"
+                "UFW keeps this host's own ports, and is off: they are open to everyone; next: ufw enable # or `firewall: {mode: own}` in host.yml, and appliance host apply"
                     .to_owned(),
             ),
             Ok(Presence::Missing(families)) => problems.push(format!(
-                "UFW is on, and its rules are not in the kernel ({}); rules of ours stand in, with SSH open to everyone; next: ufw reload, and if that does not help, a reboot",
+                "UFW is on, and its rules are not in the kernel ({}); rules of ours stand in, with SSH open to everyone; next: ufw reload # and if that does not help, a reboot",
                 families.join(", ")
             )),
             Err(error) => problems.push(chain(&error)),

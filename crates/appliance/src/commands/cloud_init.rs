@@ -34,7 +34,7 @@ pub struct CloudInitArgs {
     /// The server's processors (default: as here); for others than here, --sha256 has to be given
     #[arg(long, value_enum)]
     arch: Option<Arch>,
-    /// Where the server fetches this program from (default: the release of this version)
+    /// Where the server fetches this program from (default: where this build's releases are published)
     #[arg(long)]
     url: Option<String>,
     /// SHA-256 of what the URL answers, in hexadecimal (default: of this very program)
@@ -118,13 +118,21 @@ fn download(args: &CloudInitArgs) -> anyhow::Result<Download> {
         .hint("--arch x86_64 or --arch aarch64, with --sha256")
         .into());
     };
-    let url = args.url.clone().unwrap_or_else(|| {
-        format!(
-            "{RELEASES}/v{}/appliance-{}",
-            env!("CARGO_PKG_VERSION"),
-            architecture.word()
-        )
+    let published = RELEASES.map(|place| {
+        let version = env!("CARGO_PKG_VERSION");
+        format!("{place}/v{version}/appliance-{}", architecture.word())
     });
+    let Some(url) = args.url.clone().or(published) else {
+        return Err(failure(
+            Kind::Config,
+            "this build's releases are published nowhere, so the server would not know where to fetch it from",
+        )
+        .hint(format!(
+            "--url https://…/appliance-{}, where you put this program and, as .sig beside it, its signature",
+            architecture.word()
+        ))
+        .into());
+    };
     let sha256 = match &args.sha256 {
         Some(sha256) => sha256.clone(),
         None if Some(architecture) != own => {

@@ -1,5 +1,7 @@
 //! `appliance doctor`: everything that is wrong with a host, seen from inside and from here, each with what mends it.
 
+mod access;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
@@ -33,6 +35,9 @@ pub struct DoctorArgs {
     list: bool,
 }
 
+/// What brings the agent back, or shows why it does not come.
+const START_AGENT: &str =
+    "systemctl start appliance-agent; journalctl -u appliance-agent --lines 20 --no-pager";
 /// How long a port may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A change is refused when its clock is further off than this.
@@ -43,7 +48,7 @@ const USUAL: [u16; 8] = [2375, 3306, 5432, 6379, 8080, 9200, 11211, 27017];
 /// Examines every host of the configuration, those of `--on`, or this host.
 ///
 /// # Errors
-/// When the configuration is wrong, or a remote host cannot be reached at all.
+/// When the configuration is wrong, or this machine is no host and names none.
 pub async fn run(args: &DoctorArgs, globals: &Globals) -> anyhow::Result<ExitCode> {
     if args.list {
         let all = Id::ALL.iter().map(|id| (id.word(), id.what()));
@@ -55,12 +60,17 @@ pub async fn run(args: &DoctorArgs, globals: &Globals) -> anyhow::Result<ExitCod
         }
         return Ok(ExitCode::SUCCESS);
     }
+    // Only for the command that enrols a key; without a configuration, or with a mistake in it, for every app.
+    let app = Project::open(globals).ok();
+    let app = app
+        .as_ref()
+        .map(|project| project.loaded.config.service.to_string());
     let mut hosts = Vec::new();
     match reached(&args.reach, globals).await {
         Ok(found) => {
             for (name, link) in found {
                 let areas = match link {
-                    Ok(link) => examine(&link, &args.reach).await,
+                    Ok(link) => examine(&link, &args.reach, app.as_deref()).await,
                     Err(error) => Err(error),
                 };
                 hosts.push((name, areas.unwrap_or_else(|error| vec![unreachable(&error)])));
@@ -72,11 +82,7 @@ pub async fn run(args: &DoctorArgs, globals: &Globals) -> anyhow::Result<ExitCod
                 && crate::update::on_a_host()
                 && args.reach.is_local() =>
         {
-            let away = Complaint::new(
-                Id::AgentAway,
-                format!("{error:#}"),
-                "systemctl start appliance-agent; journalctl -u appliance-agent --lines 20 --no-pager",
-            );
+            let away = Complaint::new(Id::AgentAway, format!("{error:#}"), START_AGENT);
             hosts.push(("this host".to_owned(), vec![Area::of("agent", vec![away])]));
         }
         Err(error) => return Err(error),
@@ -107,7 +113,7 @@ pub async fn run(args: &DoctorArgs, globals: &Globals) -> anyhow::Result<ExitCod
 /// Each host with its connection; one that cannot be reached keeps nobody from the others.
 ///
 /// # Errors
-/// When the configuration is wrong, or none at all can be reached.
+/// When the configuration is wrong.
 async fn reached(
     reach: &ReachArgs,
     globals: &Globals,
@@ -131,26 +137,32 @@ async fn reached(
             Err(error) => found.push((name, Err(error))),
         }
     }
-    match found.iter().any(|(_, link)| link.is_ok()) {
-        true => Ok(found),
-        // With nobody to examine there is no report, only the reason.
-        false => Err(found
-            .into_iter()
-            .find_map(|(_, link)| link.err())
-            .unwrap_or_else(|| anyhow::anyhow!("there is no host to examine"))),
-    }
+    Ok(found)
 }
 
 fn unreachable(error: &anyhow::Error) -> Area {
-    let next = classify(error)
-        .1
-        .first()
-        .cloned()
-        .unwrap_or_else(|| "your provider's console: does the server run?".to_owned());
-    Area::of(
-        "reach",
-        vec![Complaint::new(Id::Unreachable, format!("{error:#}"), next)],
-    )
+    let whole = format!("{error:#}");
+    let text = whole.lines().next().unwrap_or_default().to_owned();
+    // sshd let us in, and behind it nobody is at home.
+    if ["but not as an appliance", "the agent does not answer"]
+        .iter()
+        .any(|words| text.contains(words))
+    {
+        let away = Complaint::new(Id::AgentAway, text, START_AGENT).by("on the host");
+        return Area::of("agent", vec![away]);
+    }
+    let complaint = if text.contains("cannot be reached") {
+        let next = "systemctl start ssh; appliance firewall load; ip -brief address";
+        Complaint::new(Id::Unreachable, text, next).by("on the host, by your provider's console")
+    } else {
+        let hint = classify(error).1.into_iter().next();
+        Complaint::new(
+            Id::Unreachable,
+            text,
+            hint.unwrap_or_else(|| "appliance doctor --verbose".to_owned()),
+        )
+    };
+    Area::of("reach", vec![complaint])
 }
 
 fn show(name: &str, areas: &[Area]) {
@@ -176,7 +188,13 @@ fn show(name: &str, areas: &[Area]) {
             (None, false) => {
                 for finding in &area.findings {
                     ui::line(&format!("  FOUND {:<13} {}", area.name, finding.message));
-                    ui::line(&format!("        {:<13} next: {}", "", finding.next));
+                    let who = finding.who.as_ref().map(|who| format!(", {who}"));
+                    ui::line(&format!(
+                        "        {:<13} next{}: {}",
+                        "",
+                        who.unwrap_or_default(),
+                        finding.next
+                    ));
                 }
             }
         }
@@ -184,7 +202,7 @@ fn show(name: &str, areas: &[Area]) {
 }
 
 /// What is seen from here, then what the host sees itself.
-async fn examine(link: &Link, reach: &ReachArgs) -> anyhow::Result<Vec<Area>> {
+async fn examine(link: &Link, reach: &ReachArgs, app: Option<&str>) -> anyhow::Result<Vec<Area>> {
     let before = Timestamp::now();
     let host: wire::Host = link.get("/v1/host").await?;
     let after = Timestamp::now();
@@ -192,22 +210,28 @@ async fn examine(link: &Link, reach: &ReachArgs) -> anyhow::Result<Vec<Area>> {
     if link.is_local() {
         areas.push(Area::skipped("ssh", "this is the host itself"));
     } else {
-        areas.push(ssh(link, reach).await);
+        areas.push(access::look(link, reach, app).await);
         areas.push(skew(before, host.now, after));
     }
     let inside: Result<Examination, _> = link.get("/v1/doctor").await;
     let inside = match inside {
         Ok(inside) => inside,
         Err(error) => {
-            let next = match classify(&error).0 {
-                Kind::Refused => "an administrator: appliance doctor; or appliance keys add FILE.pub --admin",
-                _ => "on the host: appliance doctor; journalctl -u appliance-agent --lines 50",
+            let allow = match classify(&error).0 {
+                Kind::Refused => access::to_see_all(link, reach).await,
+                _ => None,
             };
             let message = format!("the host could not be examined: {error:#}");
-            areas.push(Area::of(
-                "host",
-                vec![Complaint::new(Id::NotExamined, message, next)],
-            ));
+            let complaint = match allow {
+                Some(next) => Complaint::new(Id::NotExamined, message, next).by(access::ADMINISTRATOR),
+                None => Complaint::new(
+                    Id::NotExamined,
+                    message,
+                    "appliance doctor; journalctl -u appliance-agent --lines 50 --no-pager",
+                )
+                .by("on the host"),
+            };
+            areas.push(Area::of("host", vec![complaint]));
             return Ok(areas);
         }
     };
@@ -230,60 +254,16 @@ fn versions(agent: &str) -> Area {
     let own = crate::version();
     let mut findings = Vec::new();
     if agent != own {
-        findings.push(Complaint::new(
-            Id::Versions,
-            format!("the host runs {agent}, this is {own}"),
-            "appliance update, on the older side",
-        ));
+        findings.push(
+            Complaint::new(
+                Id::Versions,
+                format!("the host runs {agent}, this is {own}"),
+                "appliance update",
+            )
+            .by("on the older side"),
+        );
     }
     Area::of("versions", findings)
-}
-
-/// Whether the key that opens the door may do something behind it.
-async fn ssh(link: &Link, reach: &ReachArgs) -> Area {
-    let signer = match reach.signer(link, &SshSettings::default()).await {
-        Ok(signer) => signer,
-        Err(error) => {
-            return Area::of(
-                "ssh",
-                vec![Complaint::new(
-                    Id::NoKey,
-                    format!("there is no key to sign with: {error:#}"),
-                    "ssh-add, or --identity FILE",
-                )],
-            );
-        }
-    };
-    let keys: Vec<wire::Key> = match link.get("/v1/keys").await {
-        Ok(keys) => keys,
-        Err(error) => return Area::skipped("ssh", &format!("{error:#}")),
-    };
-    let own = signer.public_key().fingerprint();
-    let known = keys.iter().find(|key| key.fingerprint == own);
-    let wrong = match known {
-        Some(key) if key.permissions.iter().any(|words| !words.starts_with("read")) => None,
-        Some(key) => Some((
-            Id::OnlyLooks,
-            format!("{own} may only look ({})", key.permissions.join(", ")),
-        )),
-        None => Some((
-            Id::UnknownKey,
-            format!("{own} signs nothing that this host obeys"),
-        )),
-    };
-    Area::of(
-        "ssh",
-        wrong
-            .map(|(id, message)| {
-                Complaint::new(
-                    id,
-                    message,
-                    "an administrator: appliance keys add FILE.pub --deploy APP",
-                )
-            })
-            .into_iter()
-            .collect(),
-    )
 }
 
 /// The host's clock against ours; `before` and `after` are ours around the question.
@@ -292,68 +272,101 @@ fn skew(before: Timestamp, host: Timestamp, after: Timestamp) -> Area {
     let behind = before.duration_since(host);
     let off = ahead.max(behind);
     let findings = if off > SKEW {
-        vec![Complaint::new(
-            Id::Skew,
-            format!(
-                "the host's clock is {} s {} of this machine's; signed changes may be refused",
-                off.as_secs(),
-                if ahead > behind { "ahead" } else { "behind" }
-            ),
-            "on whichever is wrong: timedatectl set-ntp true",
-        )]
+        vec![
+            Complaint::new(
+                Id::Skew,
+                format!(
+                    "the host's clock is {} s {} of this machine's; signed changes may be refused",
+                    off.as_secs(),
+                    if ahead > behind { "ahead" } else { "behind" }
+                ),
+                "timedatectl set-ntp true",
+            )
+            .by("on whichever is wrong"),
+        ]
     } else {
         Vec::new()
     };
     Area::of("skew", findings)
 }
 
-/// Whether every name that is served leads here.
+/// Whether every name that is served leads here; `address` is where we reached the host, if from elsewhere.
 async fn dns(inside: &Examination, address: Option<IpAddr>) -> Area {
     let ours: BTreeSet<IpAddr> = inside.addresses.iter().copied().chain(address).collect();
+    let public: BTreeSet<IpAddr> = ours.iter().copied().filter(is_public).collect();
+    // What visitors can reach, so that a private network beside it is no answer; without any, all there is.
+    let ours = match address {
+        _ if !public.is_empty() => public,
+        Some(_) => ours,
+        None if ours.is_empty() => return Area::skipped("dns", "this host knows no address of its own"),
+        None => ours,
+    };
+    let behind_nat = address.is_none() && !ours.iter().any(is_public);
+    let best = address.filter(|address| ours.contains(address));
+    let best = best.or_else(|| ours.first().copied());
+    let best = best.map_or_else(|| "its address".to_owned(), |address| address.to_string());
     let mut findings = Vec::new();
+    let (mut asked, mut elsewhere) = (0, 0);
     for name in inside.names.iter().filter(|name| !name.contains('*')) {
+        if inside.elsewhere.contains(name) {
+            continue;
+        }
+        asked += 1;
+        let look = format!("getent ahosts {name}");
         let found: BTreeSet<IpAddr> = match tokio::net::lookup_host((name.as_str(), 443)).await {
             Ok(found) => found.map(|address| address.ip()).collect(),
             Err(error) => {
-                findings.push(Complaint::new(
-                    Id::DnsNone,
-                    format!("{name} has no address: {error}"),
-                    format!(
-                        "make an A record of {name} with {}; then: dig +short {name}",
-                        first(&ours)
-                    ),
-                ));
+                let what = if behind_nat {
+                    "this host's public address"
+                } else {
+                    best.as_str()
+                };
+                let why = format!("{name} has no address ({error}): it needs an A record with {what}");
+                findings.push(Complaint::new(Id::DnsNone, why, look));
                 continue;
             }
         };
         let strangers: Vec<String> = found.difference(&ours).map(ToString::to_string).collect();
         if found.is_disjoint(&ours) {
-            findings.push(Complaint::new(
-Id::DnsElsewhere,
-format!("{name} leads to {}, not to this host", strangers.join(", ")),
-                format!(
-                    "make an A record of {name} with {}, unless a load balancer or CDN is meant to stand between; then: dig +short {name}",
-                    first(&ours)
-                ),
-            ));
+            // The router in front has the public address, and only whoever comes through it knows.
+            if behind_nat && found.iter().any(is_public) {
+                elsewhere += 1;
+                continue;
+            }
+            let why = format!(
+                "{name} leads to {}, not to this host: its A record should hold {best}; if a CDN or load balancer is meant to stand between: `dns: {{elsewhere: [{name}]}}` in /etc/appliance/host.yml",
+                strangers.join(", ")
+            );
+            findings.push(Complaint::new(Id::DnsElsewhere, why, look));
         } else if !strangers.is_empty() && address.is_some() {
-            findings.push(Complaint::new(
-                Id::DnsPartly,
-                format!(
-                    "{name} leads here, and to {} too, which is not an address of this host",
-                    strangers.join(", ")
-                ),
-                format!("remove what is wrong from the zone; then: dig +short {name}"),
-            ));
+            let why = format!(
+                "{name} leads here, and to {} too, which is not an address of this host: remove what is wrong from the zone",
+                strangers.join(", ")
+            );
+            findings.push(Complaint::new(Id::DnsPartly, why, look));
         }
+    }
+    if findings.is_empty() && elsewhere > 0 && elsewhere == asked {
+        return Area::skipped(
+            "dns",
+            "this host has no public address itself: run this on your own machine",
+        );
     }
     Area::of("dns", findings)
 }
 
-fn first(ours: &BTreeSet<IpAddr>) -> String {
-    ours.iter()
-        .next()
-        .map_or_else(|| "its address".to_owned(), ToString::to_string)
+/// Whether visitors from the internet can reach such an address: it is none of a private network, a tunnel, a provider's
+/// own network (RFC 1918, RFC 6598, RFC 4193) or of this machine.
+fn is_public(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let shared = matches!(address.octets(), [100, 64..=127, ..]);
+            !(address.is_private() || address.is_loopback() || address.is_link_local() || shared)
+        }
+        IpAddr::V6(address) => {
+            !(address.is_unique_local() || address.is_loopback() || address.is_unicast_link_local())
+        }
+    }
 }
 
 /// What answers from here, against what the firewall means to let through.
@@ -387,13 +400,13 @@ async fn ports(address: IpAddr, report: &Report, serves: bool) -> Area {
         }
         if !open && serves && [80, 443].contains(&port) {
             findings.push(Complaint::new(
-Id::PortShut,
-format!(
+                Id::PortShut,
+                format!(
                     "port {port} of {address} does not answer from here: visitors stand before a closed door; \
                      if it is open on the host, your provider's firewall shuts it"
                 ),
-                "on the host: systemctl start appliance-proxy-http.socket appliance-proxy-https.socket appliance-proxy",
-            ));
+                "systemctl start appliance-proxy-http.socket appliance-proxy-https.socket appliance-proxy",
+            ).by("on the host"));
         }
     }
     Area::of("ports", findings)
@@ -430,11 +443,30 @@ mod tests {
                 .findings
                 .is_empty()
         );
-        let elsewhere = dns(&inside(&["192.0.2.1"]), None).await;
+        let there = Some("192.0.2.1".parse().expect("an address"));
+        let elsewhere = dns(&inside(&[]), there).await;
         assert!(
             elsewhere.findings[0].message.contains("not to this host"),
             "{elsewhere:?}"
         );
-        assert!(elsewhere.findings[0].next.contains("192.0.2.1"), "{elsewhere:?}");
+        assert!(
+            elsewhere.findings[0].message.contains("should hold 192.0.2.1"),
+            "{elsewhere:?}"
+        );
+        // A private network beside the public address is nothing to advise.
+        let two = dns(&inside(&["10.0.5.10", "203.0.113.10"]), None).await;
+        assert!(
+            two.findings[0].message.contains("should hold 203.0.113.10"),
+            "{two:?}"
+        );
+        // Meant to be so.
+        let mut meant = inside(&["203.0.113.10"]);
+        meant.elsewhere = vec!["localhost".to_owned()];
+        assert!(dns(&meant, None).await.findings.is_empty());
+        // Behind a router of the provider's, a public address is not known to be wrong.
+        let mut routed = inside(&["10.0.5.10"]);
+        routed.names = vec!["203.0.113.9".to_owned()];
+        let nat = dns(&routed, None).await;
+        assert!(nat.findings.is_empty() && nat.skipped.is_some(), "{nat:?}");
     }
 }

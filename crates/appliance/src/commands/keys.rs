@@ -1,7 +1,5 @@
 //! `appliance keys`: which keys a host obeys, and what each may do.
 
-use std::path::PathBuf;
-
 use anyhow::Context as _;
 use appliance_push::change::{Expectation, Fingerprint, Verb};
 use appliance_push::trust::{AppPattern, Permission};
@@ -29,8 +27,9 @@ pub enum KeysCommand {
     Add {
         #[command(flatten)]
         reach: ReachArgs,
-        /// Public key file
-        file: PathBuf,
+        /// Public key: its file, or its line
+        #[arg(value_name = "FILE")]
+        file: String,
         /// Everything, keys included
         #[arg(long, conflicts_with_all = ["deploy", "operate", "read"])]
         admin: bool,
@@ -85,7 +84,10 @@ pub async fn run(command: &KeysCommand, globals: &Globals) -> anyhow::Result<()>
             operate,
             read,
         } => {
-            let key = fs_err::read_to_string(file)?.trim().to_owned();
+            let key = match is_line(file) {
+                true => file.trim().to_owned(),
+                false => fs_err::read_to_string(file)?.trim().to_owned(),
+            };
             let mut permissions = Vec::new();
             if *admin {
                 permissions.push(Permission::Admin);
@@ -104,7 +106,7 @@ pub async fn run(command: &KeysCommand, globals: &Globals) -> anyhow::Result<()>
             }
             if permissions.is_empty() {
                 return Err(failure(Kind::Config, "the key would be allowed nothing")
-                    .hint(format!("appliance keys add {} --deploy my-app", file.display()))
+                    .hint(format!("appliance keys add {} --deploy my-app", quoted(file)))
                     .into());
             }
             let verb = Verb::KeyAdd {
@@ -120,6 +122,20 @@ pub async fn run(command: &KeysCommand, globals: &Globals) -> anyhow::Result<()>
             };
             change(reach, globals, verb).await
         }
+    }
+}
+
+/// Whether this is a key itself: a type and its data, as in a `.pub` file.
+fn is_line(text: &str) -> bool {
+    let known = ["ssh-", "ecdsa-", "sk-"];
+    text.trim().contains(' ') && known.iter().any(|start| text.trim_start().starts_with(start))
+}
+
+/// As one word of a shell.
+fn quoted(text: &str) -> String {
+    match text.contains(char::is_whitespace) {
+        true => format!("'{}'", text.replace('\'', "'\\''")),
+        false => text.to_owned(),
     }
 }
 

@@ -108,6 +108,24 @@ impl ReachArgs {
         self.on.is_empty() && std::path::Path::new(SOCKET).exists()
     }
 
+    /// The public halves of all keys that we could sign with; those that cannot be read are left out.
+    pub async fn offered(&self, link: &Link, settings: &SshSettings) -> Vec<sign::PublicKey> {
+        let options = self.options(settings);
+        let configured = match link.transport() {
+            Transport::Ssh(target) => target.configured_identities().unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let mut found: Vec<sign::PublicKey> = candidates(&options, &configured)
+            .iter()
+            .filter_map(|path| Signer::from_file(path, &mut |path| (options.passphrase)(path)).ok())
+            .map(|signer| signer.public_key().clone())
+            .collect();
+        if let (Some(agent), None) = (&options.agent, &self.identity) {
+            found.extend(sign::agent_keys(agent).await.unwrap_or_default());
+        }
+        found
+    }
+
     /// Something to sign with that `link`'s host knows.
     ///
     /// # Errors

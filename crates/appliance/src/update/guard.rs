@@ -15,9 +15,9 @@ const PATIENCE: u64 = 240;
 pub(super) fn arm() -> anyhow::Result<()> {
     let service = format!(
         "# managed by appliance: there while an update has not settled\n\
-         [Unit]\nDescription=Back to the former appliance\n\n\
-         [Service]\nType=oneshot\nExecStart={} update --revert\n",
-        super::GUARDED
+         [Unit]\nDescription=Back to the former appliance\nConditionPathExists={guarded}\n\n\
+         [Service]\nType=oneshot\nExecStart={guarded} update --revert\n",
+        guarded = super::GUARDED
     );
     let timer = format!(
         "# managed by appliance: there while an update has not settled\n\

@@ -1,7 +1,7 @@
 //! A newer binary in the place of this one, and back.
 //!
 //! ```text
-//!  FILE or release ─► signature ─► staged ─► says its version ─► newer?
+//!  FILE, or what was published ─► signature ─► staged ─► says its version ─► newer?
 //!        │ no: refused, nothing changed          │ yes
 //!                                                ▼
 //!  former kept, guard armed, renamed ─► agent restarted ─► answers as the new version
@@ -17,8 +17,11 @@
 //! the process before it finishes what is under way.
 //! The agent goes first: a version whose agent does not come up never reaches the proxy.
 
+mod elf;
+mod fetch;
 mod guard;
 mod health;
+mod manifest;
 mod source;
 mod version;
 
@@ -33,7 +36,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::health::{runs, runs_program};
-pub use self::source::{Source, latest};
+pub use self::source::{Proof, Published, Source, is_address, published};
 pub use self::version::Version;
 use crate::failure::{Kind, failure};
 use crate::ui;
@@ -77,13 +80,13 @@ pub enum Stage {
     Reverted,
 }
 
-/// A program that was proved and lies beside its place.
+/// A program that was proved and lies beside its place; gone with this value, unless it was renamed.
 struct Staged {
-    path: PathBuf,
+    path: tempfile::TempPath,
     version: Version,
 }
 
-/// Proves a program's signature, and puts it beside `program`, from where it can be renamed.
+/// Proves where a program comes from, and puts it beside `program`, from where it can be renamed.
 fn stage(source: &Source, key: &PublicKey, program: &Path) -> anyhow::Result<Staged> {
     use std::os::unix::fs::PermissionsExt as _;
 
@@ -93,7 +96,64 @@ fn stage(source: &Source, key: &PublicKey, program: &Path) -> anyhow::Result<Sta
             format!("{} is not taken, nothing was changed: {why}", source.name),
         )
     };
-    let signature = Signature::parse(&source.signature).map_err(|error| {
+    match &source.proof {
+        Proof::Signature(text) => signed(source, text, key)?,
+        Proof::Checksum(_, expected) => {
+            let found = appliance_bootstrap::sha256_of(&mut &source.program[..])?;
+            if found != *expected {
+                let why = format!("its checksum is {found}, and {expected} was published");
+                return Err(refused(why)
+                    .hint("try again; the download may have been changed on its way")
+                    .into());
+            }
+        }
+    }
+    match elf::architecture(&source.program) {
+        Some(word) if word != std::env::consts::ARCH => {
+            let why = format!("it is for {word}, and this is {}", std::env::consts::ARCH);
+            return Err(refused(why).into());
+        }
+        _ => {}
+    }
+    let directory = program.parent().context("the program lies in a directory")?;
+    let not_written = || format!("cannot write to {}; nothing was changed", directory.display());
+    let mut file = tempfile::Builder::new()
+        .prefix(STAGED)
+        .permissions(std::fs::Permissions::from_mode(0o755))
+        .tempfile_in(directory)
+        .with_context(not_written)?;
+    std::io::Write::write_all(&mut file, &source.program).with_context(not_written)?;
+    file.as_file().sync_all().with_context(not_written)?;
+    let path = file.into_temp_path();
+    // Only what is proved is run; it says its version itself, so nobody can put another one's name on it.
+    let said = Local.run(&Command::new([path.display().to_string().as_str(), "version"]));
+    let version: Version = match said {
+        Ok(output) if output.ok() => output.stdout.trim().parse(),
+        Ok(output) => Err(anyhow::anyhow!(
+            "it does not run on this host: {}",
+            output.stderr.trim()
+        )),
+        Err(error) => Err(error.into()),
+    }
+    .map_err(|error| refused(format!("{error:#}")))?;
+    match &source.proof {
+        Proof::Checksum(published, _) if *published != version => {
+            let why = format!("it says that it is {version}, and {published} was published");
+            Err(refused(why).into())
+        }
+        _ => Ok(Staged { path, version }),
+    }
+}
+
+/// The signature beside a program, over its bytes.
+fn signed(source: &Source, text: &str, key: &PublicKey) -> anyhow::Result<()> {
+    let refused = |why: String| {
+        failure(
+            Kind::Refused,
+            format!("{} is not taken, nothing was changed: {why}", source.name),
+        )
+    };
+    let signature = Signature::parse(text).map_err(|error| {
         refused(format!("its signature cannot be read: {error}")).hint(format!(
             "the signature is expected beside the program, as {}.sig",
             source.name
@@ -110,33 +170,7 @@ fn stage(source: &Source, key: &PublicKey, program: &Path) -> anyhow::Result<Sta
             ))
             .hint("fetch it again; --release-key FILE.pub, if it is a build of your own")
         })?;
-    let directory = program.parent().context("the program lies in a directory")?;
-    let mut file = tempfile::Builder::new()
-        .prefix(STAGED)
-        .permissions(std::fs::Permissions::from_mode(0o755))
-        .tempfile_in(directory)
-        .with_context(|| format!("cannot write to {}", directory.display()))?;
-    std::io::Write::write_all(&mut file, &source.program)
-        .with_context(|| format!("cannot write to {}", directory.display()))?;
-    file.as_file().sync_all()?;
-    let path = file.into_temp_path().keep()?;
-    // Only what is signed is run; it says its version itself, so nobody can put another one's name on it.
-    let said = Local.run(&Command::new([path.display().to_string().as_str(), "version"]));
-    let version = match said {
-        Ok(output) if output.ok() => output.stdout.trim().parse(),
-        Ok(output) => Err(anyhow::anyhow!(
-            "it does not run on this host: {}",
-            output.stderr.trim()
-        )),
-        Err(error) => Err(error.into()),
-    };
-    match version {
-        Ok(version) => Ok(Staged { path, version }),
-        Err(error) => {
-            fs_err::remove_file(&path)?;
-            Err(refused(format!("{error:#}")).into())
-        }
-    }
+    Ok(())
 }
 
 /// Whether this machine is an appliance, so that agent and proxy have to follow.
@@ -157,35 +191,60 @@ fn installed(path: &Path) -> anyhow::Result<Version> {
         .with_context(|| format!("{path} does not say which version it is"))
 }
 
+/// The program that would be replaced, which need not be the one that was called.
+///
+/// # Errors
+/// When it is not known where this program lies.
+fn place() -> anyhow::Result<PathBuf> {
+    if on_a_host() {
+        Ok(PathBuf::from(PROGRAM))
+    } else {
+        std::env::current_exe().context("cannot tell where this program lies")
+    }
+}
+
+/// The version that is installed here.
+///
+/// # Errors
+/// When it does not say so.
+pub fn own_version() -> anyhow::Result<Version> {
+    installed(&place()?)
+}
+
+/// Whether `version` is newer than what is installed; says so if it is the same.
+///
+/// # Errors
+/// When it is older.
+pub fn is_newer(version: Version) -> anyhow::Result<bool> {
+    let own = own_version()?;
+    if version > own {
+        return Ok(true);
+    }
+    if version == own {
+        ui::note(&format!("{own} is what runs already"));
+        return Ok(false);
+    }
+    Err(failure(
+        Kind::Refused,
+        format!(
+            "{version} is older than {own}, which runs: nothing was changed. What was mended since would be broken again"
+        ),
+    )
+    .hint("appliance update --rollback, for the way back to the one before")
+    .into())
+}
+
 /// Brings the program of `source`; says what came of it.
 ///
 /// # Errors
-/// When it is not signed, not newer, or was not healthy and the former one is back (exit code 5).
+/// When it is not proved, not newer, or was not healthy and the former one is back (exit code 5).
 pub async fn install(source: &Source, key: &PublicKey) -> anyhow::Result<()> {
-    let program = if on_a_host() {
-        PathBuf::from(PROGRAM)
-    } else {
-        std::env::current_exe().context("cannot tell where this program lies")?
-    };
-    // The one that would be replaced, which need not be the one that was called.
-    let own = installed(&program)?;
+    let program = place()?;
     let staged = stage(source, key, &program)?;
-    if staged.version <= own {
-        fs_err::remove_file(&staged.path)?;
-        if staged.version == own {
-            ui::note(&format!("{own} is what runs already"));
-            return Ok(());
-        }
-        return Err(failure(
-            Kind::Refused,
-            format!(
-                "{} is older than {own}, which runs: nothing was changed. What was mended since would be broken again",
-                staged.version
-            ),
-        )
-        .hint("appliance update --rollback, for the way back to the one before")
-        .into());
+    if !is_newer(staged.version)? {
+        return Ok(());
     }
+    let own = installed(&program)?;
     if !on_a_host() {
         fs_err::rename(&staged.path, &program)?;
         ui::note(&format!("{own} → {}", staged.version));
@@ -199,6 +258,7 @@ pub async fn install(source: &Source, key: &PublicKey) -> anyhow::Result<()> {
 /// # Errors
 /// When there is none, or it is not healthy either.
 pub async fn roll_back() -> anyhow::Result<()> {
+    finish()?;
     let former = Path::new(FORMER);
     if !former.exists() {
         return Err(
@@ -219,18 +279,29 @@ pub async fn roll_back() -> anyhow::Result<()> {
 /// The rename, agent and proxy after it, and back if they are not healthy.
 async fn swap(staged: &Path, from: &str, to: &str) -> anyhow::Result<()> {
     let _lock = appliance_bootstrap::Lock::take(Path::new("/run/appliance-bootstrap.lock"))?;
+    finish()?;
+    sweep(staged)?;
     let before = health::picture().await;
-    write(Stage::Switched, from, to, None)?;
-    replace_by_link(Path::new(PROGRAM), Path::new(GUARDED))?;
-    guard::arm()?;
+    let former_record = record()?;
+    let armed = replace_by_link(Path::new(PROGRAM), Path::new(GUARDED))
+        .and_then(|()| write(Stage::Switched, from, to, None))
+        .and_then(|()| guard::arm());
+    if let Err(error) = armed {
+        // Nothing was switched, and nobody is to go back from it.
+        let undone = guard::disarm().and_then(|()| restore(former_record.as_ref()));
+        if let Err(undone) = undone {
+            ui::warn(&format!("what was prepared could not be taken back: {undone:#}"));
+        }
+        return Err(error.context("the update was not begun, nothing was changed"));
+    }
     fs_err::rename(staged, PROGRAM)?;
     appliance_state::atomic::sync_directory(Path::new("/usr/local/bin"))?;
     ui::note(&format!("{from} → {to}: in place; agent and proxy follow"));
     match follow(&before, to).await {
         Ok(()) => {
             write(Stage::Settled, from, to, None)?;
-            fs_err::rename(GUARDED, FORMER)?;
             guard::disarm()?;
+            finish()?;
             ui::note(&format!("{to} runs; the way back: appliance update --rollback"));
             Ok(())
         }
@@ -262,8 +333,8 @@ async fn follow(before: &health::Picture, version: &str) -> anyhow::Result<()> {
 pub async fn revert(why: &str) -> anyhow::Result<()> {
     let Some(record) = record()? else { return Ok(()) };
     if record.stage != Stage::Switched {
-        guard::disarm()?;
-        return Ok(());
+        finish()?;
+        return guard::disarm();
     }
     // Cut off before the rename, or after a revert was: both are one file then, and this changes nothing.
     let staged = Path::new(PROGRAM).with_file_name(STAGED);
@@ -282,6 +353,48 @@ pub async fn revert(why: &str) -> anyhow::Result<()> {
     ui::warn(&format!("{} is back in the place of {}", record.from, record.to));
     guard::disarm()?;
     Ok(fs_err::remove_file(GUARDED)?)
+}
+
+/// Finishes what an updater that was cut off after its last word left: of a settled update the program before is the
+/// former one now, of one that was taken back nothing stays.
+fn finish() -> anyhow::Result<()> {
+    let guarded = Path::new(GUARDED);
+    if !guarded.exists() {
+        return Ok(());
+    }
+    match record()?.map(|record| record.stage) {
+        Some(Stage::Settled) => Ok(fs_err::rename(guarded, FORMER)?),
+        Some(Stage::Reverted) => Ok(fs_err::remove_file(guarded)?),
+        // It is under way, or its end was not written down: the guard decides.
+        Some(Stage::Switched) | None => Ok(()),
+    }
+}
+
+/// Removes what updaters that were killed have staged; whoever holds the lock is the only one.
+fn sweep(but: &Path) -> anyhow::Result<()> {
+    let directory = Path::new(PROGRAM)
+        .parent()
+        .context("the program lies in a directory")?;
+    for entry in fs_err::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(STAGED) && entry.path() != but {
+            fs_err::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The record as it was before an update that did not begin.
+fn restore(record: Option<&Record>) -> anyhow::Result<()> {
+    match record {
+        Some(record) => keep(record),
+        None if Path::new(RECORD).exists() => Ok(fs_err::remove_file(RECORD)?),
+        None => Ok(()),
+    }?;
+    match fs_err::remove_file(GUARDED) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Another name for a file, in the place of what had that name.
@@ -308,7 +421,11 @@ fn write(stage: Stage, from: &str, to: &str, why: Option<&str>) -> anyhow::Resul
         why: why.map(str::to_owned),
         at: Timestamp::now(),
     };
-    appliance_state::atomic::write(Path::new(RECORD), &serde_json::to_vec_pretty(&record)?, 0o600)
+    keep(&record)
+}
+
+fn keep(record: &Record) -> anyhow::Result<()> {
+    appliance_state::atomic::write(Path::new(RECORD), &serde_json::to_vec_pretty(record)?, 0o600)
         .context("cannot write down how far the update is")
 }
 

@@ -1,43 +1,125 @@
-//! Where a newer program comes from: a file, or where releases are published.
+//! Where a newer program comes from: a file, an address, or a place where releases are published.
 
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use appliance_bootstrap::PublicKey;
+use appliance_push::sign::{PublicKey as SigningKey, Signature};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 
+use super::fetch::get;
+use super::manifest::{self, Kind, Manifest, Pick};
 use super::version::Version;
-use crate::release_key::RELEASES;
+use crate::failure::{Kind as Failing, failure};
 
-/// How long a download may take.
-const LIMIT: Duration = Duration::from_secs(600);
 /// Largest program, bytes.
-const LARGEST: usize = 1 << 30;
-/// Largest signature or version, bytes.
-const SMALL: usize = 16 << 10;
+const LARGEST: u64 = 1 << 30;
+/// Largest signature or manifest, bytes.
+const SMALL: u64 = 64 << 10;
 
-/// A program and its signature, not yet proved.
+/// A program, and what proves where it comes from.
 pub struct Source {
     /// For people.
     pub name: String,
     /// Its bytes.
     pub program: Bytes,
-    /// The SSHSIG beside it.
-    pub signature: String,
+    /// What is to be proved of them.
+    pub proof: Proof,
+}
+
+/// Why a program would be one of the releases.
+pub enum Proof {
+    /// This SSHSIG beside it is of its bytes.
+    Signature(String),
+    /// A manifest, proved already, names its version and this checksum, lower-case hexadecimal.
+    Checksum(Version, String),
+}
+
+/// A manifest that was proved, and where it lies.
+pub struct Published {
+    /// Its address.
+    pub url: String,
+    manifest: Manifest,
+}
+
+impl Published {
+    /// The version that was published last.
+    ///
+    /// # Errors
+    /// When the manifest names none.
+    pub fn version(&self) -> anyhow::Result<Version> {
+        self.manifest.version()
+    }
+
+    /// Fetches the program for this machine.
+    ///
+    /// # Errors
+    /// When there is none for its processors, or it cannot be fetched whole.
+    pub async fn fetch(&self, patience: Duration) -> anyhow::Result<Source> {
+        let picked = self.manifest.pick(&self.url, std::env::consts::ARCH);
+        let Pick {
+            version,
+            url,
+            size,
+            sha256,
+        } = picked.map_err(|error| failure(Failing::Refused, format!("{}: {error:#}", self.url)))?;
+        Ok(Source {
+            program: get(&url, size, patience).await?,
+            name: url,
+            proof: Proof::Checksum(version, sha256),
+        })
+    }
+}
+
+/// What `place` says was published last; `None` if that address is a program's own.
+///
+/// # Errors
+/// When it cannot be fetched, or is not signed by `key`.
+pub async fn published(
+    place: &str,
+    key: &PublicKey,
+    patience: Duration,
+) -> anyhow::Result<Option<Published>> {
+    let Kind::Manifest(url) = manifest::kind(place) else {
+        return Ok(None);
+    };
+    let bytes = get(&url, SMALL, patience).await?;
+    let signature = get(&format!("{url}.sig"), SMALL, patience).await?;
+    let manifest = String::from_utf8(signature.to_vec())
+        .context("the signature is no text")
+        .and_then(|signature| {
+            let signature = Signature::parse(&signature)?;
+            Ok(signature.verify_as(manifest::NAMESPACE, &SigningKey::parse(&key.line())?, &bytes)?)
+        })
+        .and_then(|()| Manifest::parse(&bytes))
+        .map_err(|error| {
+            failure(
+                Failing::Refused,
+                format!(
+                    "{url} is not taken, nothing was changed: it has to be signed by the key of the releases ({}): {error:#}",
+                    key.fingerprint()
+                ),
+            )
+            .hint(format!(
+                "its signature is expected as {url}.sig, made by: ssh-keygen -Y sign -n {} -f KEY release.json",
+                manifest::NAMESPACE
+            ))
+        })?;
+    Ok(Some(Published { url, manifest }))
 }
 
 impl Source {
-    /// `FILE` with `FILE.sig`, or an address with `.sig` behind it.
+    /// `FILE` with `FILE.sig`, or a program's address with `.sig` behind it.
     ///
     /// # Errors
     /// When one of the two cannot be read or fetched.
-    pub async fn named(name: &str) -> anyhow::Result<Self> {
+    pub async fn named(name: &str, patience: Duration) -> anyhow::Result<Self> {
         let signature = format!("{name}.sig");
-        let (program, signature) = if name.starts_with("http://") || name.starts_with("https://") {
-            (get(name, LARGEST).await?, get(&signature, SMALL).await?.to_vec())
+        let (program, signature) = if is_address(name) {
+            // The small one first: without it the large one is of no use.
+            let signature = get(&signature, SMALL, patience).await?.to_vec();
+            (get(name, LARGEST, patience).await?, signature)
         } else {
             (
                 Bytes::from(fs_err::tokio::read(Path::new(name)).await?),
@@ -47,56 +129,12 @@ impl Source {
         Ok(Self {
             name: name.to_owned(),
             program,
-            signature: String::from_utf8(signature).context("the signature is no text")?,
+            proof: Proof::Signature(String::from_utf8(signature).context("the signature is no text")?),
         })
     }
-
-    /// A release.
-    ///
-    /// # Errors
-    /// When it cannot be fetched.
-    pub async fn release(version: Version) -> anyhow::Result<Self> {
-        Self::named(&format!(
-            "{RELEASES}/v{version}/appliance-{}",
-            std::env::consts::ARCH
-        ))
-        .await
-    }
 }
 
-/// The version that was published last. What it says is proved by what is fetched: an older program is refused.
-///
-/// # Errors
-/// When it cannot be asked.
-pub async fn latest() -> anyhow::Result<Version> {
-    let text = get(&format!("{RELEASES}/latest"), SMALL).await?;
-    String::from_utf8_lossy(&text).parse()
-}
-
-async fn get(address: &str, limit: usize) -> anyhow::Result<Bytes> {
-    let connector = hyper_rustls::HttpsConnectorBuilder::new()
-        .try_with_platform_verifier()
-        .context("no certificates are trusted on this host")?
-        .https_or_http()
-        .enable_http1()
-        .build();
-    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
-    let uri: http::Uri = address
-        .parse()
-        .with_context(|| format!("{address} is no address"))?;
-    let fetching = async {
-        let answer = client.get(uri).await?;
-        if !answer.status().is_success() {
-            bail!("it answered {}", answer.status());
-        }
-        Limited::new(answer.into_body(), limit)
-            .collect()
-            .await
-            .map(http_body_util::Collected::to_bytes)
-            .map_err(|error| anyhow::anyhow!("the download broke off: {error}"))
-    };
-    tokio::time::timeout(LIMIT, fetching)
-        .await
-        .with_context(|| format!("{address} took longer than {} s", LIMIT.as_secs()))?
-        .with_context(|| format!("cannot fetch {address}; nothing was changed"))
+/// Whether this is an address rather than a file.
+pub fn is_address(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
 }

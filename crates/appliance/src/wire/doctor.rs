@@ -13,6 +13,9 @@ pub struct Examination {
     pub addresses: Vec<std::net::IpAddr>,
     /// Host names that its proxy answers to.
     pub names: Vec<String>,
+    /// Names that are meant to lead elsewhere first: to a CDN, to a load balancer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<String>,
     /// What the kernel and the firewall say of every port.
     pub ports: Option<appliance_bootstrap::firewall::exposure::Report>,
 }
@@ -37,8 +40,11 @@ pub struct Complaint {
     pub id: String,
     /// One sentence.
     pub message: String,
-    /// What to run.
+    /// What to run: a line for a shell as it stands; what only people can judge is a comment in it.
     pub next: String,
+    /// Who runs it, or where, if not whoever asked: `on the host`, `an administrator`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
 }
 
 impl Complaint {
@@ -48,21 +54,37 @@ impl Complaint {
             id: id.word().to_owned(),
             message: message.into(),
             next: next.into(),
+            who: None,
+        }
+    }
+
+    /// The same, for somebody else to mend.
+    #[must_use]
+    pub fn by(self, who: &str) -> Self {
+        Self {
+            who: Some(who.to_owned()),
+            ..self
         }
     }
 
     /// A sentence of the status, which ends in `; next: COMMAND`; of kind `otherwise`, unless its words say more.
     pub fn of_problem(otherwise: Id, problem: &str) -> Self {
-        let (message, next) = problem
-            .split_once("; next: ")
-            .or_else(|| problem.split_once("; next, over a new connection: "))
-            .unwrap_or((
+        let over = "; next, over a new connection: ";
+        let (message, next, who) = match (problem.split_once("; next: "), problem.split_once(over)) {
+            (Some((message, next)), _) => (message, next, None),
+            (None, Some((message, next))) => (message, next, Some("over a new connection")),
+            (None, None) => (
                 problem,
-                "on the host: journalctl -u appliance-agent -u appliance-proxy",
-            ));
+                "journalctl -u appliance-agent -u appliance-proxy --lines 50 --no-pager",
+                Some("on the host"),
+            ),
+        };
         // A reason that names a command of its own comes first.
         let next = next.replace("; next: ", "; ");
-        Self::new(Id::of_sentence(message, otherwise), message, next)
+        Self {
+            who: who.map(str::to_owned),
+            ..Self::new(Id::of_sentence(message, otherwise), message, next)
+        }
     }
 }
 

@@ -28,6 +28,7 @@ macro_rules! findings {
 findings! {
     Unreachable "unreachable" "the host cannot be reached";
     NotExamined "not-examined" "the host did not let itself be examined";
+    NotSeen "not-seen" "something could not be looked at, and should be";
     AgentAway "agent-away" "the agent does not run";
     Versions "versions" "this program and the host's agent are of different versions";
     NoKey "no-key" "there is no SSH key to sign with";

@@ -122,6 +122,7 @@ fn translated(message: EventMessage) -> Option<ContainerEvent> {
                 .unwrap_or(-1),
         },
         "oom" => Happening::OutOfMemory,
+        "kill" => Happening::Signalled,
         "stop" => Happening::Stopped,
         "rename" => Happening::Renamed,
         "destroy" => Happening::Removed,
@@ -171,6 +172,8 @@ mod tests {
         );
         let healthy = event("health_status: healthy", serde_json::json!({})).expect("an event");
         assert_eq!(healthy.what, Happening::Health(Health::Healthy));
+        let signalled = event("kill", serde_json::json!({ "signal": "15" })).expect("an event");
+        assert_eq!(signalled.what, Happening::Signalled);
         assert_eq!(event("exec_create: sh", serde_json::json!({})), None);
     }
 }

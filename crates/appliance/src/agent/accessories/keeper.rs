@@ -51,7 +51,10 @@ pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
 }
 
 fn matters(what: &Happening) -> bool {
-    !matches!(what, Happening::Created | Happening::Health(_))
+    !matches!(
+        what,
+        Happening::Created | Happening::Signalled | Happening::Health(_)
+    )
 }
 
 fn ours(agent: &Agent, id: &str, name: &str) -> bool {

@@ -52,16 +52,20 @@ enum How {
     },
 }
 
-/// A key for people: no path of a webhook, which often is a secret.
+/// A key for people: no path of an address. Whoever knows that of a webhook, an ntfy topic or a ping can tell lies in
+/// our name, read along, or keep a dead host alive.
 pub(super) fn shown(key: &str) -> String {
     match key.split_once(' ') {
-        Some(("webhook", address)) => {
-            let host = address.split('/').nth(2).unwrap_or(address);
-            let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-            format!("webhook at {host}")
-        }
+        Some((kind @ ("webhook" | "ntfy" | "ping"), address)) => format!("{kind} at {}", host_of(address)),
         _ => key.to_owned(),
     }
+}
+
+/// The host of an address, without log-in and path.
+pub(in crate::agent) fn host_of(address: &str) -> &str {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    host.rsplit_once('@').map_or(host, |(_, host)| host)
 }
 
 /// A destination's answer that is no.
@@ -299,7 +303,12 @@ mod tests {
             shown("webhook https://user:pass@hooks.example.com/services/T0/B0/secret"),
             "webhook at hooks.example.com"
         );
-        assert_eq!(shown("ntfy https://ntfy.sh/topic"), "ntfy https://ntfy.sh/topic");
+        assert_eq!(shown("ntfy https://ntfy.sh/topic"), "ntfy at ntfy.sh");
+        assert_eq!(
+            shown("ping https://hc.example.com?id=42"),
+            "ping at hc.example.com"
+        );
+        assert_eq!(shown("telegram 42"), "telegram 42");
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use appliance_alerts::rules::{Away, Backup, Certificate, Disk};
+use appliance_alerts::ends::Count;
+use appliance_alerts::rules::{Away, Backup, Certificate, Disk, Of, Restarts};
 use appliance_alerts::{Answered, Facts, Kind};
 use appliance_bootstrap::Local;
 use appliance_bootstrap::host::{Command, Host as _};
@@ -13,7 +14,7 @@ use appliance_config::host::Host;
 use jiff::{SignedDuration, Timestamp};
 
 use super::shown;
-use crate::agent::{Agent, chain, status};
+use crate::agent::{Agent, accessories, chain, container, status};
 
 /// Where the program lies that looks at the whole host.
 const PROGRAM: &str = "/usr/local/bin/appliance";
@@ -45,7 +46,7 @@ pub(super) async fn gather(agent: &Arc<Agent>, host: &Host) -> Facts {
     let ((free, total), full_in) = agent.disk.worst(status::disk(&agent.state));
     let kills = kills();
     let answered = answered(agent, services.as_deref(), now, window).await;
-    let (killed, restarts) = {
+    let (killed, ended) = {
         let mut seen = agent.alerts.seen();
         if let Some(count) = kills {
             seen.killed.kernel(now, count);
@@ -53,6 +54,7 @@ pub(super) async fn gather(agent: &Arc<Agent>, host: &Host) -> Facts {
         let killed = seen.killed.counts(now, window);
         (killed, seen.ended.counts(now, window))
     };
+    let restarts = restarts(agent, ended).await;
     let mut partly = BTreeSet::new();
     let certificates = match &services {
         Some(services) => {
@@ -92,6 +94,29 @@ pub(in crate::agent) async fn services(
         Ok(answer) => answer.map_err(|error| chain(&error)),
         Err(_) => Err(format!("the proxy does not answer within {} s", PROXY.as_secs())),
     }
+}
+
+/// Containers that ended on their own, each with what it is of.
+async fn restarts(agent: &Agent, ended: BTreeMap<String, Count>) -> BTreeMap<String, Restarts> {
+    let mut found = BTreeMap::new();
+    for (name, count) in ended {
+        let container = agent.docker.inspect(&name).await.ok().flatten();
+        // What is run again and again by somebody, and ends well each time, is no loop: Docker's policy has to start it.
+        if count.good && !container.as_ref().is_some_and(|container| container.restarts > 0) {
+            continue;
+        }
+        let labels = container.map(|container| container.labels).unwrap_or_default();
+        let of = if let Some(accessory) = labels.get(accessories::LABEL) {
+            Of::Accessory(accessory.rsplit('/').next().unwrap_or(accessory).to_owned())
+        } else if labels.contains_key(container::RELEASE) {
+            Of::Release
+        } else {
+            Of::Other
+        };
+        let times = count.times;
+        found.insert(name, Restarts { times, of });
+    }
+    found
 }
 
 /// Those that are shown, and whether all were seen.
@@ -183,20 +208,22 @@ fn reboot() -> Vec<String> {
     packages
 }
 
-/// Items that differ; asked anew after `every`, else what was seen last.
+/// Items that differ; asked anew after `every`, else what was seen last, or why it was not.
 async fn drift(agent: &Agent, now: Timestamp, every: SignedDuration) -> Option<Vec<String>> {
-    if let Some((at, items)) = &agent.alerts.seen().drift
+    if let Some((at, seen)) = &agent.alerts.seen().drift
         && now.duration_since(*at) < every
     {
-        return Some(items.clone());
+        return seen.clone().ok();
     }
-    let items = tokio::task::spawn_blocking(audit).await.ok().flatten()?;
-    agent.alerts.seen().drift = Some((now, items.clone()));
-    Some(items)
+    let seen = tokio::task::spawn_blocking(audit)
+        .await
+        .unwrap_or_else(|error| Err(error.to_string()));
+    agent.alerts.seen().drift = Some((now, seen.clone()));
+    seen.ok()
 }
 
-/// The whole host, looked at from outside of the agent's sandbox, as an administrator would.
-fn audit() -> Option<Vec<String>> {
+/// The whole host, looked at from outside of the agent's sandbox, as an administrator would; or why it could not be.
+fn audit() -> Result<Vec<String>, String> {
     let argv = [
         "systemd-run",
         "--quiet",
@@ -211,13 +238,14 @@ fn audit() -> Option<Vec<String>> {
         // Whether this is a host for us was decided when it became one.
         "--allow-container",
     ];
-    let output = Local.run(&Command::new(argv)).ok()?;
-    let report: serde_json::Value = serde_json::from_str(&output.stdout).ok()?;
-    let items = report.get("items")?.as_array()?;
+    let output = Local.run(&Command::new(argv)).map_err(|error| chain(&error))?;
+    let report: serde_json::Value =
+        serde_json::from_str(&output.stdout).map_err(|_| output.stderr.trim().to_owned())?;
+    let items = report["items"]
+        .as_array()
+        .ok_or_else(|| "the report is of another form".to_owned())?;
     let differs = items.iter().filter(|item| item["ok"] == false);
-    Some(
-        differs
-            .filter_map(|item| Some(item["id"].as_str()?.to_owned()))
-            .collect(),
-    )
+    Ok(differs
+        .filter_map(|item| Some(item["id"].as_str()?.to_owned()))
+        .collect())
 }

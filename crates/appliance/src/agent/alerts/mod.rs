@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use appliance_alerts::{Kills, Limits, Policy, Rate, Recent, look};
+use appliance_alerts::{Ends, Kills, Limits, Policy, Rate, look};
 use appliance_config::host::{self, AlertKind, Host};
 use appliance_containers::engine::{Event, Happening};
 use appliance_state::Store;
@@ -32,6 +32,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::destination::Destination;
+pub(super) use self::destination::host_of;
 pub(super) use self::facts::services;
 use self::truth::Truth;
 use super::Agent;
@@ -47,11 +48,13 @@ const SETTINGS_OF_BEFORE: &str = "the settings of before are followed";
 /// What is counted between looks; a restart of the agent begins anew.
 #[derive(Debug, Default)]
 struct Seen {
-    ended: Recent,
+    ended: Ends,
     killed: Kills,
     rates: BTreeMap<String, Rate>,
-    drift: Option<(Timestamp, Vec<String>)>,
+    drift: Option<(Timestamp, Result<Vec<String>, String>)>,
     problems: Vec<String>,
+    /// Why the last ping did not arrive.
+    ping: Option<String>,
 }
 
 /// What the agent holds of alerts.
@@ -133,12 +136,20 @@ async fn follow(agent: &Arc<Agent>, stop: &CancellationToken) {
         };
         let Some(event) = event else { return };
         if let Event::Container(event) = event {
-            let now = Timestamp::now();
+            // Docker's clock is this machine's; what it tells late happened all the same when it did.
+            let at = Timestamp::from_nanosecond(event.at_nanos.into()).unwrap_or_else(|_| Timestamp::now());
+            let seen = &mut *agent.alerts.seen();
+            let name = event.name.as_str();
             match event.what {
-                // An end in good order (0), or one that was asked for by SIGTERM (143), is no crash.
-                Happening::Died { code: 0 | 143 } => {}
-                Happening::Died { .. } => agent.alerts.seen().ended.happened(&event.name, now),
-                Happening::OutOfMemory => agent.alerts.seen().killed.container(&event.name, now),
+                Happening::Signalled => seen.ended.signalled(name, at),
+                Happening::Died { code } => {
+                    if seen.ended.ended(name, &event.id.0, code, at) {
+                        seen.killed.ended(name, code, at);
+                    }
+                }
+                Happening::Stopped => seen.ended.stopped(name),
+                Happening::Removed => seen.ended.removed(name, at),
+                Happening::OutOfMemory => seen.killed.container(name, at),
                 _ => {}
             }
         }
@@ -160,13 +171,18 @@ async fn watch(agent: &Arc<Agent>, stop: &CancellationToken) {
             && pinged.elapsed() >= interval * 2
         {
             pinged = tokio::time::Instant::now();
-            if let Err(error) = super::backups::ping(address).await {
-                let name = destination::shown(&format!("webhook {address}"));
-                note(
-                    agent,
-                    &format!("{name} was not told that the host is well: {error:#}"),
-                );
+            let told = super::backups::ping(address).await;
+            let name = destination::shown(&format!("ping {address}"));
+            let failed =
+                told.map_err(|error| format!("{name} was not told that the host is well: {error:#}"));
+            let mut seen = agent.alerts.seen();
+            let before = std::mem::replace(&mut seen.ping, failed.err());
+            if let Some(why) = seen.ping.as_ref().filter(|_| before.is_none()) {
+                tracing::warn!("alerts: {why}");
             }
+        }
+        if host.alerts.ping.is_none() {
+            agent.alerts.seen().ping = None;
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -191,11 +207,11 @@ async fn pass(agent: &Arc<Agent>, host: &Host, mistaken: bool) -> bool {
     for problem in &problems {
         note(agent, problem);
     }
-    agent.alerts.seen().problems.retain(|known| {
-        problems.contains(known)
-            || known.contains("was not told")
-            || (mistaken && known.starts_with(SETTINGS_OF_BEFORE))
-    });
+    agent
+        .alerts
+        .seen()
+        .problems
+        .retain(|known| problems.contains(known) || (mistaken && known.starts_with(SETTINGS_OF_BEFORE)));
     let now = Timestamp::now();
     let seconds = |seconds: u64| SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
     let names = destination::slots(&host.alerts);
@@ -264,6 +280,11 @@ fn muted(kind: AlertKind) -> appliance_alerts::Kind {
     }
 }
 
+/// The host's settings as they are followed.
+pub fn settings(agent: &Agent) -> Host {
+    agent.alerts.settings().0
+}
+
 /// What is wrong at this moment, whether anybody is told of it or not.
 pub async fn look_now(agent: &Arc<Agent>) -> appliance_alerts::Look {
     let (host, _) = agent.alerts.settings();
@@ -271,6 +292,16 @@ pub async fn look_now(agent: &Arc<Agent>) -> appliance_alerts::Look {
     // Whoever asks what is wrong now is not told "over".
     facts.partly.clear();
     look(&facts, limits(&host), Timestamp::now(), &|_, _| false)
+}
+
+/// Why a kind cannot be seen, as far as that is known.
+pub fn blindness(agent: &Agent, kind: appliance_alerts::Kind) -> Option<String> {
+    use appliance_alerts::Kind;
+    match kind {
+        Kind::Drift => agent.alerts.seen().drift.clone()?.1.err(),
+        Kind::BackupAge | Kind::Drill => agent.all_backup_jobs().err().map(|error| format!("{error:#}")),
+        _ => None,
+    }
 }
 
 fn limits(host: &Host) -> Limits {
@@ -287,6 +318,7 @@ pub fn list(agent: &Agent) -> wire::Alerts {
     let mut problems = agent.alerts.seen().problems.clone();
     // As it is now, not as it was at the last look.
     problems.retain(|problem| !problem.starts_with(SETTINGS_OF_BEFORE));
+    problems.extend(agent.alerts.seen().ping.clone());
     problems.extend(mistake.map(|why| format!("{SETTINGS_OF_BEFORE}: {why}")));
     let destinations = agent.alerts.destinations(&host).0;
     let mut waiting = written.outbox.list().to_vec();

@@ -131,8 +131,9 @@ impl Agent {
         ];
         for (failed, address, what) in told {
             if let Some((at, why)) = failed {
-                let address = address.as_deref().unwrap_or_default();
-                say(format!("{of}: {address} was not told of {what} at {at}: {why}"));
+                // Whoever knows the whole address can say that a backup went well.
+                let watcher = crate::agent::alerts::host_of(address.as_deref().unwrap_or_default());
+                say(format!("{of}: {watcher} was not told of {what} at {at}: {why}"));
             }
         }
         if let (Some((at, _)), Some(interval)) = (record.drilled, job.spec.drill_interval())
