@@ -110,6 +110,8 @@ pub struct Facts {
     pub memory: u64,
     /// There is swap that is not ours.
     pub other_swap: bool,
+    /// Minutes, below 30, by which this host's own reboot comes later than that of others with the same `host.yml`.
+    pub reboot_delay: u32,
     /// People with a password, where nobody is in the group sudo: `su` is how they become root.
     pub su_users: Vec<String>,
     /// sudo is installed.
@@ -413,6 +415,7 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
         },
         memory,
         other_swap: swaps.lines().skip(1).any(|line| !line.starts_with("/swapfile")),
+        reboot_delay: delay(&read("which machine this is", "/etc/machine-id")?.unwrap_or_default()),
         su_users: su_users(
             &read("who may use su", "/etc/passwd")?.unwrap_or_default(),
             &read("who may use su", "/etc/group")?.unwrap_or_default(),
@@ -649,6 +652,12 @@ fn account_notes(host: &dyn Host, options: &Options) -> Result<Vec<String>, Obse
         }
     }
     Ok(notes)
+}
+
+/// The same for a machine each time, and spread over many: a fleet does not reboot in one minute.
+fn delay(machine_id: &str) -> u32 {
+    let digest = crate::digest::hex(machine_id.trim().as_bytes());
+    u32::from_str_radix(&digest[..4], 16).unwrap_or(0) % 30
 }
 
 /// People (user ids from 1000, as login.defs(5) has it) with a shell and a password, where the group sudo is empty.

@@ -20,7 +20,7 @@ pub(super) fn items(options: &Options, facts: &Facts) -> Vec<Item> {
         limits(facts),
         martians(),
         bbr(facts),
-        updates(options),
+        updates(options, facts),
         time(facts),
         host_keys(),
         modules(),
@@ -275,7 +275,21 @@ fn bbr(facts: &Facts) -> Item {
 /// What is not upgraded unattended: regular expressions, matched from the beginning of a package's name.
 const HELD: [&str; 3] = ["docker", "containerd", "runc$"];
 
-fn updates(options: &Options) -> Item {
+/// `03:30` and so many minutes, around the clock; a time that is none stays as it is.
+fn later(time: &str, minutes: u32) -> String {
+    let parts = time
+        .split_once(':')
+        .and_then(|(hours, minutes)| Some((hours.parse::<u32>().ok()?, minutes.parse::<u32>().ok()?)));
+    parts.map_or_else(
+        || time.to_owned(),
+        |(hours, of_hour)| {
+            let all = (hours * 60 + of_hour + minutes) % (24 * 60);
+            format!("{:02}:{:02}", all / 60, all % 60)
+        },
+    )
+}
+
+fn updates(options: &Options, facts: &Facts) -> Item {
     let on = u8::from(options.security_updates);
     let periodic = format!(
         "// managed by appliance\nAPT::Periodic::Update-Package-Lists \"{on}\";\nAPT::Periodic::Unattended-Upgrade \"{on}\";\nAPT::Periodic::AutocleanInterval \"7\";\n"
@@ -283,7 +297,8 @@ fn updates(options: &Options) -> Item {
     let reboot = match &options.reboot_at {
         None => "Unattended-Upgrade::Automatic-Reboot \"false\";\n".to_owned(),
         Some(time) => format!(
-            "Unattended-Upgrade::Automatic-Reboot \"true\";\nUnattended-Upgrade::Automatic-Reboot-Time \"{time}\";\n"
+            "Unattended-Upgrade::Automatic-Reboot \"true\";\nUnattended-Upgrade::Automatic-Reboot-Time \"{}\";\n",
+            later(time, facts.reboot_delay)
         ),
     };
     let held: String = HELD.iter().map(|pattern| format!("  \"{pattern}\";\n")).collect();
@@ -629,6 +644,12 @@ fn swap(options: &Options, facts: &Facts) -> Item {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_fleet_does_not_reboot_in_one_minute() {
+        assert_eq!(super::later("03:30", 0), "03:30");
+        assert_eq!(super::later("23:50", 29), "00:19");
+    }
+
     #[test]
     fn every_package_of_docker_is_held_back_and_no_other() {
         let held = |name: &str| {
