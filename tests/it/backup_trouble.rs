@@ -89,7 +89,28 @@ async fn whatever_goes_wrong_no_bad_backup_is_listed_and_the_live_data_stays() -
     a_full_disk(&world).await?;
     altered_and_replayed(&world).await?;
     shrinkage_and_undo(&world).await?;
-    clocks_and_crashes(&world).await
+    clocks_and_crashes(&world).await?;
+    a_place_that_cannot_be_used(&world).await?;
+    a_spool_and_a_crash(&world).await?;
+    a_disk_that_fills_up_under_a_restore(&world).await?;
+    a_host_that_was_rebuilt(&world).await
+}
+
+/// The configuration, with these words about the backups.
+async fn configure(world: &World, accessories: &str, backups: &str) -> anyhow::Result<()> {
+    let image = world
+        .bench
+        .sandbox
+        .ensure(&Image::Postgres(Distro::Debian13), &|_| ())
+        .await?;
+    let ip = world.ip().await?;
+    let more = format!(
+        "accessories:\n  db:\n    image: {}\n    host: {ip}\n    env: {{clear: {{POSTGRES_PASSWORD: secret, POSTGRES_DB: shop}}}}\n\
+         \x20   volumes: ['trouble:/var/lib/postgresql/data']\n{accessories}\
+         x-appliance:\n  watch: false\n  backups:\n    db: {{kind: postgres, schedule: '0 4 1 1 *', {backups}}}\n",
+        image.as_str()
+    );
+    world.developer.demo_app("v1", world, &more).await
 }
 
 /// A database that takes some seconds to dump, with a backup of it.
@@ -108,14 +129,7 @@ async fn begin(world: &World) -> anyhow::Result<()> {
         .exec(&Command::new(["docker", "load"]).stdin(saved.stdout))
         .await?;
     ensure!(loaded.success(), "{}", loaded.error_text());
-    let ip = world.ip().await?;
-    let more = format!(
-        "accessories:\n  db:\n    image: {}\n    host: {ip}\n    env: {{clear: {{POSTGRES_PASSWORD: secret, POSTGRES_DB: shop}}}}\n\
-         \x20   volumes: ['trouble:/var/lib/postgresql/data']\n\
-         x-appliance:\n  watch: false\n  backups:\n    db: {{kind: postgres, schedule: '0 4 1 1 *', to: 'file://{PLACE}'}}\n",
-        image.as_str()
-    );
-    world.developer.demo_app("v1", world, &more).await?;
+    configure(world, "", &format!("to: 'file://{PLACE}'")).await?;
     good(world, &["accessory", "boot", "db"]).await?;
     good(world, &["push", "--version", "v1"]).await?;
     // Random, so that compression leaves the bandwidth something to do.
@@ -340,7 +354,17 @@ async fn clocks_and_crashes(world: &World) -> anyhow::Result<()> {
     world
         .run(&["systemctl", "stop", "appliance-agent.service"])
         .await?;
-    for (name, text) in [("prune-0000000001", prune), ("undo-0000000002", swap)] {
+    // A backup was under way as well, whose rubbish takes a place that hangs.
+    let id = "20260101T000000Z-0000000000";
+    let backup = format!(r#"{{"operation":"backup",{subject},"id":"{id}","uploads":[]}}"#);
+    let description = format!("{PLACE}/appliance.json");
+    let hang = format!("mv {description} {description}-kept && mkfifo {description}");
+    world.run(&["sh", "-c", &hang]).await?;
+    for (name, text) in [
+        (id, backup),
+        ("prune-0000000001", prune),
+        ("undo-0000000002", swap),
+    ] {
         world
             .host
             .copy_in(&format!("{JOURNAL}/{name}.json"), text.into_bytes(), 0o600)
@@ -354,8 +378,17 @@ async fn clocks_and_crashes(world: &World) -> anyhow::Result<()> {
         Ok(rows(world).await.is_ok_and(|rows| rows == "6000"))
     })
     .await?;
+    // What needs no backup waits for no place of backups.
+    good(world, &["restore", "undo", "db"]).await?;
+    good(world, &["restore", "undo", "db"]).await?;
+    ensure!(rows(world).await? == "6000");
+    let answer = format!("timeout 5 sh -c 'echo > {description}'; mv -f {description}-kept {description}");
+    world.run(&["sh", "-c", &answer]).await?;
     // A prune that cannot be finished is told, and stands in nobody's way.
-    ensure!(problems(world).await?.contains("could not be removed"));
+    until("the prune is told", || async {
+        Ok(problems(world).await?.contains("could not be removed"))
+    })
+    .await?;
     good(world, &["restore", "db", "--into", "copy"]).await?;
     missed(world).await
 }
@@ -393,5 +426,261 @@ async fn missed(world: &World) -> anyhow::Result<()> {
     let audit = good(world, &["audit", "--json"]).await?.stdout;
     ensure!(audit.contains("schedule"), "{audit}");
     good(world, &["audit", "--verify"]).await?;
+    Ok(())
+}
+
+/// Told when the configuration arrives, and no reason to fail a push.
+async fn a_place_that_cannot_be_used(world: &World) -> anyhow::Result<()> {
+    configure(
+        world,
+        "",
+        "to: 's3://nowhere/at/all', endpoint: 'http://127.0.0.1:9'",
+    )
+    .await?;
+    world
+        .developer
+        .write(".kamal/secrets", "AWS_ACCESS_KEY_ID=a\nAWS_SECRET_ACCESS_KEY=b\n")?;
+    let said = good(world, &["push", "--version", "v1"]).await?.stderr;
+    ensure!(said.contains("the backups of demo/db cannot be stored"), "{said}");
+    let status = problems(world).await?;
+    ensure!(
+        status.contains("the backups of demo/db cannot be stored"),
+        "{status}"
+    );
+    // A list says what is wrong, and does not wait for a quarter of an hour.
+    let list = good(world, &["backup", "list"]).await?.stdout;
+    ensure!(list.contains("s3://nowhere/at/all"), "{list}");
+    configure(
+        world,
+        "",
+        &format!("to: 'file://{PLACE}', spool: true, bandwidth: 1m"),
+    )
+    .await?;
+    let said = good(world, &["push", "--version", "v1"]).await?.stderr;
+    ensure!(!said.contains("cannot be stored"), "{said}");
+    ensure!(!problems(world).await?.contains("cannot be stored"));
+    Ok(())
+}
+
+/// The dump is over while the link still carries it; a crash leaves nothing of it on the disk.
+async fn a_spool_and_a_crash(world: &World) -> anyhow::Result<()> {
+    psql(
+        world,
+        "CREATE TABLE large AS SELECT n, (SELECT string_agg(md5(random()::text || n || m), '') FROM generate_series(1, 80) m) AS x \
+         FROM generate_series(1, 50000) AS n",
+    )
+    .await?;
+    let (before, _) = listed(world).await?;
+    let spool = "/var/lib/appliance/backups/spool";
+    let ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'appliance backup _%'";
+    let waiting = async || {
+        let files = format!("find {spool} -type f | wc -l");
+        Ok::<u32, anyhow::Error>(world.run(&["sh", "-c", &files]).await?.parse()?)
+    };
+    let spoil = async {
+        until("it dumps", || async { Ok(psql(world, ours).await? != "0") }).await?;
+        until("the database is let go", || async {
+            Ok(psql(world, ours).await? == "0")
+        })
+        .await?;
+        ensure!(waiting().await? > 1, "most of it waits on the disk");
+        let open = format!("grep -rlE '[0-9a-f]{{64}}' {spool} || :");
+        let open = world.run(&["sh", "-c", &open]).await?;
+        ensure!(open.is_empty(), "what waits is sealed: {open}");
+        let mode = world.run(&["sh", "-c", &format!("stat -c %a {spool}/*")]).await?;
+        ensure!(mode == "700", "{mode}");
+        world.crash("appliance-agent.service").await
+    };
+    let (cut, spoiled) = tokio::join!(appliance(world, &["backup", "now", "db"]), spoil);
+    spoiled?;
+    ensure!(cut?.code != 0);
+    world.ready().await?;
+    until("the spool is empty", || async { Ok(waiting().await? == 0) }).await?;
+    let (usable, _) = listed(world).await?;
+    ensure!(usable == before, "{usable:?}");
+    psql(world, "DROP TABLE large").await?;
+    good(world, &["backup", "now", "db"]).await?;
+    ensure!(waiting().await? == 0);
+    let (usable, bad) = listed(world).await?;
+    ensure!(
+        usable.len() > before.len() && bad.is_empty(),
+        "{usable:?} {bad:?}"
+    );
+    Ok(())
+}
+
+/// Somebody fills the disk of the server while a second database grows there.
+async fn a_disk_that_fills_up_under_a_restore(world: &World) -> anyhow::Result<()> {
+    let volume = [
+        "docker",
+        "volume",
+        "create",
+        "--opt=type=tmpfs",
+        "--opt=device=tmpfs",
+        "--opt=o=size=900m",
+        "small",
+    ];
+    world.run(&volume).await?;
+    let image = world
+        .bench
+        .sandbox
+        .ensure(&Image::Postgres(Distro::Debian13), &|_| ())
+        .await?;
+    let ip = world.ip().await?;
+    let small = format!(
+        "  small:\n    image: {}\n    host: {ip}\n    env: {{clear: {{POSTGRES_PASSWORD: secret, POSTGRES_DB: tiny}}}}\n\
+         \x20   volumes: ['small:/var/lib/postgresql/data']\n",
+        image.as_str()
+    );
+    let backups =
+        format!("to: 'file://{PLACE}'}}\n    small: {{kind: postgres, drill: false, to: 'file://{PLACE}'");
+    configure(world, &small, &backups).await?;
+    good(world, &["accessory", "boot", "small"]).await?;
+    good(world, &["push", "--version", "v1"]).await?;
+    let ask = async |statement: &str| {
+        let words = [
+            "docker",
+            "exec",
+            "demo-small",
+            "psql",
+            "-U",
+            "postgres",
+            "-d",
+            "tiny",
+            "-Atc",
+            statement,
+        ];
+        world.run(&words).await
+    };
+    ask("CREATE TABLE n AS SELECT generate_series(1, 3000000) AS n").await?;
+    good(world, &["backup", "now", "small"]).await?;
+    let sides = "SELECT count(*) FROM pg_database WHERE datname LIKE 'tiny_restore_%'";
+    let filler = "/var/lib/postgresql/data/filler";
+    let spoil = async {
+        until("it restores", || async { Ok(ask(sides).await? != "0") }).await?;
+        let fill = format!("dd if=/dev/zero of={filler} bs=1M 2>/dev/null || :");
+        world
+            .run(&["docker", "exec", "demo-small", "sh", "-c", &fill])
+            .await
+    };
+    let (failed, spoiled) = tokio::join!(appliance(world, &["restore", "small"]), spoil);
+    spoiled?;
+    failed?.expect_code(1)?.expect_error("is full")?;
+    world.run(&["docker", "exec", "demo-small", "rm", filler]).await?;
+    until("the live data is as it was", || async {
+        Ok(ask("SELECT count(*) FROM n")
+            .await
+            .is_ok_and(|rows| rows == "3000000"))
+    })
+    .await?;
+    until("the side database is gone", || async {
+        Ok(ask(sides).await.is_ok_and(|sides| sides == "0"))
+    })
+    .await?;
+    // Before it begins, where it is known beforehand.
+    let fill = format!("dd if=/dev/zero of={filler} bs=1M count=500 2>/dev/null");
+    world
+        .run(&["docker", "exec", "demo-small", "sh", "-c", &fill])
+        .await?;
+    appliance(world, &["restore", "small"])
+        .await?
+        .expect_code(1)?
+        .expect_error("the restore needs about")?;
+    world.run(&["docker", "exec", "demo-small", "rm", filler]).await?;
+    good(world, &["restore", "small", "--into", "copy"]).await?;
+    // What was backed up under another name goes the same way.
+    let former = ["restore", "small", "--from", "db", "--into", "renamed"];
+    good(world, &former).await?;
+    let renamed = [
+        "docker",
+        "exec",
+        "demo-small",
+        "psql",
+        "-U",
+        "postgres",
+        "-d",
+        "renamed",
+        "-Atc",
+        "SELECT count(*) FROM orders",
+    ];
+    ensure!(world.run(&renamed).await? == "6000");
+    let list = good(world, &["backup", "list", "--from", "db"]).await?.stdout;
+    ensure!(list.contains("6000 rows"), "{list}");
+    Ok(())
+}
+
+/// A key pair: the secret half and the public one.
+async fn keygen(world: &World) -> anyhow::Result<(String, String)> {
+    let said = good(world, &["backup", "keygen"]).await?.stdout;
+    let mut lines = said.lines();
+    let secret = lines.next().context("a secret")?.to_owned();
+    let public = lines.next().and_then(|line| line.strip_prefix("recovery: "));
+    Ok((secret, public.context("a public half")?.to_owned()))
+}
+
+/// Another key makes it another host: what the former one made is told apart, and comes back with the recovery key.
+async fn a_host_that_was_rebuilt(world: &World) -> anyhow::Result<()> {
+    let (secret, public) = keygen(world).await?;
+    let backups = format!("to: 'file://{PLACE}', recovery: {public}");
+    configure(world, "", &backups).await?;
+    good(world, &["push", "--version", "v1"]).await?;
+    good(world, &["backup", "now", "db"]).await?;
+    let (newest, _) = listed(world).await?;
+    let newest = newest.last().context("a backup")?.clone();
+    world
+        .run(&["systemctl", "stop", "appliance-agent.service"])
+        .await?;
+    let (other, _) = keygen(world).await?;
+    world
+        .host
+        .copy_in(
+            "/etc/appliance/host.key",
+            format!("{other}\n").into_bytes(),
+            0o600,
+        )
+        .await?;
+    world.ready().await?;
+    good(world, &["push", "--version", "v1"]).await?;
+    good(world, &["backup", "now", "db"]).await?;
+    ensure!(!problems(world).await?.contains("not like those before"));
+    let (usable, bad) = listed(world).await?;
+    ensure!(usable.len() == 1 && bad.contains(&newest), "{usable:?} {bad:?}");
+    let list = good(world, &["backup", "list"]).await?.stdout;
+    let key = list
+        .split("--trust ")
+        .nth(1)
+        .and_then(|rest| rest.split([',', ' ']).next())
+        .context("the key of the former host")?
+        .to_owned();
+    let restore = [
+        "restore", "db", "--backup", &newest, "--into", "rebuilt", "--trust", &key,
+    ];
+    appliance(world, &restore)
+        .await?
+        .expect_code(1)?
+        .expect_error("--recovery-key FILE")?;
+    world
+        .developer
+        .write("recovery.key", &format!("# kept on paper\n{secret}\n"))?;
+    good(
+        world,
+        &[&restore[..], &["--recovery-key", "recovery.key"]].concat(),
+    )
+    .await?;
+    let words = [
+        "docker",
+        "exec",
+        "demo-db",
+        "psql",
+        "-U",
+        "postgres",
+        "-d",
+        "rebuilt",
+        "-Atc",
+        "SELECT count(*) FROM orders",
+    ];
+    ensure!(world.run(&words).await? == "6000");
+    let audit = good(world, &["audit", "--json"]).await?.stdout;
+    ensure!(!audit.contains("AGE-SECRET-KEY"), "no key is in the record");
     Ok(())
 }

@@ -80,9 +80,11 @@ async fn data_of_every_kind_is_backed_up_drilled_and_restored() -> anyhow::Resul
         .context("a default route")?
         .to_owned();
     let ip = world.ip().await?;
+    // The same machine under another name: a server of its own, as far as the configuration goes, which runs no role.
+    let (_, apart) = world.host.addresses().await?;
     let more = format!(
         "accessories:\n\
-         \x20 cache: {{image: 'redis-test:7', host: {ip}, volumes: ['cache:/data'], cmd: 'redis-server --dir /data --appendonly yes --protected-mode no --requirepass s3cret'}}\n\
+         \x20 cache: {{image: 'redis-test:7', host: '{apart}', volumes: ['cache:/data'], cmd: 'redis-server --dir /data --appendonly yes --protected-mode no --requirepass s3cret'}}\n\
          \x20 notes: {{image: 'sqlite-test:3', host: {ip}, volumes: ['notes:/notes'], cmd: 'sleep infinity'}}\n\
          \x20 files: {{image: 'files-test:1', host: {ip}, volumes: ['uploads:/uploads'], cmd: 'sleep infinity'}}\n\
          \x20 old: {{image: 'mariadb-test:10', host: {ip}, cmd: 'mariadbd --user=mysql --socket=/tmp/mysqld.sock --pid-file=/tmp/mysqld.pid'}}\n\
@@ -105,6 +107,7 @@ async fn data_of_every_kind_is_backed_up_drilled_and_restored() -> anyhow::Resul
     inside(&world, "demo-files", &["sh", "-c", fill]).await?;
 
     redis(&world).await?;
+    larger_than_the_helper(&world).await?;
     sqlite(&world).await?;
 
     // By itself, within two minutes and its share of jitter: both ends were told.
@@ -236,6 +239,46 @@ async fn redis(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A data set that takes more memory than a throw-away container usually has, and a server that has too little for two.
+async fn larger_than_the_helper(world: &World) -> anyhow::Result<()> {
+    let cli = async |words: &[&str]| {
+        let words = [&["redis-cli", "--no-auth-warning", "-a", "s3cret"], words].concat();
+        inside(world, "demo-cache", &words).await
+    };
+    // Its snapshot is a hundredth of that.
+    cli(&["CONFIG", "SET", "appendonly", "no"]).await?;
+    let fill = "for i = 1, 600 do redis.call('SET', 'large' .. i, string.rep('v', 1048576)) end";
+    cli(&["EVAL", fill, "0"]).await?;
+    appliance(world, &["backup", "now", "cache"]).await?;
+    let said = appliance(world, &["backup", "drill", "cache"]).await?.stderr;
+    ensure!(said.contains("1102 keys loaded"), "{said}");
+    let limit = [
+        "docker",
+        "update",
+        "--memory=1g",
+        "--memory-swap=1g",
+        "demo-cache",
+    ];
+    world.run(&limit).await?;
+    let refused = world
+        .developer
+        .appliance(["restore", "cache", "--swap", "--no-backup"])
+        .run()
+        .await?
+        .expect_code(1)?;
+    ensure!(
+        refused
+            .stderr
+            .contains("beside the live one in demo-cache needs about"),
+        "{}",
+        refused.stderr
+    );
+    ensure!(cli(&["DBSIZE"]).await? == "1102");
+    let spared = "for i = 1, 600 do redis.call('DEL', 'large' .. i) end";
+    cli(&["EVAL", spared, "0"]).await?;
+    Ok(())
+}
+
 async fn sqlite(world: &World) -> anyhow::Result<()> {
     let ask = async |statement: &str| {
         inside(world, "demo-notes", &["sqlite3", "/notes/app.sqlite3", statement]).await
@@ -336,5 +379,20 @@ async fn before_what_may_cost_data(world: &World) -> anyhow::Result<()> {
     );
     let volumes = world.run(&["docker", "volume", "ls", "--quiet"]).await?;
     ensure!(!volumes.lines().any(|name| name == "cache"), "{volumes}");
+
+    // The app goes, its data stays, and so do its backups; what then takes the data takes a backup first all the same.
+    appliance(world, &["remove", "-y"]).await?;
+    let status = appliance(world, &["status"]).await?.stdout;
+    ensure!(status.contains("notes to file"), "{status}");
+    appliance(world, &["backup", "now", "notes"]).await?;
+    let manifests = "find /var/backups/data/demo/sqlite/notes -name manifest.json | wc -l";
+    let count = async || world.run(&["sh", "-c", manifests]).await;
+    let before: u64 = count().await?.parse()?;
+    ensure!(
+        !status.contains("cache to file"),
+        "the one that was removed is forgotten: {status}"
+    );
+    appliance(world, &["accessory", "remove", "notes", "--confirm", "notes"]).await?;
+    ensure!(count().await?.parse::<u64>()? == before + 1);
     Ok(())
 }

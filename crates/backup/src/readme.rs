@@ -46,6 +46,16 @@ Restore other things
   sqlite    the stream is the database file
   volume    the stream is a tar archive
 
+With the program, on a new host or under a new name
+---------------------------------------------------
+
+Write the same place into the new host's configuration and push it. `appliance backup list` then shows the backups of
+the former host and the key that they are signed with ("signing_key" in appliance.json is that of the first host):
+
+  appliance restore ACCESSORY --swap --trust KEY --recovery-key recovery.key
+
+Those of an accessory that had another name: add --from OLD-NAME, or --from OLD-APP/OLD-NAME.
+
 Check that nothing was altered
 ------------------------------
 

@@ -195,6 +195,18 @@ impl Postgres {
         self.ask("postgres", "its databases", &question).await
     }
 
+    /// Bytes that a database takes on the disk of the server; 0 for one that is not there.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub async fn size(&self, name: &str) -> Result<u64, PostgresError> {
+        let question = format!(
+            "SELECT to_json(coalesce(sum(pg_database_size(oid)), 0)) FROM pg_database WHERE datname = {}",
+            sql::literal(name)
+        );
+        self.ask("postgres", "the size of a database", &question).await
+    }
+
     /// Drops a database that carries exactly this mark, or was made for it and not marked yet: then it has the mark's last
     /// word, which is random, in its name. Any other is left alone. One that is gone is no error.
     ///

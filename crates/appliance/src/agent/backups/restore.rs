@@ -163,7 +163,7 @@ pub async fn restore(
         return restore_other(agent, &repository, manifest, &subject, &info, wanted, audience).await;
     }
     let server = agent.postgres(&info);
-    room::disk(&**server.place(), data_directory(&info), manifest).await?;
+    room::database(&server, data_directory(&info), manifest).await?;
     let target = match &wanted.into {
         Some(name) => Target::Into(name.clone()),
         None if wanted.swap => Target::Swap,
@@ -186,11 +186,16 @@ pub async fn restore(
         table,
         OUTSIDE,
     )
-    .await
-    .map_err(|error| match error {
-        closed @ RestoreError::Closed { .. } => closed.into(),
-        other => anyhow::Error::from(other).context("nothing was changed"),
-    })?;
+    .await;
+    let restored = match restored {
+        Ok(restored) => restored,
+        Err(closed @ RestoreError::Closed { .. }) => return Err(closed.into()),
+        Err(other) => {
+            let full = room::full(&**server.place(), data_directory(&info)).await;
+            let full = full.map(|full| format!("{full}: ")).unwrap_or_default();
+            return Err(anyhow::Error::from(other).context(format!("{full}nothing was changed")));
+        }
+    };
     for warning in &restored.warnings {
         audience
             .tell(Event::Warning {
@@ -499,7 +504,7 @@ async fn drill_each(
         let drill = async {
             match (manifest.subject.kind, &scratch) {
                 (Kind::Postgres, Some(scratch)) => {
-                    room::disk(&**scratch.server.place(), "/var/lib", manifest).await?;
+                    room::database(&scratch.server, "/var/lib/postgresql", manifest).await?;
                     Ok(restore::drill(&repository, &scratch.server, manifest, OUTSIDE).await?)
                 }
                 (Kind::Redis, _) => redis::drill(agent, &repository, manifest, &image).await,

@@ -4,12 +4,17 @@ use anyhow::Context as _;
 use appliance_backup::manifest::Manifest;
 use appliance_backup::names::Kind;
 use appliance_backup::place::Place;
+use appliance_backup::postgres::Postgres;
 
 use super::helper::output;
 
 /// What a PostgreSQL restore needs, in multiples of the content: the rows again, their indexes, and what the server
 /// writes meanwhile.
 const DATABASE: f64 = 2.2;
+/// What a new database takes before anything is in it, and what its server writes meanwhile, bytes.
+const EMPTY: u64 = 64 << 20;
+/// The most that a server writes down before it writes (its own default of `max_wal_size`), bytes.
+const LOG: u64 = 1 << 30;
 /// What files and snapshots need: themselves, and what a file system adds.
 const FILES: f64 = 1.1;
 /// What a data set takes in memory, in multiples of a snapshot that does not say it.
@@ -34,12 +39,49 @@ pub(super) fn lacking(error: &anyhow::Error) -> bool {
 ///
 /// # Errors
 /// [`NoRoom`], with the figures.
-pub(super) async fn disk(place: &dyn Place, directory: &str, manifest: &Manifest) -> anyhow::Result<()> {
-    let Ok(text) = output(place, &["df", "-P", "-k", directory]).await else {
-        return Ok(());
-    };
-    fits(free(&text), needed(manifest), directory, place.name())?;
-    Ok(())
+pub(super) async fn disk(place: &dyn Place, directory: &str, manifest: &Manifest) -> Result<(), NoRoom> {
+    fits(
+        left(place, directory).await,
+        needed(manifest),
+        directory,
+        place.name(),
+    )
+}
+
+/// Like [`disk`], for a second database beside the live one: with indexes as that one has them, and what the server writes
+/// down before it writes.
+///
+/// # Errors
+/// [`NoRoom`], with the figures.
+pub(super) async fn database(server: &Postgres, directory: &str, manifest: &Manifest) -> Result<(), NoRoom> {
+    // A throw-away server has none, and one that cannot be asked will say so itself.
+    let live = server.size(&manifest.subject.unit).await.unwrap_or(0);
+    let place = &**server.place();
+    let needed = needed(manifest).max(beside(live)).saturating_add(EMPTY);
+    fits(left(place, directory).await, needed, directory, place.name())
+}
+
+/// Bytes that a second database like a live one of so many bytes needs.
+fn beside(live: u64) -> u64 {
+    live.saturating_add(live / 10).saturating_add(live.min(LOG))
+}
+
+/// Says that the disk of `directory` is full, if it is: what a server says of that may be lost with its connection.
+pub(super) async fn full(place: &dyn Place, directory: &str) -> Option<String> {
+    let left = left(place, directory).await?;
+    (left < EMPTY).then(|| {
+        format!(
+            "the disk of {directory} in {} is full ({} MB free)",
+            place.name(),
+            left / MB
+        )
+    })
+}
+
+/// Free bytes where `directory` of `place` lies.
+async fn left(place: &dyn Place, directory: &str) -> Option<u64> {
+    let text = output(place, &["df", "-P", "-k", directory]).await.ok()?;
+    free(&text)
 }
 
 fn fits(free: Option<u64>, needed: u64, directory: &str, place: &str) -> Result<(), NoRoom> {
@@ -158,6 +200,9 @@ mod tests {
         );
         assert!(fits(free(gnu), 600 * 1024, "/data", "shop-db").is_ok());
         assert!(fits(None, u64::MAX, "/data", "shop-db").is_ok());
+        assert_eq!(beside(0), 0);
+        assert_eq!(beside(100 << 20), 210 << 20, "its log may become as large");
+        assert_eq!(beside(20 << 30), (22 << 30) + LOG, "but not without end");
     }
 
     #[test]
