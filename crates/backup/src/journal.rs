@@ -235,8 +235,11 @@ impl Entry {
     /// # Errors
     /// When the file cannot be removed; settling it again does no harm.
     pub fn done(self) -> io::Result<()> {
-        fs_err::remove_file(&self.path)?;
-        self.sync()
+        match fs_err::remove_file(&self.path) {
+            // Somebody else has settled it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| self.sync()),
+        }
     }
 
     fn write(&self) -> io::Result<()> {

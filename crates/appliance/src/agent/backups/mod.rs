@@ -143,9 +143,10 @@ impl Backups {
         let journal =
             Journal::open(&directory).with_context(|| format!("cannot use {}", directory.display()))?;
         // Before anything of our own is in it.
-        let mut left = journal
-            .interrupted()
-            .with_context(|| format!("cannot read {}", directory.display()))?;
+        let mut left = journal.interrupted().unwrap_or_else(|error| {
+            tracing::error!("cannot read {}: {}", directory.display(), chain(&error));
+            Vec::new()
+        });
         left.retain(|entry| entry.intent.is_about_what_is_stored());
         let single = |name: &str| Key::new(name).expect("our own name is a good key");
         Ok(Self {

@@ -11,6 +11,9 @@ use crate::agent::Agent;
 use crate::agent::schedule::Rhythm;
 use crate::wire::{BackupJob, BackupRow};
 
+/// How long somebody who wants a list waits for a place.
+const LONGEST: std::time::Duration = std::time::Duration::from_secs(60);
+
 impl Agent {
     /// How every job of an app fares, without asking the places of the backups.
     pub fn backup_ages(&self, app: &str) -> Vec<BackupJob> {
@@ -175,9 +178,16 @@ impl Agent {
                 job = job.formerly(name);
             }
             job.spec.settings.trust.extend(wanted.get("trust").cloned());
-            match self.backup_rows(&job, &mut list).await {
-                Ok(()) => {}
-                Err(error) => list.problems.push(format!("{}: {error:#}", job.key())),
+            let told = tokio::time::timeout(LONGEST, self.backup_rows(&job, &mut list)).await;
+            match told {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => list.problems.push(format!("{}: {error:#}", job.key())),
+                Err(_) => list.problems.push(format!(
+                    "{}: {} does not answer within {} s",
+                    job.key(),
+                    list.to,
+                    LONGEST.as_secs()
+                )),
             }
             lists.push(list);
         }
