@@ -101,6 +101,10 @@ impl Targets {
         let mut hosts = Vec::new();
         for (name, link) in links {
             let info: wire::Host = link.get("/v1/host").await?;
+            // One server under two names: that of its roles, and that of an accessory.
+            if accessories && hosts.iter().any(|known: &Target| known.id == info.id) {
+                continue;
+            }
             let found: wire::App = link.get(&format!("/v1/apps/{app}")).await?;
             let matches = |role: &String| {
                 globals.roles.is_empty() || globals.roles.iter().any(|pattern| glob(pattern, role))
