@@ -453,7 +453,7 @@ async fn a_place_that_cannot_be_used(world: &World) -> anyhow::Result<()> {
     configure(
         world,
         "",
-        &format!("to: 'file://{PLACE}', spool: true, bandwidth: 1m"),
+        &format!("to: 'file://{PLACE}', spool: true, bandwidth: 16k"),
     )
     .await?;
     let said = good(world, &["push", "--version", "v1"]).await?.stderr;
@@ -462,12 +462,12 @@ async fn a_place_that_cannot_be_used(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The dump is over while the link still carries it; a crash leaves nothing of it on the disk.
+/// The dump is over while the link, at 16 KiB a second, has carried nothing of it; a crash leaves nothing of it on the disk.
 async fn a_spool_and_a_crash(world: &World) -> anyhow::Result<()> {
     psql(
         world,
         "CREATE TABLE large AS SELECT n, (SELECT string_agg(md5(random()::text || n || m), '') FROM generate_series(1, 80) m) AS x \
-         FROM generate_series(1, 50000) AS n",
+         FROM generate_series(1, 40000) AS n",
     )
     .await?;
     let (before, _) = listed(world).await?;
@@ -499,6 +499,8 @@ async fn a_spool_and_a_crash(world: &World) -> anyhow::Result<()> {
     let (usable, _) = listed(world).await?;
     ensure!(usable == before, "{usable:?}");
     psql(world, "DROP TABLE large").await?;
+    configure(world, "", &format!("to: 'file://{PLACE}', spool: true")).await?;
+    good(world, &["push", "--version", "v1"]).await?;
     good(world, &["backup", "now", "db"]).await?;
     ensure!(waiting().await? == 0);
     let (usable, bad) = listed(world).await?;

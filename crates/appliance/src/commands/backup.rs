@@ -199,7 +199,7 @@ pub async fn act_on_each(
             continue;
         }
         acted = true;
-        let action = action(&host.id.to_string())?;
+        let action = action(host.id.as_str())?;
         action.consistent().map_err(|why| failure(Kind::Config, why))?;
         let step = ui::step(&format!(
             "{}: {} {accessory}",

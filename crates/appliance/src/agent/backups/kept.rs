@@ -106,7 +106,7 @@ impl Agent {
         if own.is_empty() {
             return Ok(String::new());
         }
-        let sealed = identity::seal(&self.host.to_string(), &own)?;
+        let sealed = identity::seal(self.host.as_str(), &own)?;
         Ok(base64::engine::general_purpose::STANDARD.encode(sealed))
     }
 
