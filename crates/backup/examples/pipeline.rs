@@ -13,7 +13,7 @@ mod rig;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use appliance_backup::backup::{Order, Source, backup};
+use appliance_backup::backup::{Source, backup};
 use appliance_backup::names::{Kind, Subject};
 use appliance_backup::postgres::Postgres;
 use appliance_backup::restore::{Target, restore};
@@ -45,7 +45,7 @@ fn main() {
         ["backup", socket, port, database] => runtime.block_on(measured(async {
             let (repository, journal, server) = opened(socket, port).await;
             let baseline = Memory::now();
-            let order = order(subject(database));
+            let order = rig::order(subject(database));
             let manifest = backup(
                 &repository,
                 &journal,
@@ -106,7 +106,7 @@ fn main() {
                 let manifest = backup(
                     &repository,
                     &journal,
-                    &order(subject),
+                    &rig::order(subject),
                     Source::Stream(feed),
                     outside(),
                 )
@@ -116,16 +116,6 @@ fn main() {
             }));
         }
         other => panic!("not understood: {other:?}"),
-    }
-}
-
-fn order(subject: Subject) -> Order {
-    Order {
-        subject,
-        image: None,
-        bandwidth: None,
-        previous: None,
-        odd: None,
     }
 }
 

@@ -10,10 +10,9 @@ mod rig;
 
 use std::io::{Read, Write as _};
 
-use appliance_backup::backup::{Order, Source, backup};
-use appliance_backup::names::{Kind, Subject};
+use appliance_backup::backup::{Source, backup};
 use appliance_backup::stream::{self, Feed};
-use rig::{S3, outside, subject};
+use rig::{S3, outside};
 
 /// Bytes of content: far more than the memory.
 const BYTES: u64 = 1 << 30;
@@ -32,16 +31,7 @@ async fn stream(port: u16) {
     let directory = tempfile::tempdir().expect("directory");
     let repository = rig::repository(rig::s3::store(rig::s3::options(port, "stream"))).await;
     let before = peak();
-    let order = Order {
-        subject: Subject {
-            kind: Kind::Volume,
-            ..subject("stream")
-        },
-        image: None,
-        bandwidth: None,
-        previous: None,
-        odd: None,
-    };
+    let order = rig::order(rig::files());
     let source = Source::Stream(Feed::Reader(Box::new(Content {
         left: BYTES,
         state: 1,

@@ -9,6 +9,7 @@ mod bench_push;
 mod cargo;
 mod demo;
 mod host;
+mod postgres;
 mod prerequisites;
 mod say;
 mod score;

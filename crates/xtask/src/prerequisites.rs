@@ -120,7 +120,7 @@ pub(crate) fn install(wanted: &[(&str, &str)]) -> anyhow::Result<()> {
 }
 
 /// A command that runs as root: itself, or through sudo.
-fn as_root(program: &str) -> Command {
+pub(crate) fn as_root(program: &str) -> Command {
     // The owner of our own process entry is our effective user.
     let root = std::os::unix::fs::MetadataExt::uid(&match std::fs::metadata("/proc/self") {
         Ok(metadata) => metadata,

@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::cargo::{binary, cargo};
 use crate::prerequisites::run;
-use crate::{host, prerequisites, say};
+use crate::{host, postgres, prerequisites, say};
 
 /// Hosts that run at the same time in the integration tests.
 ///
@@ -32,6 +32,7 @@ pub(crate) struct TestArgs {
 pub(crate) async fn test(args: &TestArgs) -> anyhow::Result<()> {
     let begun = Instant::now();
     prerequisites::ensure()?;
+    postgres::ensure(&*host::connect().await?).await?;
     if args.filter.is_none() {
         step("formatting", &["fmt", "--all", "--check"])?;
         step(

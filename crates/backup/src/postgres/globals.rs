@@ -8,7 +8,7 @@ use crate::place::{self, Job};
 impl Postgres {
     /// The job that writes roles, their passwords and memberships, and tablespaces, as SQL.
     pub fn globals(&self) -> Job {
-        self.job(["pg_dumpall", "--globals-only", "--no-password"])
+        self.session(["pg_dumpall", "--globals-only", "--no-password"])
     }
 
     /// Creates the roles of a dump of globals that the server does not have. Those it has are left as they are.

@@ -21,6 +21,10 @@ pub(crate) const APPLICATION: &str = "appliance backup";
 const ASKED: u32 = 100;
 /// Between two looks.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// In the place of settings that a role or a database may have and that would end or spoil what we do, or keep us
+/// waiting behind somebody's lock; that as long as [`LOCK_TIMEOUT`].
+const SETTINGS: &str = "-c statement_timeout=0 -c lock_timeout=60000 -c idle_in_transaction_session_timeout=0 \
+                        -c default_transaction_read_only=off";
 /// Tables counted with one statement.
 const COUNTED_AT_ONCE: usize = 100;
 
@@ -101,6 +105,13 @@ impl Postgres {
         job
     }
 
+    /// A job with a session that no setting of the role or the database cuts short.
+    fn session<S: Into<String>>(&self, words: impl IntoIterator<Item = S>) -> Job {
+        let mut job = self.job(words);
+        job.env.push(("PGOPTIONS".to_owned(), SETTINGS.to_owned()));
+        job
+    }
+
     /// Runs statements in one database; several together are one transaction.
     ///
     /// # Errors
@@ -121,7 +132,7 @@ impl Postgres {
             .extend([sql::connection(database), "-c".to_owned(), statements.to_owned()]);
         job.env.push((
             "PGOPTIONS".to_owned(),
-            "-c search_path= -c client_min_messages=error -c statement_timeout=0".to_owned(),
+            format!("{SETTINGS} -c search_path= -c client_min_messages=error"),
         ));
         let ended = place::succeed(&*self.place, &job).await?;
         Ok(String::from_utf8_lossy(&ended.stdout).trim().to_owned())
@@ -176,7 +187,7 @@ impl Postgres {
 
     /// The job that dumps a database in the custom format, uncompressed.
     pub fn dump(&self, database: &str) -> Job {
-        let mut job = self.job(["pg_dump", "--format=custom", "--compress=0", "--no-password"]);
+        let mut job = self.session(["pg_dump", "--format=custom", "--compress=0", "--no-password"]);
         job.command.push(format!("--lock-wait-timeout={LOCK_TIMEOUT}"));
         job.command
             .push(format!("--dbname={}", sql::connection(database)));
@@ -185,7 +196,7 @@ impl Postgres {
 
     /// The job that restores such a dump from its standard input, into a database that is there and empty.
     pub fn restore(&self, database: &str, table: Option<&str>) -> Job {
-        let mut job = self.job(["pg_restore", "--exit-on-error", "--no-password"]);
+        let mut job = self.session(["pg_restore", "--exit-on-error", "--no-password"]);
         job.command
             .push(format!("--dbname={}", sql::connection(database)));
         if let Some(table) = table {

@@ -4,26 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use appliance_backup::backup::{BackupError, Order, Source, backup};
-use appliance_backup::names::{Kind, Subject};
+use appliance_backup::backup::{BackupError, Source, backup};
 use appliance_backup::place::{Ended, Job, LocalPlace, Pipe, Place, PlaceError};
 use appliance_backup::postgres::Postgres;
-use appliance_backup::store::FileStore;
 use appliance_backup::stream::{Feed, StreamError};
 use futures_util::future::BoxFuture;
 
 use crate::rig::cluster::Cluster;
 use crate::rig::{self, cluster, outside, subject};
-
-fn order(subject: Subject) -> Order {
-    Order {
-        subject,
-        image: None,
-        bandwidth: None,
-        previous: None,
-        odd: None,
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_writes_nothing_more_and_does_not_end_is_given_up() {
@@ -33,19 +21,15 @@ async fn a_program_that_writes_nothing_more_and_does_not_end_is_given_up() {
         pipes: directory.path().to_owned(),
         env: vec![],
     });
-    let repository = rig::repository(Arc::new(FileStore::new(directory.path().join("backups")))).await;
+    let repository = rig::in_directory(directory.path().join("backups")).await;
     let journal = rig::journal(directory.path());
-    let files = Subject {
-        kind: Kind::Volume,
-        ..subject("files")
-    };
     let mut job = Job::new(["sh", "-c", "echo begun; exec sleep 20"]);
     job.silence = Some(Duration::from_millis(400));
     let feed = |job: &Job| Feed::Job {
         place: Arc::clone(&place),
         job: job.clone(),
     };
-    let order = order(files);
+    let order = rig::order(rig::files());
     let failed = backup(
         &repository,
         &journal,
@@ -119,8 +103,14 @@ impl Place for Migrating {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_or_role_that_changes_under_a_dump_makes_no_backup_that_would_not_restore() {
+    for version in cluster::VERSIONS {
+        changes_under_a_dump(version).await;
+    }
+}
+
+async fn changes_under_a_dump(version: u32) {
     let directory = tempfile::tempdir().expect("directory");
-    let cluster = Cluster::start();
+    let cluster = Cluster::of(version);
     let server = cluster.postgres(directory.path());
     server
         .run("postgres", "CREATE DATABASE migrated")
@@ -130,9 +120,9 @@ async fn a_schema_or_role_that_changes_under_a_dump_makes_no_backup_that_would_n
         .run("migrated", "CREATE TABLE public.t AS SELECT 1 AS n")
         .await
         .expect("filled");
-    let repository = rig::repository(Arc::new(FileStore::new(directory.path().join("backups")))).await;
+    let repository = rig::in_directory(directory.path().join("backups")).await;
     let journal = rig::journal(directory.path());
-    let order = order(subject("migrated"));
+    let order = rig::order(subject("migrated"));
     for statement in [
         "ALTER TABLE public.t ADD COLUMN more int",
         "CREATE ROLE came_late; GRANT SELECT ON public.t TO came_late",
@@ -166,7 +156,7 @@ async fn a_schema_or_role_that_changes_under_a_dump_makes_no_backup_that_would_n
         assert_eq!((after.backups.len(), after.unusable.len()), (before, 0));
         // The next one begins after the migration, and restores.
         let manifest = run().await.expect("a backup");
-        let scratch = cluster::scratch().postgres(directory.path());
+        let scratch = cluster::scratch(version).postgres(directory.path());
         appliance_backup::restore::drill(&repository, &scratch, &manifest, outside())
             .await
             .expect("it restores");

@@ -1,87 +1,13 @@
 //! A lax store beside the strict one: moto checks no signature and no digest, and knows versions and unfinished uploads.
 
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-
-use appliance_backup::backup::{Order, Source, backup};
+use appliance_backup::backup::{Source, backup};
 use appliance_backup::names::{Kind, Subject};
 use appliance_backup::recover;
 use appliance_backup::restore::{Target, restore};
 use appliance_backup::retention::Plan;
-use appliance_backup::store::Store;
 
+use crate::rig::moto::Moto;
 use crate::rig::{self, cluster, outside, subject};
-
-/// A moto server; it ends with this value.
-struct Moto {
-    child: Child,
-    port: u16,
-}
-
-impl Moto {
-    fn start() -> Self {
-        let program =
-            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/moto/bin/moto_server");
-        // A port that was free a moment ago: the server cannot be handed one.
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a port")
-            .port();
-        let child = Command::new(&program)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}; cargo xtask test installs it", program.display()));
-        let begun = std::time::Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(begun.elapsed().as_secs() < 60, "moto does not listen");
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-        Self { child, port }
-    }
-
-    /// A bucket that keeps every version of its objects, as one with object lock does.
-    async fn bucket(&self) {
-        use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
-        use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
-        let config = aws_sdk_s3::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::new(
-                rig::s3::ACCESS,
-                rig::s3::SECRET,
-                None,
-                None,
-                "test",
-            ))
-            .endpoint_url(format!("http://127.0.0.1:{}", self.port))
-            .force_path_style(true);
-        let client = aws_sdk_s3::Client::from_conf(config.build());
-        client.create_bucket().bucket("bkt").send().await.expect("made");
-        let versions = VersioningConfiguration::builder()
-            .status(BucketVersioningStatus::Enabled)
-            .build();
-        client
-            .put_bucket_versioning()
-            .bucket("bkt")
-            .versioning_configuration(versions)
-            .send()
-            .await
-            .expect("versions are kept");
-    }
-
-    fn store(&self, prefix: &str) -> Arc<dyn Store> {
-        rig::s3::store(rig::s3::options(self.port, prefix))
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ended = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lax_store_with_versions_keeps_backups_as_well_and_is_swept() {
@@ -101,13 +27,7 @@ async fn a_lax_store_with_versions_keeps_backups_as_well_and_is_swept() {
         .expect("filled");
     let repository = rig::repository(moto.store("some/prefix")).await;
     let journal = rig::journal(directory.path());
-    let order = Order {
-        subject: subject("lax"),
-        image: None,
-        bandwidth: None,
-        previous: None,
-        odd: None,
-    };
+    let order = rig::order(subject("lax"));
     let mut made = Vec::new();
     for _ in 0..2 {
         let source = Source::Postgres(&server);

@@ -16,3 +16,5 @@ mod hanging;
 mod lax;
 mod roundtrip;
 mod spool;
+mod server_faults;
+mod store_faults;

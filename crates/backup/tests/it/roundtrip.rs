@@ -2,32 +2,21 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
-use appliance_backup::backup::{Order, Source, backup};
+use appliance_backup::backup::{Source, backup};
 use appliance_backup::manifest::Manifest;
 use appliance_backup::names::{Kind, Subject};
 use appliance_backup::postgres::Postgres;
 use appliance_backup::repository::Repository;
 use appliance_backup::restore::{self, RestoreError, Target, drill, restore};
-use appliance_backup::store::{FileStore, PART};
+use appliance_backup::store::PART;
 use appliance_backup::stream::{self, Feed};
 
 use crate::rig::cluster::Cluster;
 use crate::rig::{self, S3, cluster, outside, subject};
 
-fn order(subject: &Subject) -> Order {
-    Order {
-        subject: subject.clone(),
-        image: None,
-        bandwidth: None,
-        previous: None,
-        odd: None,
-    }
-}
-
 async fn back_up(repository: &Repository, directory: &Path, server: &Postgres, database: &str) -> Manifest {
-    let order = order(&subject(database));
+    let order = rig::order(subject(database));
     backup(
         repository,
         &rig::journal(directory),
@@ -68,9 +57,15 @@ async fn all_types(cluster: &Cluster, server: &Postgres, name: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_of_all_types_comes_back_equal_by_swap_undo_and_drill() {
+    for version in cluster::VERSIONS {
+        comes_back_equal(version).await;
+    }
+}
+
+async fn comes_back_equal(version: u32) {
     let directory = tempfile::tempdir().expect("directory");
     let s3 = S3::start(&directory.path().join("s3")).await;
-    let cluster = Cluster::start();
+    let cluster = Cluster::of(version);
     let server = cluster.postgres(directory.path());
     let name = "all types='x'";
     all_types(&cluster, &server, name).await;
@@ -188,7 +183,7 @@ async fn a_database_of_all_types_comes_back_equal_by_swap_undo_and_drill() {
     );
 
     // In a server that has none of the roles.
-    let scratch = cluster::scratch().postgres(directory.path());
+    let scratch = cluster::scratch(version).postgres(directory.path());
     let result = drill(&repository, &scratch, &manifest, outside())
         .await
         .expect("drilled");
@@ -208,7 +203,7 @@ async fn a_database_of_all_types_comes_back_equal_by_swap_undo_and_drill() {
 #[tokio::test(flavor = "multi_thread")]
 async fn other_encodings_and_several_databases_each_have_their_own_backup() {
     let directory = tempfile::tempdir().expect("directory");
-    let cluster = Cluster::start();
+    let cluster = Cluster::of(cluster::VERSIONS[0]);
     let server = cluster.postgres(directory.path());
     server
         .run(
@@ -224,7 +219,7 @@ async fn other_encodings_and_several_databases_each_have_their_own_backup() {
         )
         .await
         .expect("filled");
-    let repository = rig::repository(Arc::new(FileStore::new(directory.path().join("backups")))).await;
+    let repository = rig::in_directory(directory.path().join("backups")).await;
     let names = server.databases().await.expect("listed");
     assert!(
         names.contains(&"latin".to_owned()) && !names.contains(&"template1".to_owned()),
@@ -247,7 +242,7 @@ async fn other_encodings_and_several_databases_each_have_their_own_backup() {
     let missing = backup(
         &repository,
         &journal,
-        &order(&subject("no such database")),
+        &rig::order(subject("no such database")),
         Source::Postgres(&server),
         outside(),
     )
@@ -264,7 +259,7 @@ async fn other_encodings_and_several_databases_each_have_their_own_backup() {
 #[tokio::test(flavor = "multi_thread")]
 async fn common_tools_alone_restore_it_as_the_page_in_the_bucket_says() {
     let directory = tempfile::tempdir().expect("directory");
-    let cluster = Cluster::start();
+    let cluster = Cluster::of(cluster::VERSIONS[0]);
     let server = cluster.postgres(directory.path());
     server
         .run("postgres", "CREATE DATABASE by_hand")
@@ -280,7 +275,7 @@ async fn common_tools_alone_restore_it_as_the_page_in_the_bucket_says() {
         .await
         .expect("filled");
     let root = directory.path().join("backups");
-    let repository = rig::repository(Arc::new(FileStore::new(&root))).await;
+    let repository = rig::in_directory(&root).await;
     let manifest = back_up(&repository, directory.path(), &server, "by_hand").await;
     assert!(
         manifest.stored_bytes() > 2 * PART as u64,
@@ -313,15 +308,9 @@ async fn common_tools_alone_restore_it_as_the_page_in_the_bucket_says() {
         .run("postgres", "CREATE DATABASE by_hand_again TEMPLATE template0")
         .await
         .expect("made");
-    let restored = Command::new(cluster::programs().join("pg_restore"))
-        .args([
-            "--exit-on-error",
-            "-U",
-            "postgres",
-            "--dbname=by_hand_again",
-            "-h",
-        ])
-        .arg(cluster.socket())
+    let restored = cluster
+        .pg_restore()
+        .args(["--exit-on-error", "--dbname=by_hand_again"])
         .stdin(zstd.stdout.take().expect("piped"))
         .status()
         .expect("pg_restore");
@@ -348,7 +337,7 @@ async fn content_without_a_server_has_the_same_protocol() {
     let manifest = backup(
         &repository,
         &rig::journal(directory.path()),
-        &order(&volume),
+        &rig::order(volume),
         source,
         outside(),
     )

@@ -7,46 +7,67 @@ use std::sync::{Arc, OnceLock};
 use appliance_backup::place::LocalPlace;
 use appliance_backup::postgres::{Postgres, sql};
 
-/// Where distributions put the programs.
-const INSTALLED: &str = "/usr/lib/postgresql";
+/// Where distributions put the programs, and where the project's tasks put those of other versions.
+const INSTALLED: [&str; 2] = ["/usr/lib/postgresql", "/usr/local/lib/postgresql"];
+
+/// The versions that backups are tested on.
+pub const VERSIONS: [u32; 2] = [15, 17];
 
 /// A server; it ends with this process, however that ends.
 pub struct Cluster {
     directory: tempfile::TempDir,
+    programs: PathBuf,
+    /// Its version, by which its programs lie.
+    pub version: u32,
 }
+
+/// Servers that are started when somebody first wants them, one of each version.
+type Each = [OnceLock<Cluster>; VERSIONS.len()];
 
 /// The server that most tests share; who makes roles has one of his own, as a role that comes while another test's dump
 /// runs makes that no backup.
 pub fn shared() -> &'static Cluster {
-    static SHARED: OnceLock<Cluster> = OnceLock::new();
-    SHARED.get_or_init(Cluster::start)
+    let at = Path::new(INSTALLED[0]);
+    let own = |version: &u32| at.join(version.to_string()).join("bin/initdb").exists();
+    live(VERSIONS.into_iter().find(own).unwrap_or(VERSIONS[0]))
+}
+
+/// The one of a version.
+pub fn live(version: u32) -> &'static Cluster {
+    static LIVE: Each = [const { OnceLock::new() }; VERSIONS.len()];
+    each(&LIVE, version)
 }
 
 /// A second one, for drills.
-pub fn scratch() -> &'static Cluster {
-    static SCRATCH: OnceLock<Cluster> = OnceLock::new();
-    SCRATCH.get_or_init(Cluster::start)
+pub fn scratch(version: u32) -> &'static Cluster {
+    static SCRATCH: Each = [const { OnceLock::new() }; VERSIONS.len()];
+    each(&SCRATCH, version)
 }
 
-/// The programs of the newest version that is installed.
-pub fn programs() -> PathBuf {
-    let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir(INSTALLED)
-        .unwrap_or_else(|error| panic!("PostgreSQL is not installed ({error}); cargo xtask test installs it"))
-        .flatten()
-        .filter_map(|entry| {
-            Some((
-                entry.file_name().to_str()?.parse().ok()?,
-                entry.path().join("bin"),
-            ))
-        })
-        .filter(|(_, path)| path.join("initdb").exists())
-        .collect();
-    versions.sort();
-    versions.pop().expect("a version of PostgreSQL").1
+fn each(servers: &'static Each, version: u32) -> &'static Cluster {
+    let at = VERSIONS.iter().position(|other| *other == version);
+    servers[at.expect("a version of ours")].get_or_init(|| Cluster::of(version))
+}
+
+/// The programs of a version.
+pub fn programs(version: u32) -> PathBuf {
+    let mut places = INSTALLED
+        .map(|place| Path::new(place).join(version.to_string()).join("bin"))
+        .into_iter();
+    let found = places.find(|place| place.join("initdb").exists());
+    found.unwrap_or_else(|| panic!("PostgreSQL {version} is not installed; cargo xtask test installs it"))
+}
+
+/// The programs of the version that the server in `socket` has.
+fn programs_of(socket: &Path) -> PathBuf {
+    let text = std::fs::read_to_string(socket.join("data/PG_VERSION")).expect("a server's directory");
+    programs(text.trim().parse().expect("a version"))
 }
 
 impl Cluster {
-    pub fn start() -> Self {
+    /// Starts a server of this version.
+    pub fn of(version: u32) -> Self {
+        let programs = programs(version);
         let directory = tempfile::Builder::new()
             .prefix("pg-")
             .tempdir()
@@ -59,7 +80,7 @@ impl Cluster {
             nix::unistd::chown(path, Some(user.uid), Some(user.gid)).expect("chown");
         }
         let data = path.join("data");
-        let status = server("initdb", false)
+        let status = server(&programs, "initdb", false)
             .args([
                 "-A",
                 "trust",
@@ -76,10 +97,22 @@ impl Cluster {
             .status()
             .expect("initdb");
         assert!(status.success(), "initdb");
-        let mut postgres = server("postgres", true);
+        let cluster = Self {
+            directory,
+            programs,
+            version,
+        };
+        cluster.run();
+        cluster
+    }
+
+    /// Starts the server again after [`Cluster::stop`].
+    pub fn run(&self) {
+        let path = self.directory.path();
+        let mut postgres = server(&self.programs, "postgres", true);
         postgres
             .arg("-D")
-            .arg(&data)
+            .arg(path.join("data"))
             .arg("-k")
             .arg(path)
             .args([
@@ -100,7 +133,7 @@ impl Cluster {
             let _ended = child.wait();
         });
         let begun = std::time::Instant::now();
-        while !ready(path) {
+        while !self.ready() {
             assert!(
                 begun.elapsed().as_secs() < 60,
                 "{}",
@@ -108,7 +141,36 @@ impl Cluster {
             );
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        Self { directory }
+    }
+
+    /// Kills the server and all of its sessions, as a container that is killed does.
+    pub fn stop(&self) {
+        let file = self.directory.path().join("data/postmaster.pid");
+        let text = std::fs::read_to_string(file).expect("it runs");
+        let pid = text
+            .lines()
+            .next()
+            .and_then(|line| line.parse().ok())
+            .expect("a number");
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGQUIT).expect("it runs");
+        while nix::sys::signal::kill(pid, None).is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    /// One of its programs, that connects as the owner.
+    fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(self.programs.join(name));
+        command.env("PGHOST", self.socket()).env("PGUSER", "postgres");
+        command
+    }
+
+    fn ready(&self) -> bool {
+        self.program("pg_isready")
+            .arg("-q")
+            .status()
+            .is_ok_and(|status| status.success())
     }
 
     pub fn socket(&self) -> &Path {
@@ -126,18 +188,9 @@ impl Cluster {
         let rules = std::fs::read_to_string(&path).expect("rules");
         let mut file = std::fs::File::create(&path).expect("rules");
         std::io::Write::write_all(&mut file, format!("{line}\n{rules}").as_bytes()).expect("rules");
-        let reloaded = Command::new(programs().join("psql"))
-            .args([
-                "-X",
-                "-q",
-                "-At",
-                "-U",
-                "postgres",
-                "-c",
-                "SELECT pg_reload_conf()",
-                "-h",
-            ])
-            .arg(self.socket())
+        let reloaded = self
+            .program("psql")
+            .args(["-X", "-q", "-At", "-c", "SELECT pg_reload_conf()"])
             .output()
             .expect("psql");
         assert!(reloaded.status.success());
@@ -145,9 +198,9 @@ impl Cluster {
 
     /// Runs `psql` with statements from a file.
     pub fn file(&self, database: &str, file: &Path) {
-        let output = Command::new(programs().join("psql"))
-            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"])
-            .arg(self.socket())
+        let output = self
+            .program("psql")
+            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1"])
             .args(["-d", &sql::connection(database), "-f"])
             .arg(file)
             .output()
@@ -159,11 +212,15 @@ impl Cluster {
         );
     }
 
+    /// The program that restores a dump by hand.
+    pub fn pg_restore(&self) -> Command {
+        self.program("pg_restore")
+    }
+
     /// A plain dump, without what differs between two dumps of the same.
     pub fn plain(&self, database: &str) -> String {
-        let output = Command::new(programs().join("pg_dump"))
-            .args(["-U", "postgres", "-h"])
-            .arg(self.socket())
+        let output = self
+            .program("pg_dump")
             .args(["-d", &sql::connection(database)])
             .output()
             .expect("pg_dump");
@@ -183,7 +240,7 @@ impl Cluster {
 /// The server whose socket is in `socket`.
 pub fn postgres(socket: &Path, pipes: &Path) -> Postgres {
     let place = LocalPlace {
-        programs: programs(),
+        programs: programs_of(socket),
         pipes: pipes.to_owned(),
         env: vec![],
     };
@@ -195,17 +252,8 @@ pub fn postgres(socket: &Path, pipes: &Path) -> Postgres {
     )
 }
 
-fn ready(socket: &Path) -> bool {
-    Command::new(programs().join("pg_isready"))
-        .arg("-q")
-        .arg("-h")
-        .arg(socket)
-        .status()
-        .is_ok_and(|status| status.success())
-}
-
 /// A program of the server: it refuses to run as root, and must not outlive us.
-fn server(program: &str, bound: bool) -> Command {
+fn server(programs: &Path, program: &str, bound: bool) -> Command {
     let mut command = Command::new("setpriv");
     if nix::unistd::geteuid().is_root() {
         command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
@@ -213,6 +261,6 @@ fn server(program: &str, bound: bool) -> Command {
     if bound {
         command.arg("--pdeathsig=QUIT");
     }
-    command.arg("--").arg(programs().join(program));
+    command.arg("--").arg(programs.join(program));
     command
 }

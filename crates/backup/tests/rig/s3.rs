@@ -36,12 +36,12 @@ pub enum Fault {
     FlippedReply,
     /// Half of the answer's body arrives, then the connection is cut.
     HalfReply,
-    /// The answer's clock is an hour ahead.
-    Skewed,
+    /// From this request on every connection is cut, for so long.
+    Away(Duration),
 }
 
 /// Which requests a fault is for.
-type Which = fn(&Seen) -> bool;
+pub type Which = fn(&Seen) -> bool;
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]
@@ -78,14 +78,44 @@ impl Seen {
     pub fn manifest(&self) -> bool {
         self.method == "PUT" && self.path.ends_with("manifest.json")
     }
+    pub fn read_manifest(&self) -> bool {
+        self.method == "GET" && self.path.ends_with("manifest.json")
+    }
+    pub fn globals(&self) -> bool {
+        self.method == "PUT" && self.path.contains("/globals")
+    }
+    pub fn verified(&self) -> bool {
+        self.method == "PUT" && self.path.contains("/verified-")
+    }
+    pub fn abort(&self) -> bool {
+        self.method == "DELETE" && self.query.contains("uploadId")
+    }
+}
+
+/// Who answers behind the faults.
+#[derive(Clone)]
+enum Behind {
+    /// The strict server, in this process.
+    Strict(S3Service),
+    /// Another server, on this port of ours.
+    Port(u16),
+}
+
+impl State {
+    fn is_away(&self) -> bool {
+        self.away.is_some_and(|until| std::time::Instant::now() < until)
+    }
 }
 
 #[derive(Default)]
 struct State {
     faults: VecDeque<(Which, Fault)>,
-    down: bool,
+    /// Until when every connection is cut.
+    away: Option<std::time::Instant>,
     /// Knows neither conditions nor checksums, and says so.
     plain: bool,
+    /// How far the server's clock is ahead of ours.
+    ahead: jiff::SignedDuration,
     seen: Vec<Seen>,
 }
 
@@ -104,7 +134,19 @@ impl S3 {
         std::fs::create_dir_all(root.join("bkt")).expect("bucket");
         let mut builder = S3ServiceBuilder::new(FileSystem::new(root).expect("root"));
         builder.set_auth(SimpleAuth::from_single(ACCESS, SECRET));
-        let service = builder.build();
+        // Its clock is the one of this machine; what is signed at a wrong time is refused before it, see [`S3::ahead`].
+        let mut config = s3s::config::S3Config::default();
+        config.presigned_url_max_skew_time_secs = 7200;
+        builder.set_config(Arc::new(s3s::config::StaticConfigProvider::new(Arc::new(config))));
+        Self::with(Behind::Strict(builder.build())).await
+    }
+
+    /// Puts the faults before another server.
+    pub async fn before(port: u16) -> Self {
+        Self::with(Behind::Port(port)).await
+    }
+
+    async fn with(behind: Behind) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("listen");
@@ -113,13 +155,13 @@ impl S3 {
         let shared = Arc::clone(&state);
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                if shared.lock().expect("state").down {
+                if shared.lock().expect("state").is_away() {
                     continue;
                 }
-                let (service, state) = (service.clone(), Arc::clone(&shared));
+                let (behind, state) = (behind.clone(), Arc::clone(&shared));
                 tokio::spawn(async move {
                     let answer =
-                        service_fn(move |request| answer(service.clone(), Arc::clone(&state), request));
+                        service_fn(move |request| answer(behind.clone(), Arc::clone(&state), request));
                     let _cut = auto::Builder::new(TokioExecutor::new())
                         .serve_connection(TokioIo::new(socket), answer)
                         .await;
@@ -134,14 +176,19 @@ impl S3 {
         self.state.lock().expect("state").faults.push_back((which, fault));
     }
 
-    /// Every connection is cut, until told otherwise.
-    pub fn down(&self, down: bool) {
-        self.state.lock().expect("state").down = down;
-    }
-
     /// From now on it refuses conditions and checksums, as some stores do.
     pub fn plain(&self) {
         self.state.lock().expect("state").plain = true;
+    }
+
+    /// From now on its clock is this far ahead of ours, and it refuses what was signed at another time, as stores do.
+    pub fn ahead(&self, ahead: jiff::SignedDuration) {
+        self.state.lock().expect("state").ahead = ahead;
+    }
+
+    /// The faults that did not happen will not.
+    pub fn clear(&self) {
+        self.state.lock().expect("state").faults.clear();
     }
 
     pub fn faults_left(&self) -> usize {
@@ -185,7 +232,7 @@ pub fn store(options: S3Options) -> Arc<dyn Store> {
 }
 
 async fn answer(
-    service: S3Service,
+    behind: Behind,
     state: Arc<Mutex<State>>,
     request: Request<Incoming>,
 ) -> Result<Response<s3s::Body>, std::io::Error> {
@@ -198,26 +245,40 @@ async fn answer(
         headers: head.headers.clone(),
         body: body.len(),
     };
-    let fault = {
+    let (fault, now) = {
         let mut state = state.lock().expect("state");
         state.seen.push(seen.clone());
+        let now = jiff::Timestamp::now() + state.ahead;
         let asks = |name: &str| head.headers.contains_key(name);
-        if state.down {
+        let fault = if state.is_away() {
             Some(Fault::Reset)
+        } else if !signed_about(&head.headers, now) {
+            Some(Fault::Status(403, "RequestTimeTooSkewed"))
         } else if state.plain
             && (asks("if-none-match") || asks("x-amz-checksum-crc32") || asks("x-amz-checksum-algorithm"))
         {
             Some(Fault::Status(501, "NotImplemented"))
         } else {
             let at = state.faults.iter().position(|(which, _)| which(&seen));
-            at.and_then(|at| state.faults.remove(at)).map(|(_, fault)| fault)
-        }
+            let fault = at.and_then(|at| state.faults.remove(at)).map(|(_, fault)| fault);
+            if let Some(Fault::Away(time)) = fault {
+                state.away = Some(std::time::Instant::now() + time);
+            }
+            fault
+        };
+        (fault, now)
+    };
+    let dated = |mut answered: Response<s3s::Body>| {
+        let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now);
+        let date = date.expect("a date").parse().expect("a header");
+        answered.headers_mut().insert("date", date);
+        answered
     };
     let cut = || std::io::Error::other("the connection is cut");
     match fault {
-        Some(Fault::Status(status, code)) => return Ok(error(status, code)),
-        Some(Fault::ErrorWith200) => return Ok(error(200, "InternalError")),
-        Some(Fault::Reset) => return Err(cut()),
+        Some(Fault::Status(status, code)) => return Ok(dated(error(status, code))),
+        Some(Fault::ErrorWith200) => return Ok(dated(error(200, "InternalError"))),
+        Some(Fault::Reset | Fault::Away(_)) => return Err(cut()),
         Some(Fault::Hang) => std::future::pending().await,
         Some(Fault::FlippedByte) => {
             let mut bytes = body.to_vec();
@@ -226,10 +287,15 @@ async fn answer(
             }
             body = Bytes::from(bytes);
         }
-        Some(Fault::LostReply | Fault::FlippedReply | Fault::HalfReply | Fault::Skewed) | None => {}
+        Some(Fault::LostReply | Fault::FlippedReply | Fault::HalfReply) | None => {}
     }
-    let request = Request::from_parts(head, s3s::Body::from(body));
-    let answered = service.call(request).await.map_err(|_| cut())?;
+    let answered = match behind {
+        Behind::Strict(service) => {
+            let request = Request::from_parts(head, s3s::Body::from(body));
+            service.call(request).await.map_err(|_| cut())?
+        }
+        Behind::Port(port) => forward(port, Request::from_parts(head, body)).await?,
+    };
     if fault == Some(Fault::LostReply) {
         // The answer to Complete comes with its body: only then it is carried out.
         let _carried_out = answered.into_body().collect().await;
@@ -251,19 +317,40 @@ async fn answer(
             let body = http_body_util::StreamBody::new(futures_util::StreamExt::take(pieces, length));
             Ok(Response::from_parts(head, s3s::Body::http_body_unsync(body)))
         }
-        Some(Fault::Skewed) => {
-            let mut answered = answered;
-            let ahead = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
-            let date = jiff::fmt::rfc2822::DateTimePrinter::new()
-                .timestamp_to_rfc9110_string(&ahead)
-                .expect("a date");
-            answered
-                .headers_mut()
-                .insert("date", date.parse().expect("a header"));
-            Ok(answered)
-        }
-        _ => Ok(answered),
+        _ => Ok(dated(answered)),
     }
+}
+
+/// Whether a request was signed within a quarter of an hour of `now`, as stores want it.
+fn signed_about(headers: &hyper::HeaderMap, now: jiff::Timestamp) -> bool {
+    let date = headers.get("x-amz-date").and_then(|date| date.to_str().ok());
+    let at = date.and_then(|date| jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", date).ok());
+    at.and_then(|at| at.to_zoned(jiff::tz::TimeZone::UTC).ok())
+        .is_some_and(|at| at.timestamp().duration_since(now).as_secs().abs() < 900)
+}
+
+/// Has another server answer; what concerns one connection alone stays with that.
+async fn forward(port: u16, mut request: Request<Bytes>) -> Result<Response<s3s::Body>, std::io::Error> {
+    use std::io::Error;
+    let socket = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
+        .await
+        .map_err(Error::other)?;
+    tokio::spawn(connection);
+    for name in ["expect", "connection", "transfer-encoding"] {
+        request.headers_mut().remove(name);
+    }
+    let request = request.map(http_body_util::Full::new);
+    let (mut head, body) = sender
+        .send_request(request)
+        .await
+        .map_err(Error::other)?
+        .into_parts();
+    for name in ["connection", "transfer-encoding"] {
+        head.headers.remove(name);
+    }
+    let body = body.collect().await.map_err(Error::other)?.to_bytes();
+    Ok(Response::from_parts(head, s3s::Body::from(body)))
 }
 
 fn error(status: u16, code: &str) -> Response<s3s::Body> {
