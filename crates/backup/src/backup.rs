@@ -200,7 +200,10 @@ async fn make(
             _ => Ok(()),
         }
     };
-    let ((volumes, summary), ()) = tokio::try_join!(storing, checking)?;
+    // Both to their ends: what was dropped half-way could still reach the place when it had been cleared.
+    let (stored, checked) = tokio::join!(storing, checking);
+    let (volumes, summary) = stored?;
+    checked?;
     let mut manifest = Manifest {
         format: FORMAT,
         repository: repository.id.clone(),

@@ -9,20 +9,24 @@
 //! every program it starts, not the servers'. `mix` is users, events with JSON, documents and random blobs; `pgb` is
 //! pgbench, which compresses to nearly nothing.
 //!
-//! Seen on two busy processors with `--debug`, ours beside theirs:
+//! Seen on two quiet processors, built with optimisation, ours beside theirs:
 //!
 //! | | wall | CPU | growth of memory | temporary disk |
 //! |---|---|---|---|---|
-//! | mix, backup | 0.17 | 0.27 | 43 MiB | 0 (theirs: 243 MB) |
-//! | pgb, backup | 1.31 | 1.77 | 9 MiB | 0 |
-//! | mix, restore | 1.37 | 1.9 | 51 MiB | 0; the live database away for 0.1 s |
-//! | 10 GB synthetic, in a control group of 128 MiB | – | – | 51 MiB | 0 |
+//! | mix, backup | 0.24 | 0.17 | 51 MiB | 0 (theirs: 243 MB) |
+//! | pgb, backup | 0.28 to 0.80 | 0.61 to 0.70 | 8 MiB | 0 (theirs: 19 MB) |
+//! | mix, restore | 1.02 | 0.64 | 49 MiB | 0; the live database away for 0.02 s |
+//! | 10 GB synthetic, in a control group of 128 MiB | – | 28 s | 51 MiB | 0 |
+//!
+//! That was before a reader let the FIFO fill (`backup::place`): most of what `pgb` costs is `pg_dump` itself and both
+//! sides waking up for every page.
 //!
 //! The round trip brings databases of all types, large objects, partitions, roles, grants and extensions, more than a GB of
-//! them, into a fresh server, and compares plain dumps and roles.
+//! them, into a fresh server, and compares plain dumps and roles. Seen: three databases, plain dumps of 1,137 MB (118 MB
+//! stored), equal, in 45 s.
 //!
-//! Without optimisation counting short rows costs more than everything else, so the figures of `pgb` and of restores are
-//! no verdict on their goals.
+//! With `--debug` counting short rows costs more than everything else, so its figures of `pgb` and of restores are no
+//! verdict on their goals.
 
 mod round_trip;
 
@@ -64,7 +68,7 @@ pub(crate) struct BenchArgs {
     /// Do the round trip alone
     #[arg(long = "round-trip", conflicts_with = "round_trip")]
     only_round_trip: bool,
-    /// Times each backup is measured; the best counts
+    /// Times each backup and restore is measured; the best counts
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Build without optimisation: quicker to build, and the figures of `pgb` and of restores mean little
@@ -331,11 +335,21 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         goal(("G3 temporary disk, MB", 1.0), ours.disk);
     }
     let step = say::step("restores of mix");
-    let theirs = stage.their_restore("mix")?;
     let before = stage.everything(&socket, "mix")?;
-    let (ours, away) = while_asking(&stage, "mix", || {
-        stage.pipeline(&["restore", &socket, &port, "mix"])
-    })?;
+    let mut best: Option<(Figure, Figure)> = None;
+    let mut away = 0.0_f64;
+    for _ in 0..args.rounds.max(1) {
+        let theirs = stage.their_restore("mix")?;
+        let (ours, gone) = while_asking(&stage, "mix", || {
+            stage.pipeline(&["restore", &socket, &port, "mix"])
+        })?;
+        away = away.max(gone);
+        best = Some(match best {
+            Some((t, o)) => (t.best(theirs), o.best(ours)),
+            None => (theirs, ours),
+        });
+    }
+    let (theirs, ours) = best.context("one round at least")?;
     step.done("");
     if stage.everything(&socket, "mix")? != before {
         bail!("the restored database is another one");

@@ -127,6 +127,44 @@ fn dependencies_are_declared_once() {
     );
 }
 
+#[test]
+fn a_table_of_failures_names_tests_that_are_there() {
+    let page = fs_err::read_to_string(root().join("crates/backup/src/lib.rs")).expect("readable");
+    let code: Vec<_> = tracked()
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .filter_map(|path| fs_err::read_to_string(path).ok())
+        .collect();
+    let there = |name: &str| {
+        let (function, program) = (format!("fn {name}("), format!("crates/backup/tests/{name}.rs"));
+        code.iter().any(|text| text.contains(&function)) || root().join(program).is_file()
+    };
+    let rows = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! | ")?.split_once(" | "));
+    let mut numbers = Vec::new();
+    let mut missing = Vec::new();
+    for (number, row) in rows {
+        let (_, tests) = row.trim_end_matches(" |").rsplit_once(" | ").unwrap_or_default();
+        numbers.extend(number.trim().parse::<u32>());
+        let named: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(
+            !named.is_empty() || row.contains("none is used"),
+            "no test: {row}"
+        );
+        missing.extend(named.into_iter().filter(|name| !there(name)));
+    }
+    assert_eq!(
+        numbers,
+        (1..=21).collect::<Vec<_>>(),
+        "each kind of failure has a row"
+    );
+    assert!(
+        missing.is_empty(),
+        "the table names tests that are not: {missing:?}"
+    );
+}
+
 /// The files that git knows, or all below the workspace where there is no git.
 fn tracked() -> Vec<PathBuf> {
     let root = root();

@@ -1,4 +1,7 @@
-//! Notices a program that neither writes nor ends.
+//! Notices a program that neither writes nor ends, and does not wake up for every few bytes of one that does.
+//!
+//! A program writes a page at a time. A reader that came for each would cost both sides more than the bytes do, so one
+//! that found little lets the FIFO fill first; it never gets full meanwhile.
 //!
 //! Only the time that is spent waiting in a read counts: while the store is slow nobody reads, and that is not the
 //! program's fault.
@@ -11,6 +14,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Pipe;
+
+/// How long a FIFO of a MiB is left to fill; smaller ones less.
+const FILL: Duration = Duration::from_millis(1);
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(200);
@@ -26,6 +32,10 @@ struct Waiting {
 /// The reading end of a FIFO that tells since when it waits.
 pub(crate) struct Listening {
     from: File,
+    /// Bytes that it holds.
+    size: usize,
+    /// The last read found less than a read is worth.
+    little: bool,
     waiting: Arc<Mutex<Waiting>>,
 }
 
@@ -37,7 +47,10 @@ pub(crate) struct Listener {
 /// Watches `from`.
 pub(crate) fn listen(from: File) -> (Listening, Listener) {
     let waiting = Arc::<Mutex<Waiting>>::default();
+    let size = nix::fcntl::fcntl(&from, nix::fcntl::FcntlArg::F_GETPIPE_SZ);
     let listening = Listening {
+        size: size.ok().and_then(|size| usize::try_from(size).ok()).unwrap_or(0),
+        little: false,
         from,
         waiting: Arc::clone(&waiting),
     };
@@ -51,8 +64,13 @@ impl Read for Listening {
             waiting.since = since;
             waiting.given_up
         };
+        if self.little {
+            let share = self.size as f64 / f64::from(super::PIPE);
+            std::thread::sleep(FILL.mul_f64(share.min(1.0)));
+        }
         note(Some(Instant::now()));
         let read = self.from.read(buffer);
+        self.little = read.as_ref().is_ok_and(|read| *read < self.size / 8);
         if note(None) {
             return Err(io::ErrorKind::TimedOut.into());
         }

@@ -34,7 +34,7 @@ async fn what_was_altered_dropped_copied_or_forged_is_refused() {
     // A number in it.
     let text = String::from_utf8(two.clone())
         .expect("text")
-        .replace("\"plain_bytes\":2", "\"plain_bytes\":3");
+        .replace("\"plain_bytes\":9", "\"plain_bytes\":8");
     overwrite(&path(&second, MANIFEST), text.as_bytes());
     assert_eq!(usable().await, 1);
     // Signed by somebody else.

@@ -15,6 +15,6 @@ mod faults;
 mod hanging;
 mod lax;
 mod roundtrip;
-mod spool;
 mod server_faults;
+mod spool;
 mod store_faults;

@@ -3,16 +3,16 @@
 use std::path::Path;
 use std::time::Duration;
 
-use appliance_backup::backup::{Order, Source, backup};
+use appliance_backup::backup::{Source, backup};
 use appliance_backup::journal::Journal;
-use appliance_backup::names::{Kind, Subject};
+
 use appliance_backup::repository::Repository;
 use appliance_backup::spool::{self, Spool};
 use appliance_backup::store::PART;
 use appliance_backup::stream::{self, Feed};
 
 use crate::rig::s3::{Fault, Seen};
-use crate::rig::{self, S3, cluster, outside, subject};
+use crate::rig::{self, S3, cluster, files, order, outside, subject};
 
 /// Parts of the content of [`content`], and a bit.
 const SIZE: usize = 12;
@@ -21,24 +21,6 @@ fn content() -> std::io::Take<std::fs::File> {
     use std::io::Read as _;
     let random = std::fs::File::open("/dev/urandom").expect("random");
     random.take((SIZE * PART) as u64)
-}
-
-fn order(subject: &Subject) -> Order {
-    Order {
-        subject: subject.clone(),
-        image: None,
-        bandwidth: None,
-        previous: None,
-        odd: None,
-    }
-}
-
-fn files() -> Subject {
-    Subject {
-        kind: Kind::Volume,
-        unit: "data".to_owned(),
-        ..subject("")
-    }
 }
 
 fn with_spool(repository: Repository, directory: &Path) -> Repository {
@@ -89,7 +71,7 @@ async fn a_spool_lets_the_database_go_long_before_the_place_has_everything() {
     let s3 = S3::start(&directory.path().join("s3")).await;
     let repository = with_spool(rig::repository(s3.store("spooled")).await, directory.path());
     let journal = rig::journal(directory.path());
-    let order = order(&subject("spooled"));
+    let order = order(subject("spooled"));
     let storing = backup(
         &repository,
         &journal,
@@ -131,7 +113,7 @@ async fn a_spool_lets_the_database_go_long_before_the_place_has_everything() {
 
 async fn store(repository: &Repository, journal: &Journal) -> Result<(), String> {
     let source = Source::Stream(Feed::Reader(Box::new(content())));
-    let stored = backup(repository, journal, &order(&files()), source, outside()).await;
+    let stored = backup(repository, journal, &order(files()), source, outside()).await;
     match stored {
         Ok(manifest) => stream::read(repository, &manifest, None, Box::new(std::io::sink()))
             .await
@@ -210,7 +192,7 @@ async fn a_spool_ends_with_its_backup_however_that_ends() {
         reserve: u64::MAX / 2,
     });
     let source = Source::Stream(Feed::Reader(Box::new(content())));
-    let manifest = backup(&crowded, &journal, &order(&files()), source, outside())
+    let manifest = backup(&crowded, &journal, &order(files()), source, outside())
         .await
         .expect("stored");
     assert!(

@@ -176,6 +176,12 @@ impl S3 {
         self.state.lock().expect("state").faults.push_back((which, fault));
     }
 
+    /// Every connection is cut, until told otherwise.
+    pub fn down(&self, down: bool) {
+        let hour = Duration::from_secs(3600);
+        self.state.lock().expect("state").away = down.then(|| std::time::Instant::now() + hour);
+    }
+
     /// From now on it refuses conditions and checksums, as some stores do.
     pub fn plain(&self) {
         self.state.lock().expect("state").plain = true;
