@@ -60,6 +60,7 @@ async fn what_kamals_own_tests_show_holds_here() -> anyhow::Result<()> {
     assets(&world).await?;
     failed_image(&world).await?;
     maintenance(&world).await?;
+    one_role_of_two(&world).await?;
     lock(&world).await?;
     destinations_and_certificates(&world).await
 }
@@ -190,6 +191,62 @@ async fn maintenance(world: &World) -> anyhow::Result<()> {
     let status = site.get().await?.status;
     ensure!(status == 200, "live again with status {status}");
     Ok(())
+}
+
+/// What is closed for one role is open for the other; a role that comes alone misses the release command aloud.
+async fn one_role_of_two(world: &World) -> anyhow::Result<()> {
+    configure(world, "demo", "demo.test", "").await?;
+    let yml = fs_err::read_to_string(world.developer.app().join("config/deploy.yml"))?;
+    let admin = format!(
+        "  admin:\n    hosts: [{}]\n    proxy: {{host: admin.test, app_port: 80}}\nproxy:\n",
+        world.ip().await?
+    );
+    let yml = yml.replacen("proxy:\n", &admin, 1).replace(
+        "  watch: false\n",
+        "  watch: false\n  release: python3 -c \"print('tables migrated')\"\n",
+    );
+    world.developer.write("config/deploy.yml", &yml)?;
+    let ours = async |arguments: &[&'static str]| {
+        let ran = world.developer.appliance(arguments.to_vec()).run().await?;
+        ran.expect_code(0)
+    };
+    let said = ours(&["push", "--version", "v2", "-r", "admin"]).await?.stderr;
+    ensure!(
+        said.contains("runs in the role web, which this command leaves out: the new code starts without it")
+            && !said.contains("tables migrated"),
+        "{said}"
+    );
+    let web = world.http("demo.test", "/").await?;
+    let admin = world.http("admin.test", "/").await?;
+    let both = async || anyhow::Ok((web.get().await?.status, admin.get().await?.status));
+    ensure!(both().await? == (200, 200));
+    ours(&["app", "maintenance", "-r", "admin"]).await?;
+    ensure!(
+        both().await? == (200, 503),
+        "one role was closed: {:?}",
+        both().await?
+    );
+    // Over a rollout, too.
+    ours(&["app", "boot"]).await?;
+    ensure!(both().await? == (200, 503), "after a boot: {:?}", both().await?);
+    ours(&["app", "maintenance"]).await?;
+    ours(&["app", "live", "-r", "admin"]).await?;
+    ensure!(
+        both().await? == (503, 200),
+        "one role was opened: {:?}",
+        both().await?
+    );
+    ours(&["app", "live"]).await?;
+    ensure!(both().await? == (200, 200));
+    let nobody = world
+        .developer
+        .appliance(["app", "maintenance", "-r", "nobody"])
+        .run()
+        .await?;
+    nobody
+        .expect_code(2)?
+        .expect_error("No --roles match for nobody")?;
+    configure(world, "demo", "demo.test", "").await
 }
 
 async fn lock(world: &World) -> anyhow::Result<()> {

@@ -115,11 +115,18 @@ async fn a_release_that_is_not_healthy_never_serves() -> anyhow::Result<()> {
 async fn rolling_back_runs_the_earlier_release_again() -> anyhow::Result<()> {
     let world = pushed("rollback", Distro::Debian13).await?;
     push(&world, "v2", "").await?;
+    // Two to go back to, and a push that fails is none of them.
+    let two = "retain_containers: 2\n";
+    push(&world, "v3", two).await?;
+    let failing = format!("{two}env:\n  clear:\n    HEALTH: fail\ndeploy_timeout: 3\n");
+    world.developer.demo_app("v4", &world, &failing).await?;
+    let failed = world.developer.appliance(["push", "--version", "v4"]);
+    failed.run().await?.expect_code(5)?;
     let mut load = Load::start(&world.https("demo.test", "/").await?, Shape::default());
     load.more(50).await;
     world
         .developer
-        .appliance(["rollback"])
+        .appliance(["rollback", "v1"])
         .run()
         .await?
         .expect_code(0)?;

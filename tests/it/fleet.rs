@@ -345,6 +345,7 @@ async fn two_hosts_go_together_or_not_at_all() -> anyhow::Result<()> {
 
     leader_lost(&fleet).await?;
     canary(&fleet).await?;
+    boots(&fleet).await?;
     crash_while_watched(&fleet).await?;
     crate::stages::selected(&fleet).await
 }
@@ -508,11 +509,44 @@ async fn canary(fleet: &Fleet) -> anyhow::Result<()> {
         .expect_code(3)?
         .expect_error("has no canary")?;
 
+    // Workers start with the promotion: where they cannot, no host keeps the canary.
+    let broken = Push {
+        worker: Some("/no/such/program"),
+        ..push
+    };
+    fleet.push(broken).await?.expect_code(0)?;
+    let failed = developer.appliance(["promote"]).run().await?.expect_code(5)?;
+    failed.expect_error("no host changed its release")?;
+    fleet.timeline("a promotion that fails").await?;
+    fleet
+        .serves("v2")
+        .await
+        .context("one host could not be promoted")?;
+
     fleet.push(push).await?.expect_code(0)?;
     let loads = fleet.load();
     developer.appliance(["promote"]).run().await?.expect_code(0)?;
+    fleet.timeline("a promotion").await?;
     fleet.serves("v5").await.context("the canary was promoted")?;
     unharmed("a promotion", loads).await
+}
+
+/// `app boot` changes all hosts or none, too. v5 serves, and v2 did before.
+async fn boots(fleet: &Fleet) -> anyhow::Result<()> {
+    fleet.hook("post-app-boot", "echo not today; exit 1")?;
+    let boot = ["app", "boot", "--version", "v2"];
+    let failed = fleet.developer().appliance(boot).run().await?;
+    ensure!(
+        failed.code != 0 && failed.stderr.contains("no host changed its release"),
+        "ended with {}:\n{}",
+        failed.code,
+        failed.stderr
+    );
+    fleet.serves("v5").await.context("a boot that fails")?;
+    fleet.hook("post-app-boot", "true")?;
+    let again = fleet.developer().appliance(["app", "boot"]).run().await?;
+    again.expect_code(0)?;
+    fleet.serves("v5").await.context("a boot of what runs")
 }
 
 /// A release that dies on one host while it is watched is taken back on both.

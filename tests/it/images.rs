@@ -326,6 +326,19 @@ async fn built(world: &World) -> anyhow::Result<()> {
     )
     .await?;
     ensure!(text == "not committed", "{text}");
+    // What must not be built is not.
+    let hook = developer.app().join(".kamal/hooks/pre-build");
+    developer.write(".kamal/hooks/pre-build", "#!/bin/sh\necho a dirty tree; exit 3\n")?;
+    fs_err::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    developer
+        .appliance(["build", "push", "--version", "refused"])
+        .run()
+        .await?
+        .expect_code(1)?
+        .expect_error("a dirty tree")?;
+    let refused = ["image", "inspect", "localhost:5555/demo:refused"];
+    ensure!(local("docker", &refused).await.is_err(), "it was built");
+    fs_err::remove_file(hook)?;
     developer
         .appliance(["build", "push", "--version", "pushed"])
         .run()

@@ -32,6 +32,10 @@ async fn a_mistake_here_is_one_clear_error_before_anything_is_sent() -> anyhow::
         .await?
         .expect_code(0)?;
     foreign_image().await?;
+    // Whatever is tagged so is of no certain version.
+    let tag = ["tag", "demo:v1", "demo:latest"];
+    let tag = tokio::process::Command::new("docker").args(tag).status();
+    ensure!(tag.await?.success());
 
     let relay = Relay::start(&world, &world.developer).await?;
     let door = Door::open(&world).await?;
@@ -140,6 +144,11 @@ fn mistakes(server: &str, good: &str) -> Vec<Mistake> {
                 &["API_KEY"],
             )
         },
+        mistake(
+            "a release command in a role that is not there",
+            with("x-appliance:\n  release: {command: bin/migrate, role: jobs}\n"),
+            &["x-appliance/release/role: jobs", "there are: web"],
+        ),
         Mistake {
             version: "v0-never-built",
             ..mistake(

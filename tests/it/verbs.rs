@@ -453,8 +453,31 @@ async fn maintenance(world: &World) -> anyhow::Result<()> {
     answers(world, 200).await.map(drop)
 }
 
+/// While a container takes its time to stop, the event of another start must not bring its route back.
+async fn slow_stop(world: &World) -> anyhow::Result<()> {
+    let slow = world.https("demo.test", "/slow?ms=9000").await?;
+    let visitor = tokio::spawn(async move { slow.get().await });
+    let old = containers(world, &["--all"]).await?;
+    let old = old.iter().find(|name| name.contains("-v1"));
+    let old = old.context("a container of v1 is retained")?;
+    let stop = async { table(world, &[(&["app", "stop"], 0, &["!stopped demo-web-v2"])]).await };
+    let start = async {
+        answers(world, 404).await?;
+        world.run(&["docker", "start", old]).await
+    };
+    tokio::try_join!(stop, start)?;
+    table(world, &[(&["proxy", "details"], 0, &["-demo-web"])]).await?;
+    world
+        .run(&["docker", "stop", "--time", "1", old.as_str()])
+        .await?;
+    // Whoever was in it when it began was let finish.
+    let answer = visitor.await??;
+    ensure!(answer.status == 200, "{answer:?}");
+    Ok(())
+}
+
 async fn stop_and_start(world: &World) -> anyhow::Result<()> {
-    table(world, &[(&["app", "stop"], 0, &["!stopped demo-web-v2"])]).await?;
+    slow_stop(world).await?;
     let running = containers(world, &[]).await?;
     ensure!(running.is_empty(), "{running:?}");
     let answer = world.https("demo.test", "/").await?.get().await;

@@ -21,6 +21,7 @@ async fn where_the_way_back_is_closed_another_is_found() -> anyhow::Result<()> {
     world.developer.demo_app("v1", &world, "").await?;
     push(&world, "v1").await?.expect_code(0)?;
 
+    a_service_of_nobody(&world).await?;
     a_hanging_release_command_is_stopped(&world).await?;
     a_name_that_another_app_has_is_refused_before_anything_starts(&world).await?;
     let images = world
@@ -30,7 +31,16 @@ async fn where_the_way_back_is_closed_another_is_found() -> anyhow::Result<()> {
         images.contains("demo:v1") && !images.contains("demo:v2"),
         "images of failed pushes stay:\n{images}"
     );
+    let id = async |name: &str| {
+        let inspect = ["docker", "image", "inspect", "--format", "{{.Id}}", name];
+        world.run(&inspect).await
+    };
+    ensure!(
+        id("demo:latest").await? == id("demo:v1").await?,
+        "latest is not what serves"
+    );
     a_serving_container_is_followed_during_a_migration(&world).await?;
+    it_is_gone(&world).await?;
     a_removed_container_comes_back(&world).await?;
     a_host_that_reboots_while_it_watches_serves(&world).await
 }
@@ -72,6 +82,43 @@ async fn reaches(world: &World, phase: &str) -> anyhow::Result<()> {
         ensure!(begun.elapsed() < SOON, "the rollout is {found}, not {phase}");
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+const NOBODYS: &str = "http://proxy/v1/services/nobody-web";
+const CONTROL: &str = "/run/appliance-proxy/control.sock";
+
+/// As a removal that was cut short would leave it: no app knows it, and no container is there.
+async fn a_service_of_nobody(world: &World) -> anyhow::Result<()> {
+    let service = serde_json::json!({
+        "name": "nobody-web", "hosts": ["nobody.test"], "upstreams": ["172.31.255.254:80"]
+    });
+    let put = ["--request", "PUT", "--json", &service.to_string(), NOBODYS];
+    let curl = [
+        "curl",
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--unix-socket",
+        CONTROL,
+    ];
+    world.run(&[&curl[..], &put].concat()).await?;
+    ensure!(is_served(world).await?, "it was not taken");
+    Ok(())
+}
+
+async fn is_served(world: &World) -> anyhow::Result<bool> {
+    let details = world.developer.appliance(["proxy", "details"]).run().await?;
+    Ok(details.expect_code(0)?.stdout.contains("nobody.test"))
+}
+
+/// Somewhat later its names are free.
+async fn it_is_gone(world: &World) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while is_served(world).await? {
+        ensure!(begun.elapsed() < 2 * SOON, "a service of nobody stays");
+        tokio::time::sleep(PAUSE).await;
+    }
+    serves(world, "v2").await
 }
 
 async fn a_hanging_release_command_is_stopped(world: &World) -> anyhow::Result<()> {

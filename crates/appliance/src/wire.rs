@@ -361,6 +361,8 @@ pub enum Word {
         /// Why, for the record.
         why: String,
     },
+    /// Do as you would without me: a canary stays, as long as nobody has promoted it.
+    Leave,
     /// I am still here.
     Beat,
 }

@@ -225,6 +225,9 @@ pub enum Event {
     },
     /// Nobody leads the group any more. Before the switch that is a reason to revert; after it the host settles by itself.
     Alone,
+    /// Somebody leads the promotion of a canary on several hosts: it waits for leave before the switch, and before it
+    /// settles. Ignored anywhere else.
+    Led,
     /// A container was started, so its address may be another one than before.
     Moved {
         /// Which.

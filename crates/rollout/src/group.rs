@@ -15,6 +15,8 @@
 //! - A slice switches when all of its hosts are ready, and the next one begins when all of them are watched.
 //! - No host stops its old containers for good before all hosts are good, so that a failure takes all of them back.
 //! - A host that is lost after its switch goes on by itself, so the others go on too: taking them back would split the group.
+//! - The promotion of a canary is led in the same way, from the gate where the canaries wait; until the first of them is
+//!   told to go on, a failure leaves them all as they are.
 
 use std::collections::BTreeSet;
 
@@ -56,6 +58,8 @@ pub enum Action {
     Pass(usize, Gate),
     /// Tell a host to go back.
     Cancel(usize, String),
+    /// Tell a host that nobody leads it: its canary stays as it is.
+    Leave(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,10 +78,14 @@ struct Standing {
     waits: Option<Gate>,
     phase: Option<Phase>,
     passed: BTreeSet<Gate>,
+    /// Told to go back, or left.
+    dismissed: bool,
     /// `Some(true)`: the new release serves.
     ended: Option<bool>,
     /// Nobody heard how it ended; where it stood decides what it does without a leader.
     lost: bool,
+    /// The gate where it waits first.
+    begins: Gate,
 }
 
 impl Standing {
@@ -87,7 +95,10 @@ impl Standing {
     }
 
     fn healthy(&self) -> bool {
-        self.waits >= Some(Gate::Switch) || self.serves()
+        let passed = self
+            .waits
+            .is_some_and(|gate| gate >= Gate::Switch && gate != self.begins);
+        passed || self.serves()
     }
 
     /// Whether it told that its visitors get the new release, and not that it goes back.
@@ -98,7 +109,8 @@ impl Standing {
 
     fn serves(&self) -> bool {
         let watched = self.phase >= Some(Phase::Watching);
-        watched || self.waits == Some(Gate::Promote) || self.ended == Some(true)
+        let canary = self.waits == Some(Gate::Promote) && self.begins != Gate::Promote;
+        watched || canary || self.ended == Some(true)
     }
 }
 
@@ -117,13 +129,24 @@ pub struct Group {
 impl Group {
     /// A group in the order in which its hosts boot, at most `limit` of them at once (Kamal's `boot.limit`).
     pub fn new(members: Vec<Member>, limit: usize) -> Self {
+        Self::from(members, limit, Gate::Start)
+    }
+
+    /// A group whose hosts all have the same canary, which shall get all visitors.
+    pub fn promoting(members: Vec<Member>, limit: usize) -> Self {
+        Self::from(members, limit, Gate::Promote)
+    }
+
+    fn from(members: Vec<Member>, limit: usize, begins: Gate) -> Self {
         let standing = |member| Standing {
             member,
             waits: None,
             phase: None,
             passed: BTreeSet::new(),
+            dismissed: false,
             ended: None,
             lost: false,
+            begins,
         };
         Self {
             hosts: members.into_iter().map(standing).collect(),
@@ -133,6 +156,11 @@ impl Group {
             step: Step::Preparing,
             why: None,
         }
+    }
+
+    /// Whether any host was told to go on; before that, nothing has changed anywhere.
+    pub fn has_begun(&self) -> bool {
+        self.hosts.iter().any(|host| host.passed.contains(&host.begins))
     }
 
     /// Takes in what a host told.
@@ -231,7 +259,13 @@ impl Group {
 
     fn decide(&mut self) -> Vec<Action> {
         match self.step {
-            Step::Preparing if self.hosts.iter().all(|host| host.waits == Some(Gate::Start)) => {
+            // One that was promoted by itself in this moment is where the others shall be.
+            Step::Preparing
+                if self
+                    .hosts
+                    .iter()
+                    .all(|host| host.waits == Some(host.begins) || host.ended == Some(true)) =>
+            {
                 self.step = Step::Opening;
                 self.open()
             }
@@ -253,12 +287,17 @@ impl Group {
             }
             Step::Cancelling => {
                 let why = self.why.clone().unwrap_or_default();
+                let begun = self.has_begun();
                 let mut actions = Vec::new();
                 for (index, host) in self.hosts.iter_mut().enumerate() {
-                    // Told once; `Promote` stands for it, since no leader ever passes that gate.
-                    if host.ended.is_none() && host.passed.insert(Gate::Promote) {
-                        actions.push(Action::Cancel(index, why.clone()));
+                    if host.ended.is_some() || std::mem::replace(&mut host.dismissed, true) {
+                        continue;
                     }
+                    actions.push(if host.begins == Gate::Promote && !begun {
+                        Action::Leave(index)
+                    } else {
+                        Action::Cancel(index, why.clone())
+                    });
                 }
                 actions
             }
@@ -277,7 +316,8 @@ impl Group {
             let member = &self.hosts[index].member;
             let may = index == 0 || (command_done && (member.primary || barrier_open));
             if may {
-                actions.extend(self.pass(index..index + 1, Gate::Start));
+                let begins = self.hosts[index].begins;
+                actions.extend(self.pass(index..index + 1, begins));
             }
         }
         if self.hosts[self.slice..self.opened].iter().all(Standing::healthy) {

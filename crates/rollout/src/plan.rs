@@ -166,7 +166,7 @@ impl Default for Timing {
 pub enum Gate {
     /// After everything is prepared, before the release command and the first container.
     Start,
-    /// After `healthy`, before the switch.
+    /// After `healthy`, before the switch; once more before a led promotion's switch.
     Switch,
     /// While a part of the visitors gets the new deployment; closed exactly if the plan has a [`Canary`].
     Promote,
@@ -192,7 +192,7 @@ pub struct Canary {
     pub hold: Option<SignedDuration>,
 }
 
-/// Everything a rollout has to know. Immutable.
+/// Everything a rollout has to know. Immutable, but for the gates that close when a promotion is led.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// The app and destination, for messages.

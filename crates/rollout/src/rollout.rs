@@ -1,7 +1,7 @@
 //! The state machine.
 //!
 //! ```text
-//!                                                                             ┌► canary ─┐ gate: promote
+//!                                                                             ┌► canary ─┐ gates: promote, switch
 //!  received ─► verified ─┬► prepared ─► release command ─► starting ─► healthy ─┴───────────┴► switched ─► draining ─► watching ─┬► settled
 //!     │           │    gate:  │               │              │           │    gate:    │         │            │           │    gate:
 //!     │ fails     │    start  │               │              │           │    switch   │ trips   │            │           │ trips settle
@@ -30,6 +30,8 @@
 //!
 //! The gates named start, switch and settle are for several hosts that go together, led by somebody.
 //! A rollout whose leader is gone reverts if it has not passed the switch gate, and settles by itself if it has.
+//! Where the promotion of a canary is led, switch and settle are closed once more: it waits between the workers' start
+//! and the switch, and without its leader it reverts there, but stays a canary as long as nobody has promoted it.
 //!
 //! A failure while reverting or settling is tried again, after 1, 2, 4 … 30 s, and becomes a warning after some attempts.
 //! As long as an old container cannot be made ready, a new one that lives keeps the traffic;

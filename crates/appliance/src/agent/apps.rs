@@ -33,6 +33,9 @@ pub struct App {
     /// Message of the maintenance page, while the app is stopped.
     #[serde(default)]
     pub stopped: Option<String>,
+    /// Messages of the maintenance page by role, where not the whole app is stopped.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stopped_roles: BTreeMap<String, String>,
     /// Of releases that brought only a part of the roles: the others, with the release that each came from.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub beside: BTreeMap<ReleaseNumber, BTreeMap<String, ReleaseNumber>>,

@@ -14,7 +14,7 @@ use super::drive::Audience;
 use super::gate::{GateError, app_id};
 use super::lead::Lead;
 use super::lease::Holder;
-use super::{Agent, accessories, chain, exec, forecast, images, lock, manage, roll_out};
+use super::{Agent, accessories, chain, exec, forecast, images, lock, maintenance, manage, roll_out};
 use crate::wire::{End, Event};
 
 /// How long uploads may go on after the signature; a cut link resumes within it.
@@ -206,13 +206,15 @@ async fn act(agent: &Arc<Agent>, verified: &Verified, audience: &Audience, lead:
                 Verb::Rollback { to, roles } => {
                     roll_out::rollback(agent, &app, *to, roles, audience, lead).await
                 }
-                Verb::Promote => roll_out::promote(agent, &app, audience).await,
+                Verb::Promote => roll_out::promote(agent, &app, audience, lead).await,
                 Verb::LockAcquire { .. } => lock::acquire(agent, verified, &app),
                 Verb::LockRelease => lock::release(agent, &app),
                 Verb::AppRemove => remove(agent, &app).await,
-                Verb::AppStop { message } => stop(agent, &app, message.as_deref().unwrap_or_default()).await,
-                Verb::AppStart => start(agent, &app).await,
-                Verb::AppRestart => roll_out::restart(agent, &app, audience).await,
+                Verb::AppStop { message, roles } => {
+                    maintenance::close(agent, &app, message.as_deref().unwrap_or_default(), roles).await
+                }
+                Verb::AppStart { roles } => maintenance::open(agent, &app, roles).await,
+                Verb::AppRestart => roll_out::restart(agent, &app, audience, lead).await,
                 Verb::AppContainers { action, roles } => {
                     manage::containers(agent, &app, *action, roles).await
                 }
@@ -334,8 +336,9 @@ async fn remove(agent: &Arc<Agent>, app: &str) -> anyhow::Result<End> {
     let Some(current) = &state.numbers.current else {
         return Ok(not_deployed(app));
     };
-    for name in services(agent, app, current)? {
-        agent.proxy.remove_service(&name).await?;
+    let services = services(agent, app, current)?;
+    for name in &services {
+        agent.proxy.remove_service(name).await?;
     }
     for found in agent.containers(app).await? {
         agent.docker.stop(&found.id.0, None).await?;
@@ -343,6 +346,10 @@ async fn remove(agent: &Arc<Agent>, app: &str) -> anyhow::Result<End> {
     }
     // The data stays, and with it its backups: they are known without the release from here on.
     let backed_up = agent.backup_jobs_of(app)?;
+    // A look at the routes that was under way when this began may have put one back while its container was stopping.
+    for name in &services {
+        agent.proxy.remove_service(name).await?;
+    }
     agent.apps.forget(app)?;
     // Rollouts are counted anew when the app comes again: what an old one of that number left must not be taken for its own.
     let (state, name) = (agent.state.clone(), app.to_owned());
@@ -354,32 +361,6 @@ async fn remove(agent: &Arc<Agent>, app: &str) -> anyhow::Result<End> {
         said.push_str(&format!(", and go on being backed up: {}", names.join(", ")));
     }
     Ok(done(said))
-}
-
-async fn stop(agent: &Arc<Agent>, app: &str, message: &str) -> anyhow::Result<End> {
-    let state = agent.apps.read(app)?;
-    let Some(current) = &state.numbers.current else {
-        return Ok(not_deployed(app));
-    };
-    for name in services(agent, app, current)? {
-        agent.proxy.stop(&name, message).await?;
-    }
-    agent
-        .apps
-        .update(app, |state| state.stopped = Some(message.to_owned()))?;
-    Ok(done(format!("{app} answers 503 until `appliance app live`")))
-}
-
-async fn start(agent: &Arc<Agent>, app: &str) -> anyhow::Result<End> {
-    let state = agent.apps.read(app)?;
-    let Some(current) = &state.numbers.current else {
-        return Ok(not_deployed(app));
-    };
-    for name in services(agent, app, current)? {
-        agent.proxy.resume(&name).await?;
-    }
-    agent.apps.update(app, |state| state.stopped = None)?;
-    Ok(done(format!("{app} is live")))
 }
 
 pub(super) fn not_deployed(app: &str) -> End {

@@ -34,6 +34,7 @@ pub struct Drives {
 #[derive(Debug)]
 struct Reach {
     sender: mpsc::Sender<Event>,
+    leads: mpsc::Sender<Lead>,
     audience: Audience,
 }
 
@@ -66,15 +67,33 @@ impl Drives {
         found.is_some()
     }
 
-    fn enter(&self, app: &str, audience: Audience) -> (Entered, mpsc::Receiver<Event>) {
+    /// From now on the drive of `app`, if there is one, is led; its audience hears once more where it stands.
+    pub async fn lead(&self, app: &str, lead: Lead) -> bool {
+        let leads = {
+            let reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+            reach.get(app).map(|reach| reach.leads.clone())
+        };
+        match leads {
+            Some(leads) => leads.send(lead).await.is_ok(),
+            None => false,
+        }
+    }
+
+    fn enter(&self, app: &str, audience: Audience) -> (Entered, mpsc::Receiver<Event>, mpsc::Receiver<Lead>) {
         let (sender, receiver) = mpsc::channel(64);
+        let (leads, led) = mpsc::channel(1);
         let mut reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
-        reach.insert(app.to_owned(), Reach { sender, audience });
+        let way = Reach {
+            sender,
+            leads,
+            audience,
+        };
+        reach.insert(app.to_owned(), way);
         let entered = Entered {
             drives: self.clone(),
             app: app.to_owned(),
         };
-        (entered, receiver)
+        (entered, receiver, led)
     }
 }
 
@@ -153,7 +172,7 @@ pub async fn drive(
     audience: Audience,
     mut lead: Option<Lead>,
 ) -> Result<Rollout, Stuck> {
-    let (_entered, mut told) = agent.drives.enter(app, audience.clone());
+    let (_entered, mut told, mut leads) = agent.drives.enter(app, audience.clone());
     if lead.is_none() && !rollout.plan().gates.is_empty() {
         let (alone, more) = rollout.step(&Event::Alone, Timestamp::now());
         orders.retain(|order| alone.open().contains(order));
@@ -234,6 +253,12 @@ pub async fn drive(
                 Err(_) => continue,
             },
             Some(event) = told.recv() => event,
+            // The promotion of a canary on several hosts.
+            Some(joined) = leads.recv() => {
+                lead = Some(joined);
+                (shown, waited) = (None, None);
+                Event::Led
+            }
             event = said(&mut lead), if lead.is_some() => {
                 if event == Event::Alone {
                     tracing::warn!(app, "{app}: nobody leads the rollout any more");

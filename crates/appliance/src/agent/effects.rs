@@ -663,8 +663,14 @@ impl Effects {
     }
 
     /// As Kamal does after a boot: stock tools know what is current by `latest` or `latest-DESTINATION`.
+    ///
+    /// A rollout that went back leaves the name with what serves.
     async fn tag_latest(&self) {
         let tag = async {
+            let current = self.agent.apps.read(&self.app)?.numbers.current;
+            if current.is_none_or(|current| current.rollout != self.plan.new.rollout) {
+                return Ok(());
+            }
             let accepted = self.accepted(self.plan.new.release)?;
             let release = &accepted.release;
             let secrets = self.secrets(accepted.number)?;

@@ -2,7 +2,7 @@
 //!
 //! Docker may give a container another address whenever it starts it again, so every start is followed by a look.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::drive::{self, Audience};
 use super::parts::Part;
-use super::{Agent, chain, container, effects};
+use super::{Agent, chain, container, effects, unowned};
 
 /// A full look even if no event told anything.
 const FULL_PASS: Duration = Duration::from_secs(30);
@@ -31,6 +31,7 @@ pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
     let mut full_pass = tokio::time::interval(FULL_PASS);
     full_pass.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut answers = false;
+    let mut suspects = BTreeSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -50,6 +51,9 @@ pub async fn keep(agent: Arc<Agent>, stop: CancellationToken) {
             _ = full_pass.tick() => {
                 if answers {
                     tend_all(&agent).await;
+                    if let Err(error) = unowned::sweep(&agent, &mut suspects).await {
+                        tracing::warn!("cannot look for services that nobody has: {}", chain(&*error));
+                    }
                 }
             }
         }
@@ -121,9 +125,14 @@ async fn tend_all(agent: &Arc<Agent>) {
     }
 }
 
-/// Goes on with an unfinished rollout, else points the routes at the containers; a rollout at work is left alone.
+/// Whether somebody else is at work on the app: a rollout, or a change such as one that stops its containers.
+fn is_taken(agent: &Agent, app: &str) -> bool {
+    agent.drives.busy(app) || agent.leases.holder(app).is_some()
+}
+
+/// Goes on with an unfinished rollout, else points the routes at the containers; an app at work is left alone.
 async fn tend(agent: &Arc<Agent>, app: &str) {
-    if agent.drives.busy(app) {
+    if is_taken(agent, app) {
         return;
     }
     let outcome = match agent.apps.read(app) {
@@ -168,11 +177,11 @@ async fn reconcile(agent: &Arc<Agent>, app: &str) -> anyhow::Result<()> {
         let Some(drift) = drift(&services, wanted) else {
             continue;
         };
-        // Between the look and the change a rollout may have begun; it sets the route itself.
-        if agent.drives.busy(app) {
+        let secrets = agent.open_secrets(accepted)?;
+        // Between the look and the change somebody may have begun who sets the route, or takes it away.
+        if is_taken(agent, app) {
             continue;
         }
-        let secrets = agent.open_secrets(accepted)?;
         if agent.put_route(accepted, role, address, &secrets).await? {
             record_route(agent, app, spec, &drift)?;
         }

@@ -7,7 +7,7 @@ use appliance_rollout::Event;
 use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::wire::{SILENCE, Word};
@@ -20,6 +20,8 @@ const WORD_LIMIT: usize = 8 << 10;
 pub struct Lead {
     words: mpsc::Receiver<Word>,
     silent_from: Instant,
+    /// Dropped with the leader.
+    _there: Option<oneshot::Sender<()>>,
 }
 
 impl Lead {
@@ -28,7 +30,15 @@ impl Lead {
         Self {
             words,
             silent_from: Instant::now() + SILENCE,
+            _there: None,
         }
+    }
+
+    /// The leader, and what ends as soon as nobody listens to them any more.
+    pub fn watched(mut self) -> (Self, oneshot::Receiver<()>) {
+        let (there, gone) = oneshot::channel();
+        self._there = Some(there);
+        (self, gone)
     }
 
     /// What the rollout is told next; [`Event::Alone`] once and for all when the leader is gone. Loses nothing when dropped.
@@ -40,6 +50,7 @@ impl Lead {
                     match word {
                         Word::Pass { gate } => return Event::Pass { gate },
                         Word::Cancel { why } => return Event::Cancel { why },
+                        Word::Leave => return Event::Alone,
                         Word::Beat => {}
                     }
                 }
@@ -129,6 +140,7 @@ mod tests {
         let mut lead = Lead {
             words,
             silent_from: Instant::now(),
+            _there: None,
         };
         sender.send(Word::Beat).await.expect("heard");
         sender

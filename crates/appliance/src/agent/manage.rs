@@ -56,14 +56,17 @@ pub async fn containers(
                     .await?;
             }
         } else {
+            let service = role.proxy.as_ref().map(|proxy| &proxy.service_name);
+            let service = service.map(|name| ServiceName::parse(name)).transpose()?;
             // The route first, so that nobody is sent to a container that stops.
-            if let Some(proxy) = &role.proxy {
-                agent
-                    .proxy
-                    .remove_service(&ServiceName::parse(&proxy.service_name)?)
-                    .await?;
+            if let Some(service) = &service {
+                agent.proxy.remove_service(service).await?;
             }
             agent.docker.stop(&found.id.0, None).await?;
+            // A look at the routes that was under way when this began may have put it back meanwhile.
+            if let Some(service) = &service {
+                agent.proxy.remove_service(service).await?;
+            }
         }
         names.push(found.name);
     }

@@ -41,6 +41,7 @@ mod lead;
 pub mod lease;
 mod lock;
 mod logs;
+mod maintenance;
 mod manage;
 mod on_demand;
 mod parts;
@@ -52,6 +53,7 @@ mod route;
 mod schedule;
 mod server;
 mod status;
+mod unowned;
 mod watching;
 mod world;
 

@@ -114,7 +114,12 @@ fn stands_for(deployment: &Deployment) -> BTreeMap<String, ReleaseNumber> {
 ///
 /// # Errors
 /// When the app's state cannot be read or written.
-pub async fn restart(agent: &Arc<Agent>, app: &str, audience: &Audience) -> anyhow::Result<End> {
+pub async fn restart(
+    agent: &Arc<Agent>,
+    app: &str,
+    audience: &Audience,
+    lead: Option<Lead>,
+) -> anyhow::Result<End> {
     let Some(current) = agent.apps.read(app)?.numbers.current else {
         return Ok(not_deployed(app));
     };
@@ -124,7 +129,7 @@ pub async fn restart(agent: &Arc<Agent>, app: &str, audience: &Audience) -> anyh
         roles: stands_for(&current),
         only: &[],
     };
-    roll_out(agent, app, &wish, &accepted.release, false, audience, None).await
+    roll_out(agent, app, &wish, &accepted.release, false, audience, lead).await
 }
 
 /// Rolls out an earlier release again.
@@ -312,11 +317,16 @@ async fn end(agent: &Agent, app: &str, rollout: &Rollout, audience: &Audience) -
     }
 }
 
-/// Gives the canary all visitors, and follows it to the end.
+/// Gives the canary all visitors, and follows it to the end; with a `lead` when the other hosts' are promoted too.
 ///
 /// # Errors
 /// When the app's state cannot be read, or Docker does not answer.
-pub async fn promote(agent: &Arc<Agent>, app: &str, audience: &Audience) -> anyhow::Result<End> {
+pub async fn promote(
+    agent: &Arc<Agent>,
+    app: &str,
+    audience: &Audience,
+    lead: Option<Lead>,
+) -> anyhow::Result<End> {
     let state = agent.apps.read(app)?;
     if state.numbers.current.is_none() {
         return Ok(not_deployed(app));
@@ -329,8 +339,47 @@ pub async fn promote(agent: &Arc<Agent>, app: &str, audience: &Audience) -> anyh
             next: "appliance push --canary 10%".to_owned(),
         });
     }
-    let pass = appliance_rollout::Event::Pass { gate: Gate::Promote };
-    decide(agent, app, pass, audience).await
+    match lead {
+        Some(lead) => led_promotion(agent, app, lead, audience).await,
+        None => {
+            let pass = appliance_rollout::Event::Pass { gate: Gate::Promote };
+            decide(agent, app, pass, audience).await
+        }
+    }
+}
+
+/// The rollout goes on when its leader says so; one that is left before that stays a canary.
+async fn led_promotion(
+    agent: &Arc<Agent>,
+    app: &str,
+    lead: Lead,
+    audience: &Audience,
+) -> anyhow::Result<End> {
+    let (lead, gone) = lead.watched();
+    let mut news = attend(agent, app).await?;
+    let led = match &news {
+        Some(_) => agent.drives.lead(app, lead).await,
+        None => false,
+    };
+    let (true, Some(news)) = (led, &mut news) else {
+        return Ok(over_already());
+    };
+    tokio::select! {
+        ended = follow(agent, app, news, audience) => return ended,
+        _ = gone => {}
+    }
+    let state = agent.apps.read(app)?;
+    match state.rollout {
+        Some(rollout) if rollout.waits_at() == Some(Gate::Promote) => Ok(End::Refused {
+            code: "canary".to_owned(),
+            message: format!(
+                "nobody leads the promotion any more; {app} {} stays a canary",
+                rollout.plan().new.release
+            ),
+            next: "appliance promote, or appliance abort".to_owned(),
+        }),
+        _ => follow(agent, app, news, audience).await,
+    }
 }
 
 /// Takes a rollout back that has not settled: a canary, or a push that somebody else still follows.
@@ -380,15 +429,34 @@ async fn decide(
     decision: appliance_rollout::Event,
     audience: &Audience,
 ) -> anyhow::Result<End> {
+    match attend(agent, app).await? {
+        Some(mut news) if agent.drives.tell(app, decision).await => {
+            follow(agent, app, &mut news, audience).await
+        }
+        _ => Ok(over_already()),
+    }
+}
+
+/// What the drive of `app` tells from now on; none if there is no drive any more.
+async fn attend(agent: &Arc<Agent>, app: &str) -> anyhow::Result<Option<mpsc::Receiver<Event>>> {
     if !agent.drives.busy(app) {
         keeper::resume(agent, app).await?;
     }
-    let (sender, mut news) = mpsc::channel(256);
-    if !agent.drives.attend(app, sender) || !agent.drives.tell(app, decision).await {
-        return Ok(done(
-            "the rollout came to its end in this moment: appliance status",
-        ));
-    }
+    let (sender, news) = mpsc::channel(256);
+    Ok(agent.drives.attend(app, sender).then_some(news))
+}
+
+fn over_already() -> End {
+    done("the rollout came to its end in this moment: appliance status")
+}
+
+/// Hears a rollout to its end.
+async fn follow(
+    agent: &Arc<Agent>,
+    app: &str,
+    news: &mut mpsc::Receiver<Event>,
+    audience: &Audience,
+) -> anyhow::Result<End> {
     // Ends when the drive does; whoever began the rollout, and still follows it, is told the end of their change.
     while let Some(event) = news.recv().await {
         if matches!(event, Event::End(_)) {

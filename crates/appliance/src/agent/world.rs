@@ -79,8 +79,10 @@ impl Agent {
         let mut service = self.service(accepted, spec, address)?;
         // A stopped app stays stopped over a rollout, as in Kamal (Kamal's `app maintenance`).
         let app = app_id(&accepted.release.service, accepted.release.destination.as_ref());
-        if let Some(message) = self.apps.read(&app)?.stopped {
-            service.gate = Gate::Stopped { message };
+        if let Some(message) = self.apps.read(&app)?.closed(role.name.as_str()) {
+            service.gate = Gate::Stopped {
+                message: message.to_owned(),
+            };
         }
         Ok(Some(service))
     }
@@ -180,7 +182,8 @@ impl Agent {
             .unwrap_or(usize::MAX)
             .max(1);
         let state = self.apps.read(app)?;
-        let dropped = self.apps.forget_old(app, keep)?;
+        // As with containers: the current one, and so many to go back to (Kamal's `retain_containers`).
+        let dropped = self.apps.forget_old(app, keep.saturating_add(1))?;
         let needed: Vec<String> = [&state.numbers.current, &state.numbers.previous]
             .into_iter()
             .flatten()

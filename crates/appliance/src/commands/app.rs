@@ -96,14 +96,15 @@ pub async fn run(command: &AppCommand, globals: &Globals) -> anyhow::Result<u8> 
         }
         AppCommand::StaleContainers { args, stop: false } => listing::stale(args, globals).await?,
         AppCommand::Maintenance { args, message, .. } => {
-            let verb = Verb::AppStop {
-                message: Some(message.clone()),
-            };
-            Targets::find(args, globals).await?.change_all(&verb).await?;
+            let message = Some(message.clone());
+            each(args, globals, |roles| Verb::AppStop {
+                message: message.clone(),
+                roles,
+            })
+            .await?;
         }
         AppCommand::Live(args) => {
-            let targets = Targets::find(args, globals).await?;
-            targets.change_all(&Verb::AppStart).await?;
+            each(args, globals, |roles| Verb::AppStart { roles }).await?;
         }
         AppCommand::Remove(args) => remove(args, globals).await?,
         AppCommand::Part(_) => parts::of_app(),
@@ -112,6 +113,11 @@ pub async fn run(command: &AppCommand, globals: &Globals) -> anyhow::Result<u8> 
 }
 
 async fn containers(args: &AppArgs, globals: &Globals, action: ContainersAction) -> anyhow::Result<()> {
+    each(args, globals, |roles| Verb::AppContainers { action, roles }).await
+}
+
+/// The change on every host that has one of the roles of `-r`, about these.
+async fn each(args: &AppArgs, globals: &Globals, verb: impl Fn(Vec<RoleName>) -> Verb) -> anyhow::Result<()> {
     let targets = Targets::find(args, globals).await?;
     for host in &targets.hosts {
         // All roles are named by none, so that one that is not there any more is no obstacle.
@@ -125,8 +131,7 @@ async fn containers(args: &AppArgs, globals: &Globals, action: ContainersAction)
                 .map(|role| RoleName::parse(role))
                 .collect::<Result<_, _>>()?
         };
-        let verb = Verb::AppContainers { action, roles };
-        if let wire::End::Done { message, .. } = targets.change(host, verb).await? {
+        if let wire::End::Done { message, .. } = targets.change(host, verb(roles)).await? {
             ui::note(&format!("{}: {message}", host.name));
         }
     }

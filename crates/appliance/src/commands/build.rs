@@ -2,6 +2,7 @@
 
 use super::push::{self, PushArgs};
 use crate::developer::build::{self, Output};
+use crate::developer::hooks::Hooks;
 use crate::developer::project::Project;
 use crate::failure::{Kind, failure};
 use crate::globals::Globals;
@@ -47,6 +48,7 @@ pub async fn run(command: &BuildCommand, globals: &Globals) -> anyhow::Result<()
         BuildCommand::Pull(args) => push::deliver(args, globals, false).await,
         BuildCommand::Push(options) => {
             let project = Project::load(globals)?;
+            let hooks = Hooks::new(&project, globals, &project.hosts(globals)?);
             let output = match options.output.as_deref() {
                 Some("registry") => Output::Registry,
                 Some("docker") => Output::Load,
@@ -54,6 +56,9 @@ pub async fn run(command: &BuildCommand, globals: &Globals) -> anyhow::Result<()
                 None if project.loaded.config.registry.local => Output::Load,
                 None => Output::Registry,
             };
+            // As before every build (Kamal 2.12, `cli/build.rb`); none of them is about what is not committed.
+            hooks.before_connecting()?;
+            hooks.run("pre-build")?;
             build::run(&project, output, options.no_cache, "")
         }
         BuildCommand::Dev(options) => {

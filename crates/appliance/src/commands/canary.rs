@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::developer::canary::{Standing, agreed};
 use crate::developer::change::{conclude, submit};
-use crate::developer::fleet::{Host, Way, take_back};
+use crate::developer::fleet::{self, Host, Way, take_back};
 use crate::developer::project::Project;
 use crate::developer::reach::ReachArgs;
 use crate::failure::{Kind, failure};
@@ -26,11 +26,11 @@ pub struct DecideArgs {
     reach: ReachArgs,
 }
 
-/// Gives the canary all visitors, on every host.
+/// Gives the canary all visitors, on every host or on none.
 ///
 /// # Errors
-/// When a host cannot be reached, the hosts do not all have the same canary (nothing is changed then), or its release
-/// goes back while it is watched.
+/// When a host cannot be reached, the hosts do not all have the same canary (nothing is changed then), or one of them
+/// goes back: then all have.
 pub async fn promote(args: &DecideArgs, globals: &Globals) -> anyhow::Result<()> {
     let project = Project::open(globals)?;
     let way = Way {
@@ -40,12 +40,15 @@ pub async fn promote(args: &DecideArgs, globals: &Globals) -> anyhow::Result<()>
     };
     let hosts = way.connect(&project.connecting(globals)?).await?;
     agreed(hosts.iter().map(|host| (host.name.as_str(), &host.app)))?;
-    promote_all(&way, &hosts.iter().collect::<Vec<_>>()).await
+    promote_all(&way, hosts).await
 }
 
-async fn promote_all(way: &Way<'_>, hosts: &[&Host]) -> anyhow::Result<()> {
-    let ends = join_all(hosts.iter().map(|host| promote_one(way, host))).await;
-    first_failure(ends)
+async fn promote_all(way: &Way<'_>, hosts: Vec<Host>) -> anyhow::Result<()> {
+    match hosts.as_slice() {
+        // Its agent goes on by itself, whatever becomes of us.
+        [host] => promote_one(way, host).await,
+        _ => fleet::promote(way, hosts).await,
+    }
 }
 
 async fn promote_one(way: &Way<'_>, host: &Host) -> anyhow::Result<()> {
@@ -213,7 +216,7 @@ pub async fn hold(way: &Way<'_>, hosts: &[&Host], version: &str, time: Duration)
         }
         if over {
             let fresh = connected(way, hosts).await?;
-            return promote_all(way, &fresh.iter().collect::<Vec<_>>()).await;
+            return promote_all(way, fresh).await;
         }
     }
 }

@@ -63,7 +63,9 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
     let mut secrets = project.secrets(&names)?;
     let error_pages = release::error_pages(config, &project.directory)?;
     args.canary.resolve(&project.loaded.extension, true)?;
-    if let Some(warning) = release::command_left_out(config, &project.loaded.extension, &hosts) {
+    release::check_command(config, &project.loaded.extension)?;
+    let left_out = release::command_left_out(config, &project.loaded.extension, &hosts, &globals.roles);
+    if let Some(warning) = left_out {
         ui::warn(&warning);
     }
     let mut hooks = Hooks::new(&project, globals, &hosts);

@@ -5,6 +5,7 @@
 //! | `follow` | submits the change to one host, hears it, and keeps telling it that its leader is there |
 //! | `leading` | does what the group decides: hooks, leave to go on, orders to go back |
 //! | `outcome` | what is said at the end |
+//! | `promotion` | a canary on several hosts |
 //! | `alone` | one host: left to its agent, so that a lost connection changes nothing for it |
 //! | `interrupts` | Ctrl-C |
 
@@ -13,6 +14,7 @@ mod follow;
 mod interrupts;
 mod leading;
 mod outcome;
+mod promotion;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -28,6 +30,7 @@ use tokio::time::Instant;
 use self::follow::{Follow, turns};
 use self::leading::{Leading, Led};
 use self::outcome::{Outcome, Part, Turned};
+pub use self::promotion::promote;
 use super::change::{Subject, conclude, submit};
 use super::hooks::Hooks;
 use super::link::Link;
@@ -191,7 +194,7 @@ pub async fn roll_out(
     loop {
         let turned = match &*hosts {
             [(host, verb)] => alone::alone(way, hooks, host, verb.clone(), &mut interrupts).await?,
-            hosts => together(way, order, hooks, hosts, &mut interrupts).await?,
+            hosts => together(way, order, Some(hooks), hosts, &mut interrupts).await?,
         };
         let refused = match turned {
             Turned::Through => return Ok(()),
@@ -213,7 +216,7 @@ pub async fn roll_out(
 async fn together(
     way: &Way<'_>,
     order: &Order,
-    hooks: &Hooks<'_>,
+    hooks: Option<&Hooks<'_>>,
     hosts: &[(Host, Verb)],
     interrupts: &mut mpsc::Receiver<()>,
 ) -> anyhow::Result<Turned> {
@@ -222,7 +225,11 @@ async fn together(
         name: host.name.clone(),
         primary: order.primary.contains(&host.name),
     });
-    let mut group = Group::new(members.collect(), order.limit);
+    let promotes = hosts.iter().all(|(_, verb)| *verb == Verb::Promote);
+    let mut group = match promotes {
+        true => Group::promoting(members.collect(), order.limit),
+        false => Group::new(members.collect(), order.limit),
+    };
     let (told, mut hears) = mpsc::channel(256);
     let mut words = Vec::new();
     let mut follows = Vec::new();
@@ -249,7 +256,10 @@ async fn together(
             interrupts,
         };
         let lead = leading.lead(&mut group, |hook, hosts| async move {
-            hooks.run_for(hook, &hosts).await
+            match hooks {
+                Some(hooks) => hooks.run_for(hook, &hosts).await,
+                None => Ok(()),
+            }
         });
         tokio::pin!(follows, lead);
         tokio::select! {
@@ -273,6 +283,9 @@ async fn together(
         parts.push(Part {
             name: &host.name,
             outcome: match group.failure() {
+                Some(_) if promotes => {
+                    promotion::undone(way, host, outcome, group.has_begun(), group.goes_on_alone(index)).await
+                }
                 Some(_) => without_canary(way, host, verb, outcome).await,
                 None => outcome,
             },

@@ -30,7 +30,7 @@ const PARALLEL: usize = 3;
 pub struct ImageArgs {
     /// Image in the local Docker, oci:DIRECTORY[:TAG], an archive (FILE.tar, oci-archive:FILE[:TAG],
     /// docker-archive:FILE[:NAME]), or host:TAG for one pushed through a tunnel
-    /// (default: the configuration's image, tagged with the version or latest)
+    /// (default: the configuration's image, tagged with the version)
     #[arg(long, value_name = "NAME")]
     pub image: Option<String>,
     /// Let the hosts pull from the configured registry, with the release's own credentials
@@ -66,11 +66,11 @@ enum Origin {
 const SERVICE: &str = "service";
 
 impl Local {
-    /// Finds the image: `wanted`, or the configuration's image with the version as its tag, or tagged `latest`.
+    /// Finds the image: `wanted`, or the configuration's image with the version as its tag, or `or_latest` tagged `latest`.
     ///
     /// # Errors
     /// When Docker does not answer or has no such image, or the file is not there.
-    pub async fn find(config: &Resolved, wanted: Option<&str>) -> anyhow::Result<Self> {
+    pub async fn find(config: &Resolved, wanted: Option<&str>, or_latest: bool) -> anyhow::Result<Self> {
         if let Some(from) = wanted.map(file_of).transpose()?.flatten() {
             return Ok(Self {
                 from,
@@ -80,11 +80,17 @@ impl Local {
         let docker = Docker::at(socket()?);
         let candidates = match wanted {
             Some(name) => vec![name.to_owned()],
-            None => candidates(config),
+            None => candidates(config, or_latest),
         };
         for name in &candidates {
             match docker.inspect_image(name).await {
                 Ok(Some(info)) => {
+                    if wanted.is_none() && is_latest(config, name) {
+                        ui::warn(&format!(
+                            "the local Docker has no image {}, so {name} is brought as version {}",
+                            candidates[0], config.version
+                        ));
+                    }
                     return Ok(Self {
                         from: Origin::Docker {
                             docker,
@@ -102,7 +108,7 @@ impl Local {
             format!("the local Docker has no image {}", candidates.join(", nor ")),
         )
         .hint(format!(
-            "docker build -t {} . (or name another one: appliance push --image NAME)",
+            "docker build -t {} ., or appliance build push (or name another one: appliance push --image NAME)",
             candidates[0]
         ))
         .into())
@@ -431,18 +437,32 @@ pub fn bare(config: &Resolved) -> &str {
         .unwrap_or(whole)
 }
 
-fn candidates(config: &Resolved) -> Vec<String> {
-    let bare = bare(config);
-    let latest = config.image.latest.rsplit(':').next().unwrap_or("latest");
+/// The names of an image that nobody named, the likeliest first.
+fn candidates(config: &Resolved, or_latest: bool) -> Vec<String> {
     let mut names = vec![
-        format!("{bare}:{}", config.version),
+        format!("{}:{}", bare(config), config.version),
         config.image.absolute.clone(),
-        format!("{bare}:{latest}"),
-        config.image.latest.clone(),
     ];
+    if or_latest {
+        names.extend(latest(config));
+    }
     let mut seen = std::collections::BTreeSet::new();
     names.retain(|name| seen.insert(name.clone()));
     names
+}
+
+fn latest(config: &Resolved) -> [String; 2] {
+    let tag = config.image.latest.rsplit(':').next().unwrap_or("latest");
+    [format!("{}:{tag}", bare(config)), config.image.latest.clone()]
+}
+
+/// Whether it is an image of no certain version.
+fn is_latest(config: &Resolved, name: &str) -> bool {
+    let [version, absolute] = [
+        format!("{}:{}", bare(config), config.version),
+        config.image.absolute.clone(),
+    ];
+    name != version && name != absolute && latest(config).iter().any(|latest| latest == name)
 }
 
 /// The local Docker's socket.

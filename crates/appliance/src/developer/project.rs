@@ -32,6 +32,8 @@ pub struct Project {
     pub destination: Option<String>,
     /// Who deploys, for people.
     pub performer: String,
+    /// Whether `--version` says which version is meant.
+    pub version_was_given: bool,
     env: BTreeMap<String, String>,
 }
 
@@ -79,6 +81,7 @@ impl Project {
         })?;
         Ok(Self {
             performer: git::performer(&directory),
+            version_was_given: globals.version.is_some(),
             directory,
             loaded,
             destination: globals.destination.clone(),

@@ -178,14 +178,52 @@ fn release_command(
     }))
 }
 
-/// What to say where `hosts` leave out the one that runs the release command.
-pub fn command_left_out(config: &Resolved, extension: &Extension, hosts: &[String]) -> Option<String> {
-    let primary = config.primary_host.as_ref()?;
-    if extension.release().is_none() || hosts.contains(primary) {
-        return None;
+/// Refuses a release command that no release of this configuration could run.
+///
+/// # Errors
+/// When its role is none, or is not on the primary host.
+pub fn check_command(config: &Resolved, extension: &Extension) -> anyhow::Result<()> {
+    let (Some(command), Some(primary)) = (extension.release(), &config.primary_host) else {
+        return Ok(());
+    };
+    let role = command.role.as_deref().unwrap_or(&config.primary_role);
+    let there: Vec<&str> = roles_on(config, primary, &[])
+        .iter()
+        .map(|role| role.name.as_str())
+        .collect();
+    if there.contains(&role) {
+        return Ok(());
     }
+    Err(failure(
+        Kind::Config,
+        format!(
+            "x-appliance/release/role: {role} does not run on the primary host {primary}, where the release command does; there are: {}",
+            there.join(", ")
+        ),
+    )
+    .hint("name one of these, or leave role out")
+    .into())
+}
+
+/// What to say where `hosts`, or the roles that the patterns `only` match, leave out what runs the release command.
+pub fn command_left_out(
+    config: &Resolved,
+    extension: &Extension,
+    hosts: &[String],
+    only: &[String],
+) -> Option<String> {
+    let primary = config.primary_host.as_ref()?;
+    let command = extension.release()?;
+    let role = command.role.as_deref().unwrap_or(&config.primary_role);
+    let what = if !hosts.contains(primary) {
+        format!("on {primary}")
+    } else if !only.is_empty() && !only.iter().any(|only| glob(only, role)) {
+        format!("in the role {role}")
+    } else {
+        return None;
+    };
     Some(format!(
-        "x-appliance/release runs on {primary}, which this command leaves out: the new code starts without it on {}",
+        "x-appliance/release runs {what}, which this command leaves out: the new code starts without it on {}",
         hosts.join(", ")
     ))
 }

@@ -53,7 +53,9 @@ impl Wanted {
         if args.from_registry {
             return Ok(Wanted::Pulled(Box::new(InRegistry::find(project).await?)));
         }
-        let local = Local::find(config, args.image.as_deref()).await?;
+        // Of what is built here every version has its name; another image under that name would be nobody's wish.
+        let or_latest = !args.skip_push && !build::wanted(project) && !project.version_was_given;
+        let local = Local::find(config, args.image.as_deref(), or_latest).await?;
         local.check_service(&config.service);
         Ok(Wanted::Sent(local))
     }

@@ -142,9 +142,16 @@ pub enum Verb {
         /// Text for the 503 page.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
+        /// Only these roles; all of them, and those of later releases, if empty.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        roles: Vec<RoleName>,
     },
     /// Start what was stopped.
-    AppStart,
+    AppStart {
+        /// Only these roles; all of them if empty.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        roles: Vec<RoleName>,
+    },
     /// Run a command in a container of the app; answered with the name of a session, or done at once if detached.
     AppExec(Exec),
     /// Start or stop the containers of the current release, or stop those of earlier ones that still run.
@@ -161,7 +168,7 @@ pub enum Verb {
         containers: bool,
         /// Images that no release at hand names.
         images: bool,
-        /// Containers and releases to keep, from 1; the release's own number if absent.
+        /// Containers and releases to keep besides the current, from 1; the release's own number if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retain: Option<u32>,
     },
@@ -258,7 +265,7 @@ impl Verb {
             Verb::AppRemove => "app-remove",
             Verb::AppRestart => "app-restart",
             Verb::AppStop { .. } => "app-stop",
-            Verb::AppStart => "app-start",
+            Verb::AppStart { .. } => "app-start",
             Verb::Accessory { action, .. } => action.name(),
             Verb::Backup { action, .. } => action.name(),
             Verb::AppExec(_) => "app-exec",
@@ -290,7 +297,7 @@ impl Verb {
             Verb::Backup { action, .. } => action.power(),
             Verb::AppRestart
             | Verb::AppStop { .. }
-            | Verb::AppStart
+            | Verb::AppStart { .. }
             | Verb::AppExec(_)
             | Verb::AppContainers { .. } => Power::Operate,
             Verb::AppRemove

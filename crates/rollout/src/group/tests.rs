@@ -20,6 +20,10 @@ struct Fleet {
     /// What the leader has to do besides telling hosts.
     todo: Vec<Action>,
     switched: BTreeSet<usize>,
+    /// Whether canaries are being promoted; then nobody else does.
+    promoting: bool,
+    /// Canaries that were told that nobody leads them.
+    left: BTreeSet<usize>,
 }
 
 impl Fleet {
@@ -45,11 +49,50 @@ impl Fleet {
             deaf: BTreeSet::new(),
             todo: Vec::new(),
             switched: BTreeSet::new(),
+            promoting: false,
+            left: BTreeSet::new(),
         };
         for host in 0..fleet.hosts.len() {
             fleet.tell_leader(host);
         }
         fleet
+    }
+
+    /// Hosts that all have the same canary, and a leader who has just joined them.
+    fn of_canaries(roles: &[&[&str]], fates: &[Fate], limit: usize) -> Self {
+        let mut fleet = Self::new(roles, fates, limit, true);
+        let waits = |(rollout, _): &(Rollout, World)| rollout.waits_at() == Some(Gate::Promote);
+        while !fleet.hosts.iter().all(waits) {
+            for host in 0..fleet.hosts.len() {
+                fleet.work(host);
+            }
+            fleet.lead(0);
+        }
+        // Whoever pushed them is gone.
+        fleet.lose_leader();
+        let members = fleet.group.hosts.iter().map(|host| host.member.clone());
+        fleet.group = Group::promoting(members.collect(), limit);
+        fleet.promoting = true;
+        fleet.led = true;
+        fleet.switched.clear();
+        for host in 0..fleet.hosts.len() {
+            // It tells where it stands.
+            fleet.told[host].pop();
+            fleet.step(host, &Event::Led);
+        }
+        fleet
+    }
+
+    /// Whether nothing more happens to a host.
+    fn rests(&self, host: usize) -> bool {
+        let (rollout, _) = &self.hosts[host];
+        let stays = !self.led || self.left.contains(&host);
+        rollout.is_over() || (self.promoting && stays && rollout.waits_at() == Some(Gate::Promote))
+    }
+
+    fn canaries(&self) -> usize {
+        let waits = |(rollout, _): &&(Rollout, World)| rollout.waits_at() == Some(Gate::Promote);
+        self.hosts.iter().filter(waits).count()
     }
 
     fn step(&mut self, host: usize, event: &Event) {
@@ -100,6 +143,11 @@ impl Fleet {
             Action::Cancel(host, why) => {
                 self.step(host, &Event::Cancel { why });
                 Vec::new()
+            }
+            Action::Leave(host) => {
+                self.left.insert(host);
+                self.step(host, &Event::Alone);
+                self.group.heard(host, Heard::Bad("it stays a canary".to_owned()))
             }
         };
         self.todo.extend(actions);
@@ -152,16 +200,18 @@ impl Fleet {
 
     fn finish(&mut self) {
         for _ in 0..4000 {
-            if self.hosts.iter().all(|(rollout, _)| rollout.is_over()) {
+            if (0..self.hosts.len()).all(|host| self.rests(host)) {
                 for (rollout, world) in &self.hosts {
-                    world.check_end(rollout);
+                    if rollout.is_over() {
+                        world.check_end(rollout);
+                    }
                 }
                 return;
             }
             for host in 0..self.hosts.len() {
                 self.work(host);
                 // A canary waits for a person, not for the leader.
-                if self.hosts[host].0.waits_at() == Some(Gate::Promote) {
+                if !self.promoting && self.hosts[host].0.waits_at() == Some(Gate::Promote) {
                     self.step(host, &Event::Pass { gate: Gate::Promote });
                 }
             }
@@ -303,6 +353,55 @@ fn a_host_lost_while_it_goes_back_takes_the_others_along() {
     assert!(!group.goes_on_alone(1));
 }
 
+const CANARIES: [&[&str]; 3] = [&["web"], &["web", "jobs"], &["web", "jobs"]];
+
+#[test]
+fn canaries_are_promoted_in_slices_and_old_workers_wait_for_all() {
+    let mut fleet = Fleet::of_canaries(&CANARIES, &vec![Fate::default(); 3], 2);
+    assert_eq!(
+        fleet.todo,
+        [Action::Open(vec![0, 1])],
+        "nothing moves before all are heard"
+    );
+    fleet.finish();
+    assert_eq!((fleet.settled(), fleet.canaries()), (3, 0));
+}
+
+#[test]
+fn a_worker_that_does_not_start_takes_every_canary_back() {
+    let mut fates = vec![Fate::default(); 3];
+    fates[2].never_ready = ["jobs".to_owned()].into();
+    let mut fleet = Fleet::of_canaries(&CANARIES, &fates, 9);
+    fleet.finish();
+    assert!(fleet.switched.is_empty(), "a host switched: {:?}", fleet.switched);
+    assert_eq!((fleet.settled(), fleet.canaries()), (0, 0));
+    assert!(fleet.group.failure().is_some_and(|why| why.contains("host2")));
+}
+
+#[test]
+fn canaries_stay_when_one_cannot_be_promoted_from_the_start() {
+    let member = |name: &str| Member {
+        name: name.to_owned(),
+        primary: true,
+    };
+    let mut group = Group::promoting(vec![member("a"), member("b")], 9);
+    group.heard(0, Heard::Reached(Phase::Canary));
+    assert_eq!(group.heard(0, Heard::Waits(Gate::Promote)), []);
+    let refused = group.heard(1, Heard::Bad("busy".to_owned()));
+    assert_eq!(refused, [Action::Leave(0)]);
+    assert_eq!(group.heard(0, Heard::Bad("it stays".to_owned())), []);
+    assert!(group.is_over() && !group.has_begun());
+
+    // Once the first was told to go on, there is no staying.
+    let mut group = Group::promoting(vec![member("a"), member("b")], 1);
+    for host in 0..2 {
+        group.heard(host, Heard::Waits(Gate::Promote));
+    }
+    assert_eq!(group.opened(), [Action::Pass(0, Gate::Promote)]);
+    let cancelled = group.heard(1, Heard::Lost("no answer".to_owned()));
+    assert_eq!(cancelled, [Action::Cancel(0, "b: no answer".to_owned())]);
+}
+
 fn fates() -> impl Strategy<Value = Vec<Fate>> {
     let fate = (
         prop::option::weighted(0.1, prop::sample::select(vec!["web", "jobs"])),
@@ -396,6 +495,57 @@ proptest! {
         // A canary is promoted host by host, and a host without a leader after its switch settles by itself.
         if lost.is_none() && !killed && !canary {
             prop_assert!(settled == 0 || settled == 4, "{} of 4 hosts settled", settled);
+        }
+    }
+
+    /// A promotion that is led ends alike everywhere; without its leader before any switch nobody is promoted.
+    #[test]
+    fn canaries_end_alike(
+        broken in prop::option::of((1usize..3, any::<bool>())),
+        limit in 1usize..4,
+        choices in prop::collection::vec(
+            prop_oneof![
+                20 => (0usize..3).prop_map(Choice::Work),
+                10 => (0usize..9).prop_map(Choice::Lead),
+                1 => Just(Choice::Cancel),
+            ],
+            0..80,
+        ),
+        lost in prop::bool::weighted(0.4),
+    ) {
+        let mut fates = vec![Fate::default(); 3];
+        if let Some((host, watched)) = broken {
+            fates[host].watch_trips = watched;
+            if !watched {
+                fates[host].never_ready = ["jobs".to_owned()].into();
+            }
+        }
+        let mut fleet = Fleet::of_canaries(&CANARIES, &fates, limit);
+        for choice in choices {
+            match choice {
+                Choice::Work(host) => fleet.work(host),
+                Choice::Lead(at) => fleet.lead(at),
+                _ => {
+                    let actions = fleet.group.cancel("the tester says so");
+                    fleet.todo.extend(actions);
+                }
+            }
+        }
+        let (begun, switched) = (fleet.group.has_begun(), !fleet.switched.is_empty());
+        if lost {
+            fleet.lose_leader();
+        }
+        fleet.finish();
+        let (settled, canaries) = (fleet.settled(), fleet.canaries());
+        if lost && !begun {
+            prop_assert_eq!(canaries, 3, "a canary needs no leader");
+        }
+        if lost && !switched {
+            prop_assert_eq!(settled, 0);
+        }
+        if !lost {
+            prop_assert!(settled == 0 || settled == 3, "{} of 3 hosts settled", settled);
+            prop_assert!(canaries == 0 || canaries == 3, "{} of 3 stay canaries", canaries);
         }
     }
 }

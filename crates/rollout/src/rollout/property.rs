@@ -34,6 +34,8 @@ enum Choice {
     Pass(Gate),
     /// Whoever led is gone.
     Alone,
+    /// Somebody leads the promotion.
+    Led,
     /// A container has another address.
     Moved(prop::sample::Index),
     /// The same while the driver is away.
@@ -59,6 +61,7 @@ fn choices() -> impl Strategy<Value = Vec<Choice>> {
         1 => Just(Choice::Cancel),
         3 => gate().prop_map(Choice::Pass),
         1 => Just(Choice::Alone),
+        2 => Just(Choice::Led),
         2 => index().prop_map(Choice::Moved),
         1 => index().prop_map(Choice::MovedAndKill),
         3 => (0u16..100).prop_map(Choice::Wait),
@@ -237,6 +240,7 @@ fn play(rollout: &Rollout, choice: &Choice, world: &mut World) -> Rollout {
                 .0
         }
         Choice::Alone => rollout.step(&Event::Alone, world.now).0,
+        Choice::Led => rollout.step(&Event::Led, world.now).0,
         Choice::Moved(index) | Choice::MovedAndKill(index) => {
             let mut running: Vec<Instance> = world.containers.keys().cloned().collect();
             running.retain(|instance| world.containers[instance] == crate::effect::Seen::Running);

@@ -25,6 +25,8 @@ pub(super) enum Stage {
     PromoteGate,
     /// Roles that a canary did not need.
     Rest,
+    /// Where the promotion of several hosts is led.
+    RestGate,
     Switch,
     Drain,
     Watch,
@@ -64,6 +66,7 @@ impl Stage {
             | Stage::Canary
             | Stage::PromoteGate
             | Stage::Rest
+            | Stage::RestGate
             | Stage::Switch
             | Stage::SettleGate
             | Stage::StopOld
@@ -90,7 +93,8 @@ impl Stage {
             Stage::SwitchGate => Stage::Canary,
             Stage::Canary => Stage::PromoteGate,
             Stage::PromoteGate => Stage::Rest,
-            Stage::Rest => Stage::Switch,
+            Stage::Rest => Stage::RestGate,
+            Stage::RestGate => Stage::Switch,
             Stage::Switch => Stage::Drain,
             Stage::Drain => Stage::Watch,
             Stage::Watch => Stage::SettleGate,
@@ -144,7 +148,7 @@ impl Stage {
     pub(super) fn gate(self) -> Option<Gate> {
         match self {
             Stage::StartGate => Some(Gate::Start),
-            Stage::SwitchGate => Some(Gate::Switch),
+            Stage::SwitchGate | Stage::RestGate => Some(Gate::Switch),
             Stage::PromoteGate => Some(Gate::Promote),
             Stage::SettleGate => Some(Gate::Settle),
             _ => None,
@@ -215,6 +219,7 @@ impl Stage {
             Stage::StartGate
             | Stage::Command
             | Stage::SwitchGate
+            | Stage::RestGate
             | Stage::Canary
             | Stage::Watch
             | Stage::SettleGate
@@ -253,7 +258,7 @@ impl Stage {
     /// Whether the stage points routes itself, so that its own effects follow a container too.
     pub(super) fn own_routes(self, plan: &Plan) -> bool {
         match self {
-            Stage::Canary | Stage::PromoteGate | Stage::Rest => plan.canary.is_some(),
+            Stage::Canary | Stage::PromoteGate | Stage::Rest | Stage::RestGate => plan.canary.is_some(),
             Stage::Switch | Stage::SwitchBack | Stage::Stay => true,
             _ => false,
         }
@@ -263,7 +268,7 @@ impl Stage {
     pub(super) fn routing(self, plan: &Plan, now: Timestamp) -> Vec<Effect> {
         match self {
             _ if !self.own_routes(plan) => Vec::new(),
-            Stage::PromoteGate | Stage::Rest => Stage::Canary.effects(plan, now),
+            Stage::PromoteGate | Stage::Rest | Stage::RestGate => Stage::Canary.effects(plan, now),
             other => other.effects(plan, now),
         }
     }

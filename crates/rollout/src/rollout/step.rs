@@ -36,6 +36,7 @@ impl Rollout {
             Event::Died { .. } | Event::Cancel { .. } => Vec::new(),
             Event::Pass { gate } => self.pass(*gate, now),
             Event::Alone => self.alone(now),
+            Event::Led => self.led(),
             Event::Moved { instance } => self.moved(instance, now),
             Event::Tick => self.tick(now),
         }
@@ -177,10 +178,29 @@ impl Rollout {
         self.order(effects)
     }
 
-    /// Nobody leads any more: back before the switch, on by itself after it.
+    /// The promotion of a canary is led: what was passed on the way to it is closed once more.
+    fn led(&mut self) -> Vec<Order> {
+        if self.is_canary() {
+            for gate in [Gate::Switch, Gate::Settle] {
+                self.plan.gates.insert(gate);
+                self.passed.remove(&gate);
+            }
+        }
+        Vec::new()
+    }
+
+    /// Whether it is a canary that nobody has promoted yet.
+    fn is_canary(&self) -> bool {
+        self.stage == Stage::PromoteGate && self.is_closed(Gate::Promote)
+    }
+
+    /// Nobody leads any more: back before the switch, on by itself after it. A canary stays.
     fn alone(&mut self, now: Timestamp) -> Vec<Order> {
+        if self.is_canary() {
+            self.passed.insert(Gate::Switch);
+        }
         let waits = self.is_closed(Gate::Start) || self.is_closed(Gate::Switch);
-        if self.stage <= Stage::SwitchGate && waits {
+        if self.stage <= Stage::RestGate && waits {
             let why = "whoever led the hosts was gone before the switch".to_owned();
             return self.abandon(why, false, now);
         }

@@ -507,6 +507,48 @@ fn fail_until(mut rollout: Rollout, world: &mut World, until: impl Fn(&Rollout) 
 }
 
 #[test]
+fn a_led_promotion_waits_between_the_workers_and_the_switch_and_a_canary_needs_no_leader() {
+    let mut plan = upgrade();
+    plan.canary = Some(crate::plan::Canary { hold: None });
+    let mut world = World::new(&plan, Fate::default());
+    let endless = |order: &Order| matches!(order.effect, Effect::Watch { until } if until == Timestamp::MAX);
+    let go_on = |mut rollout: Rollout, world: &mut World| {
+        while let Some(order) = rollout.open().iter().find(|order| !endless(order)).cloned() {
+            let event = answer(&order, world, &plan);
+            rollout = rollout.step(&event, world.now).0;
+        }
+        rollout
+    };
+    let canary = go_on(begin(&plan), &mut world);
+    assert_eq!(canary.waits_at(), Some(Gate::Promote));
+
+    let led = canary.step(&Event::Led, world.now).0;
+    let left = led.step(&Event::Alone, world.now).0;
+    assert_eq!((left.waits_at(), left.failure()), (Some(Gate::Promote), None));
+    let promote = Event::Pass { gate: Gate::Promote };
+    let by_hand = drive(left.step(&promote, world.now).0, &mut world.clone());
+    assert_eq!(by_hand.phase(), Phase::Settled);
+
+    let promoted = go_on(led.step(&promote, world.now).0, &mut world);
+    assert_eq!(promoted.waits_at(), Some(Gate::Switch));
+    assert!(
+        world
+            .log
+            .iter()
+            .any(|effect| effect.to_string() == "start jobs of rollout #2")
+            && !world
+                .log
+                .iter()
+                .any(|effect| matches!(effect, Effect::Switch { .. })),
+        "workers start, nobody switches"
+    );
+    let alone = drive(promoted.step(&Event::Alone, world.now).0, &mut world.clone());
+    assert_eq!(alone.phase(), Phase::Reverted);
+    let switched = promoted.step(&Event::Pass { gate: Gate::Switch }, world.now).0;
+    assert_eq!(drive(switched, &mut world).phase(), Phase::Settled);
+}
+
+#[test]
 fn going_back_is_given_up_where_the_old_one_cannot_be_revived_and_the_new_one_lives() {
     let plan = upgrade();
     let (rollout, mut world) = going_back(&plan);

@@ -55,6 +55,26 @@ impl Agent {
             .collect()
     }
 
+    /// Services that accessories of this host have in the proxy.
+    ///
+    /// # Errors
+    /// When a record cannot be read: then it is not known whether it has one.
+    pub fn accessory_services(&self) -> anyhow::Result<Vec<ServiceName>> {
+        let records = &self.accessories.records;
+        let (all, damaged) = records.all()?;
+        if let Some(error) = damaged.into_iter().next() {
+            return Err(error.into());
+        }
+        let mut names = Vec::new();
+        for which in &all {
+            let definition = records.read(which)?.definition;
+            if let Some(spec) = definition.and_then(|definition| definition.proxy) {
+                names.push(ServiceName::parse(&spec.service_name)?);
+            }
+        }
+        Ok(names)
+    }
+
     async fn hand_over_certificate(&self, definition: &Accessory) -> anyhow::Result<()> {
         let Some(spec) = &definition.proxy else {
             return Ok(());

@@ -30,8 +30,8 @@ use jiff::Timestamp;
 use self::plan::{App, Plan};
 use self::ports::Rule;
 use self::survey::PROXY;
-use super::apps::{Accepted, Adopted, AppsError};
-use super::change::done;
+use super::apps::{Accepted, Adopted};
+use super::change::{self, done};
 use super::container::{self, Making};
 use super::drive::Audience;
 use super::lease::Holder;
@@ -430,8 +430,8 @@ async fn abandon(agent: &Arc<Agent>, plan: &Plan) {
         tracing::error!("adopt: {}", chain(&error));
     }
     for app in &plan.apps {
-        if let Err(error) = forget(agent, &app.id) {
-            tracing::error!("adopt: {}: {}", app.id, chain(&error));
+        if let Err(error) = forget(agent, &app.id).await {
+            tracing::error!("adopt: {}: {}", app.id, chain(&*error));
         }
     }
 }
@@ -596,7 +596,7 @@ async fn give_back(agent: &Arc<Agent>, holder: &Holder, audience: &Audience) -> 
         for container in adopted.containers.values() {
             own_name(agent, container).await?;
         }
-        forget(agent, id)?;
+        forget(agent, id).await?;
     }
     let names: Vec<&str> = apps.iter().map(|(id, _)| id.as_str()).collect();
     Ok(done(format!(
@@ -606,13 +606,20 @@ async fn give_back(agent: &Arc<Agent>, holder: &Holder, audience: &Audience) -> 
 }
 
 /// Forgets an app but for the numbers that it used up: containers of ours that stay behind carry them.
-fn forget(agent: &Agent, app: &str) -> Result<(), AppsError> {
+async fn forget(agent: &Agent, app: &str) -> anyhow::Result<()> {
     let used = agent.apps.read(app)?.numbers;
+    // Another app may have the host names when the host is adopted again.
+    if let Some(current) = &used.current {
+        for name in change::services(agent, app, current)? {
+            agent.proxy.remove_service(&name).await?;
+        }
+    }
     agent.apps.forget(app)?;
     agent.apps.update(app, |state| {
         state.numbers.last_release = used.last_release;
         state.numbers.last_rollout = used.last_rollout;
-    })
+    })?;
+    Ok(())
 }
 
 /// Gives a container that had made room for one of ours its name back: Kamal reads the version out of it.

@@ -61,6 +61,7 @@ impl Follow<'_> {
             self.tell(Heard::Bad("was not begun".to_owned())).await;
             return Outcome::Untouched;
         }
+        let promotes = verb == Verb::Promote;
         let begun = async {
             let envelope = seal(&self.host.signer, self.way.subject(self.host)?, verb).await?;
             let mut led = lead::submit(&self.host.link, &envelope, said).await?;
@@ -79,15 +80,17 @@ impl Follow<'_> {
         let taken = !matches!(first, Event::End(_));
         if taken {
             let _nobody_waits = turn.next.send(true);
-            return self.hear(led, first, says).await;
+            return self.hear(led, first, says, promotes).await;
         }
         // Why it refuses is heard before those who do not begin because of it.
-        let outcome = self.hear(led, first, says).await;
+        let outcome = self.hear(led, first, says, promotes).await;
         let _nobody_waits = turn.next.send(false);
         outcome
     }
 
-    async fn hear(&self, mut led: Led, first: Event, says: mpsc::Sender<Word>) -> Outcome {
+    async fn hear(&self, mut led: Led, first: Event, says: mpsc::Sender<Word>, promotes: bool) -> Outcome {
+        // Of a canary nothing is found out before its switch: it stays what it is.
+        let from = if promotes { Phase::Switched } else { Phase::Healthy };
         let mut beat = tokio::time::interval(BEAT);
         let mut may_serve = false;
         let mut event = Ok(first);
@@ -100,7 +103,7 @@ impl Follow<'_> {
                 Ok(Event::Phase { phase, detail }) => {
                     ui::note(&format!("  {}: {phase:<16} {detail}", self.host.name));
                     if let Some(phase) = phase_of(&phase) {
-                        may_serve |= phase >= Phase::Healthy;
+                        may_serve |= phase >= from;
                         self.tell(Heard::Reached(phase)).await;
                     }
                 }

@@ -70,6 +70,7 @@ impl Leading<'_> {
                     }
                     Action::Pass(index, gate) => self.say(index, Word::Pass { gate }).await,
                     Action::Cancel(index, why) => self.say(index, Word::Cancel { why }).await,
+                    Action::Leave(index) => self.say(index, Word::Leave).await,
                 }
             }
             // A hook is let come to its end: nobody knows what half of it leaves behind.

@@ -21,6 +21,8 @@ pub enum Outcome {
     Untouched,
     /// Its canary was taken away again; what the host said to that.
     TakenBack(String),
+    /// The connection broke, for this reason, before anything was promoted anywhere.
+    Canary(String),
 }
 
 /// How an attempt at a rollout ended.
@@ -110,6 +112,10 @@ pub fn verdict(parts: &[Part<'_>], why: Option<&str>) -> Result<Vec<String>, Fai
             }
             Outcome::Untouched => format!("{name}: was not begun"),
             Outcome::TakenBack(message) => format!("{name}: {message}"),
+            Outcome::Canary(why) => {
+                kinds.push(Kind::Unreachable);
+                format!("{name}: {why}; its canary stays as it is")
+            }
         };
         lines.push(line);
     }

@@ -38,7 +38,7 @@ async fn cancelled(said: &mut mpsc::Receiver<Word>) -> String {
     loop {
         match said.recv().await.expect("the leader is there") {
             Word::Cancel { why } => return why,
-            Word::Pass { .. } | Word::Beat => {}
+            Word::Pass { .. } | Word::Leave | Word::Beat => {}
         }
     }
 }
