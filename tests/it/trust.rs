@@ -38,7 +38,7 @@ async fn a_change_that_is_not_right_in_every_respect_is_refused_recorded_and_wit
     // Accepted once, and harmless: the app is live already.
     let accepted = door
         .signer
-        .seal(&door.change(Some("demo"), Verb::AppStart)?)
+        .seal(&door.change(Some("demo"), Verb::AppStart { roles: Vec::new() })?)
         .await?;
     let end = door.submit(&accepted).await?;
     ensure!(end["end"] == "done", "{end}");
@@ -94,6 +94,7 @@ async fn forgeries(door: &Door, limited: &Developer, accepted: Envelope) -> anyh
             Some("demo"),
             Verb::AppStop {
                 message: Some("forged".to_owned()),
+                roles: Vec::new(),
             },
         )
     };
@@ -361,6 +362,7 @@ async fn a_key_can_do_what_it_was_enrolled_for_and_nothing_once_removed() -> any
         Some("other"),
         Verb::AppStop {
             message: Some("still here".to_owned()),
+            roles: Vec::new(),
         },
     )?;
     ensure!(open.ask(&change).await.is_err(), "a removed key stopped an app");
