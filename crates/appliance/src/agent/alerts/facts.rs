@@ -72,7 +72,7 @@ pub(super) async fn gather(agent: &Arc<Agent>, host: &Host) -> Facts {
     }
     Facts {
         certificates,
-        disk: (total > 0).then(|| Disk { free, total, full_in }),
+        disk: (total > 0).then_some(Disk { free, total, full_in }),
         memory: memory(),
         killed: Some(killed),
         // While Docker does not answer, its events do not come either.
