@@ -91,7 +91,7 @@ async fn data_of_every_kind_is_backed_up_drilled_and_restored() -> anyhow::Resul
          x-appliance:\n  watch: false\n  backups:\n\
          \x20   cache: {{to: 'file:///var/backups/data'}}\n\
          \x20   notes: {{kind: sqlite, to: 'file:///var/backups/data'}}\n\
-         \x20   files: {{schedule: '* * * * *', to: 'file:///var/backups/data', ping: 'http://{gateway}:{port}/good', drill_ping: 'http://{gateway}:{port}/drilled'}}\n"
+         \x20   files: {{kind: volume, schedule: '* * * * *', to: 'file:///var/backups/data', ping: 'http://{gateway}:{port}/good', drill_ping: 'http://{gateway}:{port}/drilled'}}\n"
     );
     world.developer.demo_app("v1", &world, &more).await?;
     appliance(&world, &["accessory", "boot", "all"]).await?;

@@ -3,10 +3,14 @@
 //! ```text
 //!   same data:  backup ─► replace ─► verify ─────────────────────────────────────────────────► finished
 //!   on a copy:  backup ─► stop ─► copy ─► compare ─► clear ─► replace ─► verify ─► kept ──confirm──► drop old ─► finished
-//!                 │         │       │         │         │         │         │        └─undo─┐
-//!                 └─────────┴───────┴─────────┴─────────┴─────────┴─────────┴───────────────┴─► going back:
-//!                                                        clear copies ─► replace by old ─► verify ─► drop new ─► returned
+//!                 │         │       │         │         │         │         │       │  ▲
+//!                 └─────────┴───────┴─────────┴─────────┴─────────┴─────────┤   undo│  │undo
+//!                                                       going back:         │       ▼  │
+//!                         clear copies ─► replace by old ─► verify ─┬───────┘    undone ──confirm──► drop new ─► returned
+//!                                                                   └─ never served ───────────────► drop new ─► returned
 //! ```
+//!
+//! Data that has served is dropped by a word only: going back after that keeps the new data as the old was kept.
 //!
 //! The state is written down before each order is carried out. An order may be carried out again after a crash.
 //! An upgrade that was cut off goes back: the old image and the old data are there until somebody confirms.
@@ -74,6 +78,8 @@ pub enum Stage {
     BackReplace,
     /// Going back: the old image has to show that it is well.
     BackVerify,
+    /// Somebody went back: the old image serves; the newer data, which has served, waits for a word.
+    Undone,
     /// Going back: the new data goes.
     BackDrop,
     /// Over: the old image serves.
@@ -90,6 +96,9 @@ pub struct Upgrade {
     /// Why it goes or went back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// The new data has served: it holds what was written since, and is dropped by a word only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub served: bool,
 }
 
 impl Upgrade {
@@ -99,6 +108,7 @@ impl Upgrade {
             on_copy,
             stage: Stage::Backup,
             why: None,
+            served: false,
         }
     }
 
@@ -116,13 +126,14 @@ impl Upgrade {
             Stage::BackReplace => Order::Replace(Side::Old),
             Stage::BackVerify => Order::Verify(Side::Old),
             Stage::BackDrop => Order::DropData(Side::New),
-            Stage::Kept | Stage::Finished | Stage::Returned => return None,
+            Stage::Kept | Stage::Undone | Stage::Finished | Stage::Returned => return None,
         })
     }
 
     /// The order was carried out.
     #[must_use]
     pub fn done(mut self) -> Self {
+        self.served |= self.stage == Stage::Verify;
         self.stage = match (self.stage, self.on_copy) {
             (Stage::Backup, true) => Stage::Stop,
             (Stage::Backup, false) => Stage::Replace,
@@ -135,9 +146,10 @@ impl Upgrade {
             (Stage::Verify, false) | (Stage::DropOld, _) => Stage::Finished,
             (Stage::BackClear, _) => Stage::BackReplace,
             (Stage::BackReplace, _) => Stage::BackVerify,
+            (Stage::BackVerify, true) if self.served => Stage::Undone,
             (Stage::BackVerify, true) => Stage::BackDrop,
             (Stage::BackVerify, false) | (Stage::BackDrop, _) => Stage::Returned,
-            (over @ (Stage::Kept | Stage::Finished | Stage::Returned), _) => over,
+            (over @ (Stage::Kept | Stage::Undone | Stage::Finished | Stage::Returned), _) => over,
         };
         self
     }
@@ -165,23 +177,32 @@ impl Upgrade {
         self.failed("the agent was interrupted".to_owned())
     }
 
-    /// The new image is to stay: the old data may go. `None` if nothing waits for that word.
+    /// What serves is to stay: the data of the other side may go. `None` if nothing waits for that word.
     #[must_use]
     pub fn confirm(mut self) -> Option<Self> {
-        (self.stage == Stage::Kept).then(|| {
-            self.stage = Stage::DropOld;
-            self
-        })
+        self.stage = match self.stage {
+            Stage::Kept => Stage::DropOld,
+            Stage::Undone => Stage::BackDrop,
+            _ => return None,
+        };
+        Some(self)
     }
 
-    /// Return to the old image and the old data, losing what was written since. `None` if that is not possible any more.
+    /// Let the other side serve, on its own data; what serves now is kept. `None` if that is not possible (any more).
     #[must_use]
     pub fn undo(mut self) -> Option<Self> {
-        (self.stage == Stage::Kept).then(|| {
-            self.stage = Stage::BackClear;
-            self.why = Some("somebody asked for it".to_owned());
-            self
-        })
+        self.served = true;
+        (self.stage, self.why) = match self.stage {
+            Stage::Kept => (Stage::BackClear, Some("somebody asked for it".to_owned())),
+            Stage::Undone => (Stage::Replace, None),
+            _ => return None,
+        };
+        Some(self)
+    }
+
+    /// Whether the data of the side that does not serve waits for a word.
+    pub fn waits(&self) -> bool {
+        matches!(self.stage, Stage::Kept | Stage::Undone)
     }
 
     /// Whether somebody is at work on it, or should be.

@@ -210,6 +210,11 @@ pub fn verified(at: Timestamp) -> String {
     format!("verified-{}.json", stamp(at))
 }
 
+/// Object name of a hold that began at `at`.
+pub fn hold(at: Timestamp) -> String {
+    format!("hold-{}.json", stamp(at))
+}
+
 /// A name as one segment of a key: everything but letters, digits, `_`, `-`, `@` and inner dots as `%XX`.
 fn encode(name: &str) -> String {
     let mut text = String::with_capacity(name.len());

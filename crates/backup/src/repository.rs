@@ -341,6 +341,32 @@ impl Repository {
         self.put_signed(&key, result).await
     }
 
+    /// Has the retention keep a backup until [`Repository::release`].
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn hold(&self, found: &Found, at: Timestamp) -> Result<(), RepositoryError> {
+        let key = found.manifest.subject.key(&found.manifest.id, &names::hold(at));
+        self.put_signed(&key, &at).await
+    }
+
+    /// Lets the retention decide again. Answers with how many holds there were.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn release(&self, found: &Found) -> Result<usize, RepositoryError> {
+        let is_hold = |key: &&String| {
+            key.rsplit('/')
+                .next()
+                .is_some_and(|name| name.starts_with("hold-"))
+        };
+        let holds: Vec<&String> = found.beside.iter().filter(is_hold).collect();
+        for key in &holds {
+            self.store.delete(key).await?;
+        }
+        Ok(holds.len())
+    }
+
     async fn put_signed<T: Serialize>(&self, key: &str, content: &T) -> Result<(), RepositoryError> {
         let document = self
             .keys

@@ -7,6 +7,8 @@
 //!        failed or interrupted: the side database is dropped, the live one was never touched
 //! ```
 
+mod table;
+
 use std::io;
 
 use jiff::Timestamp;
@@ -95,6 +97,12 @@ pub enum RestoreError {
     Differs {
         /// How it differs.
         what: String,
+    },
+    /// The backup has no such table.
+    #[error("{why}")]
+    Table {
+        /// What was looked for, and what there is.
+        why: String,
     },
     /// The name is taken.
     #[error("there is a database {name} already")]
@@ -410,45 +418,37 @@ async fn fill(
     server.create(side, database, mark).await?;
     server.dress(side, database).await?;
     let begun = (outside.now)();
-    let tap = manifest.counts.as_ref().map(|_| Tap::default());
-    let job = server.restore(side, table);
-    stream::replay(
-        repository,
-        manifest,
-        server.place(),
-        job,
-        tap,
-        mark_word(mark),
-        table.is_some(),
-    )
-    .await?;
-    let millis = (outside.now)().duration_since(begun).as_millis();
-    // One table of many: what is there is compared, what is not was not asked for.
-    let all = table.is_none();
-    // Both read everything there is: at the same time it is read once.
-    let (compared, analyzed) =
-        tokio::join!(compare(server, side, manifest, all), server.run(side, "ANALYZE"));
-    let (tables, rows) = match table {
-        Some(_) => compared?,
-        None => {
-            let compared = compared?;
-            let schema: String = server.ask(side, "its schema", sql::SCHEMA).await?;
-            if schema != database.schema {
-                let what = "the schema differs".to_owned();
-                // Another major version may spell the same thing in another way.
-                if here.version / 10_000 == of.version / 10_000 && !database.schema.is_empty() {
-                    return Err(RestoreError::Differs { what });
-                }
-                warnings.push(what);
+    let millis = || (outside.now)().duration_since(begun).as_millis();
+    let (millis, tables, rows) = if let Some(table) = table {
+        let (tables, rows) = table::fill(repository, server, manifest, side, mark_word(mark), table).await?;
+        let millis = millis();
+        warnings.push(table::LEFT_OUT.to_owned());
+        server.run(side, "ANALYZE").await?;
+        (millis, tables, rows)
+    } else {
+        let tap = manifest.counts.as_ref().map(|_| Tap::default());
+        let (job, place) = (server.restore(side), server.place());
+        stream::replay(repository, manifest, place, job, tap, mark_word(mark), false).await?;
+        let millis = millis();
+        // Both read everything there is: at the same time it is read once.
+        let (compared, analyzed) = tokio::join!(compare(server, side, manifest), server.run(side, "ANALYZE"));
+        let (tables, rows) = compared?;
+        let schema: String = server.ask(side, "its schema", sql::SCHEMA).await?;
+        if schema != database.schema {
+            let what = "the schema differs".to_owned();
+            // Another major version may spell the same thing in another way.
+            if here.version / 10_000 == of.version / 10_000 && !database.schema.is_empty() {
+                return Err(RestoreError::Differs { what });
             }
-            compared
+            warnings.push(what);
         }
+        analyzed?;
+        (millis, tables, rows)
     };
     let invalid: Vec<String> = server.ask(side, "its indexes", sql::INVALID_INDEXES).await?;
     if !invalid.is_empty() {
         warnings.push(format!("indexes that are not usable: {}", invalid.join(", ")));
     }
-    analyzed?;
     Ok(Restored {
         database: side.to_owned(),
         before: None,
@@ -465,12 +465,7 @@ fn mark_word(mark: &str) -> &str {
 }
 
 /// Compares the rows of each table with the manifest; returns tables and rows.
-async fn compare(
-    server: &Postgres,
-    side: &str,
-    manifest: &Manifest,
-    all: bool,
-) -> Result<(u64, u64), RestoreError> {
+async fn compare(server: &Postgres, side: &str, manifest: &Manifest) -> Result<(u64, u64), RestoreError> {
     let tables = server.tables(side).await?;
     let counts = server.count(side, &tables).await?;
     let differs = |what: String| Err(RestoreError::Differs { what });
@@ -504,27 +499,25 @@ async fn compare(
         seen += 1;
         rows += wanted.rows;
     }
-    if all {
-        if let Some(missing) = expected
-            .tables
-            .keys()
-            .find(|name| !tables.iter().any(|table| table.name == **name))
-        {
-            return differs(format!("the table {missing} is missing"));
-        }
-        let objects: u64 = server
-            .ask(
-                side,
-                "its large objects",
-                "SELECT count(*) FROM pg_largeobject_metadata",
-            )
-            .await?;
-        if objects != expected.large_objects {
-            return differs(format!(
-                "there are {objects} large objects, the backup has {}",
-                expected.large_objects
-            ));
-        }
+    if let Some(missing) = expected
+        .tables
+        .keys()
+        .find(|name| !tables.iter().any(|table| table.name == **name))
+    {
+        return differs(format!("the table {missing} is missing"));
+    }
+    let objects: u64 = server
+        .ask(
+            side,
+            "its large objects",
+            "SELECT count(*) FROM pg_largeobject_metadata",
+        )
+        .await?;
+    if objects != expected.large_objects {
+        return differs(format!(
+            "there are {objects} large objects, the backup has {}",
+            expected.large_objects
+        ));
     }
     Ok((seen, rows))
 }

@@ -2,6 +2,7 @@
 //!
 //! Kept are the newest backup of each hour, day, week and month up to the numbers asked for, the newest few, and always:
 //! the newest verified one, the two newest, those that are held, and those younger than a day.
+//! One that looks too small stands for its hour, day, week or month only where there is no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -109,11 +110,21 @@ pub fn plan(backups: &[Candidate], keep: Keep, circumstances: &Circumstances) ->
         ("month", keep.monthly, |at| at.strftime("%Y-%m").to_string()),
     ];
     for (name, count, bucket) in buckets {
-        let mut seen = BTreeSet::new();
+        let bucket = |candidate: &Candidate| bucket(&candidate.at.to_zoned(circumstances.zone.clone()));
+        // Which buckets are kept is decided by all; who stands for one, first among those that look right.
+        let mut wanted = BTreeSet::new();
         for candidate in &newest_first {
-            let key = bucket(&candidate.at.to_zoned(circumstances.zone.clone()));
-            if seen.len() < count as usize && seen.insert(key.clone()) {
-                because(candidate, format!("the newest of the {name} {key}"));
+            if wanted.len() < count as usize {
+                wanted.insert(bucket(candidate));
+            }
+        }
+        let mut by_trust = newest_first.clone();
+        by_trust.sort_by_key(|candidate| candidate.suspicious);
+        for candidate in by_trust {
+            let key = bucket(candidate);
+            if wanted.remove(&key) {
+                let what = if candidate.suspicious { "only" } else { "newest" };
+                because(candidate, format!("the {what} of the {name} {key}"));
             }
         }
     }
@@ -270,6 +281,51 @@ mod tests {
         );
     }
 
+    #[test]
+    fn an_emptied_backup_does_not_push_out_the_full_one_of_its_week() {
+        // Tables were emptied on a Saturday evening; a restore on Monday brought them back.
+        let saturday = ("2026-11-14T03:15:00Z", false);
+        let history = [
+            saturday,
+            ("2026-11-15T03:15:00Z", true),
+            ("2026-11-16T12:00:00Z", true),
+            ("2026-11-17T03:15:00Z", false),
+        ];
+        let mut backups: Vec<Candidate> = Vec::new();
+        for (number, (taken, suspicious)) in history.iter().enumerate() {
+            backups.push(Candidate {
+                suspicious: *suspicious,
+                ..candidate(taken.parse().expect("time"), number as u8)
+            });
+        }
+        let good = backups[0].id.clone();
+        for day in 18..=30 {
+            let taken: Timestamp = format!("2026-11-{day}T03:15:00Z").parse().expect("time");
+            backups.push(candidate(taken, 100 + day));
+        }
+        let keep = Keep {
+            last: 1,
+            hourly: 0,
+            daily: 2,
+            weekly: 4,
+            monthly: 0,
+        };
+        let circumstances = Circumstances {
+            confirmed: true,
+            ..at("2026-11-30T04:00:00Z")
+        };
+        let plan = plan(&backups, keep, &circumstances);
+        let why = |id: &BackupId| {
+            plan.keep
+                .iter()
+                .find(|(kept, _)| kept == id)
+                .map(|(_, why)| why.join("; "))
+        };
+        assert_eq!(why(&good).as_deref(), Some("the newest of the week 2026-W46"));
+        assert_eq!(why(&backups[1].id), None, "the emptied one of that week goes");
+        assert_eq!(why(&backups[2].id), None, "and what the restore replaced");
+    }
+
     proptest! {
         #[test]
         fn the_protected_ones_stay_whatever_the_history(
@@ -301,6 +357,15 @@ mod tests {
             let protected = backups.iter().filter(|backup| backup.held || circumstances.now.duration_since(backup.at) < YOUNG).count() + 3;
             prop_assert!(plan.keep.len() <= protected + (last + hourly + daily + weekly + monthly) as usize);
             prop_assert_eq!(plan.keep.len() + plan.remove.len(), backups.len());
+            // Where one that looks right goes, nothing that looks too small stands for its hour, day, week or month.
+            for gone in backups.iter().filter(|backup| removed(backup) && !backup.suspicious) {
+                for (name, format) in [("hour", "%Y-%m-%d %H %:z"), ("day", "%Y-%m-%d"), ("week", "%G-W%V"), ("month", "%Y-%m")] {
+                    let bucket = gone.at.to_zoned(circumstances.zone.clone()).strftime(format).to_string();
+                    let stands = plan.keep.iter().find(|(_, why)| why.iter().any(|why| why.ends_with(&format!("of the {name} {bucket}"))));
+                    let trusted = stands.is_none_or(|(id, _)| backups.iter().any(|backup| backup.id == *id && !backup.suspicious));
+                    prop_assert!(trusted, "{} goes for one that looks too small", gone.id);
+                }
+            }
             // Carrying it out and planning again removes nothing more.
             let left: Vec<Candidate> = backups.iter().filter(|backup| !removed(backup)).cloned().collect();
             prop_assert_eq!(super::plan(&left, keep, &circumstances).remove, Vec::<BackupId>::new());

@@ -203,24 +203,7 @@ pub async fn replay(
     pipe_name: &str,
     partial: bool,
 ) -> Result<Summary, StreamError> {
-    let pipe = place.pipe(pipe_name)?;
-    let ends = place::open_to_write(&pipe).map_err(StreamError::Pipe)?;
-    job.stdin = Some(pipe.inside.clone());
-    let guard = ends.guard;
-    let over = Arc::new(AtomicBool::new(false));
-    let closed = place::Over(Arc::clone(&over));
-    let running = async {
-        let ended = place::run_on(&**place, &job, &pipe, true, &over).await;
-        drop(guard);
-        ended
-    };
-    let ours = ends.ours;
-    let sink = Sink {
-        ours: Some(ours),
-        partial,
-        _closed: closed,
-    };
-    let (opened, ran) = tokio::join!(read(repository, manifest, tap, Box::new(sink)), running);
+    let (opened, ran) = play(repository, manifest, place, &mut job, tap, pipe_name, partial).await?;
     match (opened, ran) {
         (Ok(summary), Ok(ended)) if ended.code == 0 => Ok(summary),
         // The program stopped reading: what it says is the reason.
@@ -230,6 +213,63 @@ pub async fn replay(
         (_, Err(error)) => Err(error.into()),
         (Err(error), _) => Err(error),
     }
+}
+
+/// Shows a program the content of a backup until it has seen enough; no more is fetched then.
+///
+/// # Errors
+/// When any stage fails. What was not read is not checked.
+pub(crate) async fn show(
+    repository: &Repository,
+    manifest: &Manifest,
+    place: &Arc<dyn Place>,
+    mut job: Job,
+    pipe_name: &str,
+) -> Result<Ended, StreamError> {
+    let (opened, ran) = play(repository, manifest, place, &mut job, None, pipe_name, false).await?;
+    match (opened, ran) {
+        (Ok(_) | Err(StreamError::Seal(SealError::Sink(_))), Ok(ended)) if ended.code == 0 => Ok(ended),
+        (Ok(_) | Err(StreamError::Seal(SealError::Sink(_))), Ok(ended)) => {
+            Err(place::failed(&**place, &job, &ended).into())
+        }
+        (_, Err(error)) => Err(error.into()),
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// How both sides of a FIFO ended: ours, and the program's.
+type Played = (Result<Summary, StreamError>, Result<Ended, PlaceError>);
+
+async fn play(
+    repository: &Repository,
+    manifest: &Manifest,
+    place: &Arc<dyn Place>,
+    job: &mut Job,
+    tap: Option<Tap>,
+    pipe_name: &str,
+    partial: bool,
+) -> Result<Played, StreamError> {
+    let pipe = place.pipe(pipe_name)?;
+    let ends = place::open_to_write(&pipe).map_err(StreamError::Pipe)?;
+    job.stdin = Some(pipe.inside.clone());
+    let guard = ends.guard;
+    let over = Arc::new(AtomicBool::new(false));
+    let closed = place::Over(Arc::clone(&over));
+    let running = async {
+        let ended = place::run_on(&**place, job, &pipe, true, &over).await;
+        drop(guard);
+        ended
+    };
+    let ours = ends.ours;
+    let sink = Sink {
+        ours: Some(ours),
+        partial,
+        _closed: closed,
+    };
+    Ok(tokio::join!(
+        read(repository, manifest, tap, Box::new(sink)),
+        running
+    ))
 }
 
 /// Looks at what a program writes, and keeps nothing of it.

@@ -173,7 +173,7 @@ pub struct Backup {
     pub keep: Keep,
     /// How often a restore is tried; `false` for never.
     pub drill: Drill,
-    /// What is backed up; told from the image by default.
+    /// What is backed up; told from the image by default, where its name tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<BackupKind>,
     /// Address of an S3 server other than Amazon's.
@@ -304,6 +304,40 @@ pub enum BackupKind {
     Sqlite,
     /// The files of the accessory's volumes.
     Volume,
+}
+
+impl BackupKind {
+    /// Told from an image's name; `None` where the name does not tell.
+    pub fn of_image(image: &str) -> Option<Self> {
+        let image = image.to_ascii_lowercase();
+        let says = |words: &[&str]| words.iter().any(|word| image.contains(word));
+        if says(&["postgres", "postgis", "pgvector", "timescale"]) {
+            Some(BackupKind::Postgres)
+        } else if says(&["redis", "valkey", "keydb"]) {
+            Some(BackupKind::Redis)
+        } else if says(&["mysql", "mariadb", "percona"]) {
+            Some(BackupKind::Mysql)
+        } else {
+            None
+        }
+    }
+
+    /// Why what an accessory of this image holds is not backed up, and what to do; `None` if it is.
+    pub fn refusal(kind: Option<Self>, image: &str) -> Option<(String, &'static str)> {
+        match kind.or_else(|| Self::of_image(image)) {
+            None => Some((
+                format!(
+                    "what {image} holds is not known, and the files of a running data server are no backup"
+                ),
+                "write kind: postgres, redis or sqlite, or kind: volume for plain files that no data server writes",
+            )),
+            Some(Self::Mysql) => Some((
+                "MySQL and MariaDB are not backed up by this version".to_owned(),
+                "let an accessory of the same image write mariadb-dump or mysqldump into a volume of its own, and back that up with kind: volume",
+            )),
+            Some(_) => None,
+        }
+    }
 }
 
 /// Names of secrets, not their values.

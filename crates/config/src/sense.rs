@@ -1,7 +1,9 @@
 //! `x-appliance:` values of the right form that cannot work: names that nothing has, limits of nothing, schedules that
 //! never fire. They are looked up in the file, so a mistake of form elsewhere hides none of them.
 
-use crate::extension::KEY;
+use std::collections::BTreeMap;
+
+use crate::extension::{BackupKind, KEY};
 use crate::problem::{Problem, did_you_mean};
 use crate::secrets::shell;
 use crate::source::Sources;
@@ -31,6 +33,9 @@ pub(crate) fn check(root: &Node, sources: &Sources) -> Vec<Problem> {
             let named = raw.accessories();
             named.iter().map(|(name, _)| name.to_s()).collect()
         }),
+        images: (raw.accessories().into_iter())
+            .filter_map(|(name, node)| Some((name.to_s(), node.get("image")?.as_str()?.to_owned())))
+            .collect(),
         found: Vec::new(),
     };
     checker.release();
@@ -49,6 +54,8 @@ struct Checker<'a> {
     roles: Option<Vec<String>>,
     /// Names of the accessories; `None` when `accessories` cannot be read.
     accessories: Option<Vec<String>>,
+    /// Their images.
+    images: BTreeMap<String, String>,
     found: Vec<Problem>,
 }
 
@@ -229,6 +236,17 @@ impl<'a> Checker<'a> {
     fn backups(&mut self) {
         for (key, name, backup) in self.entries("backups") {
             self.name(key, &["backups", &name], self.accessories.clone(), "accessory");
+            if let Some(image) = self.images.get(&name) {
+                let kind = backup
+                    .get("kind")
+                    .map(|node| serde_json::from_value(node.to_json()));
+                // One that is no kind is told as that.
+                if let Ok(kind) = kind.transpose()
+                    && let Some((why, way)) = BackupKind::refusal(kind, image)
+                {
+                    self.refuse(key.place, &["backups", &name], &why, way);
+                }
+            }
             let path = |last| ["backups", name.as_str(), last];
             self.schedule(backup.get("schedule"), &path("schedule"));
             self.timezone(backup.get("timezone"), &path("timezone"));
@@ -384,6 +402,48 @@ mod tests {
         .filter(|line| zones || !line.contains("time zone"))
         .collect();
         assert_eq!(problems(section), expected);
+    }
+
+    #[test]
+    fn a_server_whose_files_are_no_backup_is_not_backed_up_as_files() {
+        let told = |image: &str, kind: &str| {
+            let text = format!(
+                "servers: [192.0.2.1]\naccessories: {{x: {{image: '{image}'}}}}\nx-appliance:\n  backups: {{x: {{{kind}}}}}\n"
+            );
+            let mut sources = Sources::default();
+            let number = sources.add("config/deploy.yml", text.as_str());
+            let document = crate::yaml::read(&text, number, &|line, column| (line, column)).expect("YAML");
+            let found = check(&document.root.expect("a root"), &sources);
+            let told =
+                |problem: Problem| format!("{} ({})", problem.message, problem.hint.unwrap_or_default());
+            found.into_iter().map(told).collect::<Vec<_>>().join("; ")
+        };
+        for (image, kind) in [
+            ("postgres:17", ""),
+            ("ghcr.io/acme/db:1", "kind: postgres"),
+            ("timescale/timescaledb:latest-pg17", ""),
+            ("valkey/valkey:8", ""),
+            ("nginx", "kind: volume"),
+            ("mysql:8", "kind: volume"),
+        ] {
+            assert_eq!(told(image, kind), "", "{image} {kind}");
+        }
+        for image in [
+            "mongo:7",
+            "clickhouse/clickhouse-server",
+            "elasticsearch:8.15.0",
+            "ghcr.io/acme/db:1",
+        ] {
+            let told = told(image, "");
+            assert!(told.contains(image) && told.contains("kind: volume"), "{told}");
+        }
+        for (image, kind) in [
+            ("mysql:8", ""),
+            ("mariadb:11", ""),
+            ("ghcr.io/acme/db:1", "kind: mysql"),
+        ] {
+            assert!(told(image, kind).contains("mariadb-dump"), "{image} {kind}");
+        }
     }
 
     #[test]

@@ -96,6 +96,10 @@ fn run(world: &mut World, mut upgrade: Upgrade, fates: &mut impl Iterator<Item =
             world.old_data || upgrade.stage == Stage::DropOld || upgrade.stage == Stage::Finished,
             "the old data went without a word"
         );
+        assert!(
+            world.new_data || !upgrade.served || matches!(upgrade.stage, Stage::BackDrop | Stage::Returned),
+            "what was written since went without a word"
+        );
     }
     upgrade
 }
@@ -105,11 +109,11 @@ proptest! {
     fn wherever_it_is_cut_one_server_runs_on_its_own_data(
         on_copy in any::<bool>(),
         fates in proptest::collection::vec(fate(), 0..30),
-        confirm in any::<bool>(),
-        after in proptest::collection::vec(fate(), 0..10),
+        undos in 0_u8..4,
+        after in proptest::collection::vec(fate(), 0..40),
     ) {
         let mut world = World::new(on_copy);
-        let upgrade = run(&mut world, Upgrade::begin(on_copy), &mut fates.into_iter());
+        let mut upgrade = run(&mut world, Upgrade::begin(on_copy), &mut fates.into_iter());
         match upgrade.stage {
             Stage::Returned => {
                 prop_assert_eq!(world.serves, Some(Side::Old));
@@ -122,15 +126,26 @@ proptest! {
             other => prop_assert!(false, "it stops at {:?}", other),
         }
         prop_assert_eq!(world.serves, Some(Side::New));
-        let word = if confirm { upgrade.clone().confirm() } else { upgrade.clone().undo() };
-        prop_assert_eq!(word.is_some(), on_copy);
-        if let Some(upgrade) = word {
-            let over = run(&mut world, upgrade, &mut after.into_iter());
-            let (stage, side) = if confirm { (Stage::Finished, Side::New) } else { (Stage::Returned, Side::Old) };
-            prop_assert_eq!(over.stage, stage);
-            prop_assert_eq!(world.serves, Some(side));
-            prop_assert_eq!((world.new_data, world.old_data), (confirm, !confirm));
+        prop_assert_eq!(upgrade.clone().undo().is_some(), on_copy);
+        prop_assert_eq!(upgrade.clone().confirm().is_some(), on_copy);
+        if !on_copy {
+            return Ok(());
         }
+        // Back and forth, cut anywhere: both sides' data is there all the time.
+        let mut after = after.into_iter();
+        for _ in 0..undos {
+            upgrade = run(&mut world, upgrade.undo().expect("it waits for a word"), &mut after);
+            prop_assert!(upgrade.waits());
+            prop_assert!(world.old_data && world.new_data && !world.copies);
+            let side = if upgrade.stage == Stage::Kept { Side::New } else { Side::Old };
+            prop_assert_eq!(world.serves, Some(side));
+        }
+        let side = world.serves;
+        let over = run(&mut world, upgrade.confirm().expect("it waits for a word"), &mut after);
+        let stage = if side == Some(Side::New) { Stage::Finished } else { Stage::Returned };
+        prop_assert_eq!(over.stage, stage);
+        prop_assert_eq!(world.serves, side);
+        prop_assert_eq!((world.new_data, world.old_data), (side == Some(Side::New), side == Some(Side::Old)));
     }
 }
 
@@ -150,6 +165,7 @@ fn the_keeper_leaves_a_container_alone_only_while_it_is_being_replaced() {
         on_copy: true,
         stage: Stage::Kept,
         why: None,
+        served: true,
     };
     assert!(!kept.owns_container());
 }

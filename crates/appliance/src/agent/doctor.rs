@@ -61,7 +61,7 @@ pub async fn examine(agent: &Arc<Agent>) -> Examination {
     areas.push(watched(Kind::Errors));
     areas.push(backups(agent));
     let (_, wrong) = agent.accessories(None).await;
-    areas.push(problems("accessories", Id::Accessories, &wrong));
+    areas.push(accessories(&look, &wrong));
     areas.push(watched(Kind::Reboot));
     areas.push(watched(Kind::Drift));
     areas.push(blocking("programs", programs).await);
@@ -81,6 +81,18 @@ pub async fn examine(agent: &Arc<Agent>) -> Examination {
         elsewhere: alerts::settings(agent).dns.elsewhere,
         ports,
     }
+}
+
+/// Those that are down are services that are away, told apart by the app in their names.
+fn accessories(look: &Look, wrong: &[String]) -> Area {
+    let mut area = problems("accessories", Id::Accessories, wrong);
+    let down = look
+        .findings
+        .iter()
+        .filter(|finding| finding.kind == Kind::Services && finding.subject.contains('/'));
+    area.findings
+        .extend(down.map(|finding| Complaint::new(Id::Accessories, &finding.message, &finding.next)));
+    area
 }
 
 async fn blocking(name: &str, look: fn() -> Area) -> Area {

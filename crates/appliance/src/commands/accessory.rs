@@ -143,12 +143,15 @@ pub struct UpgradeArgs {
     app: AppArgs,
     /// The accessory's name
     name: String,
-    /// Delete the data that the last upgrade kept
+    /// Delete the data that the last upgrade, or its undoing, kept
     #[arg(long, conflicts_with = "undo")]
     confirm: bool,
-    /// Return to the image and the data from before the last upgrade; what was written since is lost
+    /// Return to the image and the data from before the last upgrade; what was written since is backed up and kept
     #[arg(long)]
     undo: bool,
+    /// Undo without a backup first
+    #[arg(long, requires = "undo")]
+    no_backup: bool,
     /// One host after the other, which is always so
     #[arg(long, hide = true)]
     rolling: bool,
@@ -718,15 +721,57 @@ async fn remove(args: &RemoveArgs, globals: &Globals) -> anyhow::Result<()> {
 
 async fn upgrade(args: &UpgradeArgs, globals: &Globals) -> anyhow::Result<()> {
     let places = Places::find(&args.app, globals, &args.name).await?;
+    if (args.confirm || args.undo) && !args.confirmed {
+        confirm_upgrade(args, &places).await?;
+    }
     places
         .each(|place, name| {
             Ok(match (args.confirm, args.undo) {
-                (true, _) => AccessoryAction::UpgradeConfirm,
-                (_, true) => AccessoryAction::UpgradeUndo,
+                (true, _) => AccessoryAction::UpgradeConfirm {
+                    confirm: name.clone(),
+                },
+                (_, true) => AccessoryAction::UpgradeUndo {
+                    confirm: name.clone(),
+                    no_backup: args.no_backup,
+                },
                 _ => AccessoryAction::Upgrade {
                     definition: places.definition(place, name)?,
                 },
             })
         })
         .await
+}
+
+/// Asks for the name of each accessory whose upgrade waits for a word, after saying what is at stake.
+async fn confirm_upgrade(args: &UpgradeArgs, places: &Places) -> anyhow::Result<()> {
+    for place in &places.hosts {
+        let path = format!("/v1/apps/{}/accessories", places.app);
+        let found: Vec<wire::Accessory> = place.link.get(&path).await?;
+        for name in &place.names {
+            let known = found.iter().find(|accessory| accessory.name == name.as_str());
+            // The host refuses what does not wait for a word.
+            let Some(upgrade) = known.and_then(|accessory| accessory.upgrade.as_deref()) else {
+                continue;
+            };
+            let (flag, what) = match args.undo {
+                true => (
+                    "--undo",
+                    "the app sees the other data, without what was written here since; what is there now is kept",
+                ),
+                false => ("--confirm", "the data that is kept is deleted for good"),
+            };
+            let place = &place.host;
+            let asked = format!("{place}: {name}: {upgrade}\nWith {flag}, {what}. Type {name} to go on: ");
+            if ui::ask(&asked).is_some_and(|typed| typed == name.as_str()) {
+                continue;
+            }
+            return Err(failure(
+                Kind::Refused,
+                format!("{place}: {name}: with {flag}, {what}; it was not confirmed"),
+            )
+            .hint(format!("appliance accessory upgrade {name} {flag} --confirmed"))
+            .into());
+        }
+    }
+    Ok(())
 }

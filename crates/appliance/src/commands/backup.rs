@@ -65,6 +65,26 @@ pub enum BackupCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Keep one whatever the retention says
+    Hold {
+        #[command(flatten)]
+        reach: AppArgs,
+        /// The accessory
+        accessory: String,
+        /// Which one, as `backup list` shows it
+        #[arg(value_name = "ID")]
+        backup: String,
+    },
+    /// Leave one that is held to the retention again
+    Release {
+        #[command(flatten)]
+        reach: AppArgs,
+        /// The accessory
+        accessory: String,
+        /// Which one, as `backup list` shows it
+        #[arg(value_name = "ID")]
+        backup: String,
+    },
     /// Say what is backed up, when, where to, for how long, and how to get it back without this program
     Explain {
         #[command(flatten)]
@@ -119,6 +139,22 @@ pub async fn run(command: &BackupCommand, globals: &Globals) -> anyhow::Result<(
             accessory,
             yes: false,
         } => plan(reach, accessory, globals).await,
+        BackupCommand::Hold {
+            reach,
+            accessory,
+            backup,
+        } => {
+            let (backup, held) = (backup.clone(), true);
+            act(reach, accessory, BackupAction::Hold { backup, held }, globals).await
+        }
+        BackupCommand::Release {
+            reach,
+            accessory,
+            backup,
+        } => {
+            let (backup, held) = (backup.clone(), false);
+            act(reach, accessory, BackupAction::Hold { backup, held }, globals).await
+        }
         BackupCommand::Download(args) => super::backup_download::run(args, globals).await,
         BackupCommand::Explain { reach } => explain(reach, globals).await,
         BackupCommand::Keygen => {
@@ -312,6 +348,9 @@ fn described(row: &BackupRow) -> String {
             ago(Timestamp::now(), at),
             seconds(millis)
         ));
+    }
+    if row.kept_because.iter().any(|why| why == "held") {
+        text.push_str(", held");
     }
     for why in &row.suspicious {
         text.push_str(&format!("; LOOKS TOO SMALL: {why}"));

@@ -223,6 +223,45 @@ pub(crate) fn open_to_write(pipe: &Pipe) -> io::Result<Ends> {
     Ok(Ends { ours, guard })
 }
 
+/// A text that a program reads from a FIFO, of which it is told the name.
+pub(crate) struct Offered {
+    pipe: Pipe,
+}
+
+impl Offered {
+    /// Offers `text`; the program that reads it has to be started while this lives.
+    ///
+    /// # Errors
+    /// When there is no FIFO.
+    pub(crate) fn new(place: &dyn Place, name: &str, text: String) -> Result<Self, PlaceError> {
+        let pipe = place.pipe(name)?;
+        let outside = pipe.outside.clone();
+        // Waits until the program opens it, or this is dropped.
+        tokio::task::spawn_blocking(move || {
+            let written = std::fs::OpenOptions::new()
+                .write(true)
+                .open(outside)
+                .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()));
+            if let Err(error) = written {
+                tracing::debug!("a program did not read what it was offered: {error}");
+            }
+        });
+        Ok(Self { pipe })
+    }
+
+    /// How the program names it.
+    pub(crate) fn inside(&self) -> &str {
+        &self.pipe.inside
+    }
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        // Nobody waits for a program that never came for it.
+        let _shown = end(&self.pipe, false);
+    }
+}
+
 /// What a FIFO holds, in bytes: the most that Linux gives without being configured (`pipe-max-size`).
 const PIPE: i32 = 1 << 20;
 

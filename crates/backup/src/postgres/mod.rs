@@ -195,20 +195,16 @@ impl Postgres {
     }
 
     /// The job that restores such a dump from its standard input, into a database that is there and empty.
-    pub fn restore(&self, database: &str, table: Option<&str>) -> Job {
+    pub fn restore(&self, database: &str) -> Job {
         let mut job = self.session(["pg_restore", "--exit-on-error", "--no-password"]);
         job.command
             .push(format!("--dbname={}", sql::connection(database)));
-        if let Some(table) = table {
-            match table.split_once('.') {
-                Some((schema, table)) => {
-                    job.command.push(format!("--schema={schema}"));
-                    job.command.push(format!("--table={table}"));
-                }
-                None => job.command.push(format!("--table={table}")),
-            }
-        }
         job
+    }
+
+    /// The job that lists what is in such a dump.
+    pub(crate) fn contents(&self) -> Job {
+        self.job(["pg_restore", "--list"])
     }
 
     /// The tables of a database that can hold rows.

@@ -182,6 +182,50 @@ async fn comes_back_equal(version: u32) {
         "t"
     );
 
+    // One table of types of its own, in a schema of its own, with keys, indexes and a sequence.
+    let weird = "\"odd \"\"schema\"\"\".\"Weird.Name; --\"";
+    for (table, quoted, keyed) in [
+        ("every_type", "public.every_type", true),
+        (weird, weird, false),
+        ("public.parted", "public.parted", false),
+    ] {
+        let one = restore(
+            &repository,
+            &journal,
+            &server,
+            &manifest,
+            &Target::Beside,
+            Some(table),
+            outside(),
+        )
+        .await
+        .expect("one table");
+        let sum =
+            format!("SELECT count(*), sum(pg_catalog.hashtextextended(t::text, 0)::numeric) FROM {quoted} t");
+        let made = format!(
+            "SELECT string_agg(pg_get_indexdef(indexrelid), '; ' ORDER BY indexrelid::regclass::text) \
+             FROM pg_index WHERE indrelid = {}::regclass",
+            appliance_backup::postgres::sql::literal(quoted)
+        );
+        for question in [&sum, &made] {
+            let there = server.run(&one.database, question).await.expect("asked");
+            assert_eq!(there, server.run(name, question).await.expect("asked"), "{table}");
+        }
+        let indexes = server.run(&one.database, &made).await.expect("asked");
+        assert_eq!(indexes.contains("UNIQUE"), keyed, "{indexes}");
+    }
+    let missing = restore(
+        &repository,
+        &journal,
+        &server,
+        &manifest,
+        &Target::Beside,
+        Some("public.nowhere"),
+        outside(),
+    )
+    .await;
+    assert!(matches!(missing, Err(RestoreError::Table { .. })), "{missing:?}");
+
     // In a server that has none of the roles.
     let scratch = cluster::scratch(version).postgres(directory.path());
     let result = drill(&repository, &scratch, &manifest, outside())

@@ -153,10 +153,19 @@ pub enum AccessoryAction {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         definition: Option<Box<Accessory>>,
     },
-    /// Delete the data that an upgrade kept.
-    UpgradeConfirm,
-    /// Return to the image and the data from before the upgrade.
-    UpgradeUndo,
+    /// Delete the data that an upgrade, or its undoing, kept.
+    UpgradeConfirm {
+        /// The accessory's name once more, typed by a person.
+        confirm: AccessoryName,
+    },
+    /// Return to the image and the data from before the upgrade, or from before the return; both are kept.
+    UpgradeUndo {
+        /// The accessory's name once more, typed by a person.
+        confirm: AccessoryName,
+        /// Take no backup of what serves now first.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        no_backup: bool,
+    },
     /// Carry bytes to one of its ports; answered with a token.
     Tunnel {
         /// Port in the container; the server's usual one if absent.
@@ -179,8 +188,8 @@ impl AccessoryAction {
             AccessoryAction::Exec { .. } => "accessory-exec",
             AccessoryAction::Remove { .. } => "accessory-remove",
             AccessoryAction::Upgrade { .. } => "accessory-upgrade",
-            AccessoryAction::UpgradeConfirm => "accessory-upgrade-confirm",
-            AccessoryAction::UpgradeUndo => "accessory-upgrade-undo",
+            AccessoryAction::UpgradeConfirm { .. } => "accessory-upgrade-confirm",
+            AccessoryAction::UpgradeUndo { .. } => "accessory-upgrade-undo",
             AccessoryAction::Tunnel { .. } => "accessory-tunnel",
         }
     }
@@ -222,6 +231,13 @@ impl AccessoryAction {
             AccessoryAction::Remove { confirm, .. } if confirm != name => Err(format!(
                 "it removes the accessory {name}, but {confirm} was confirmed"
             )),
+            AccessoryAction::UpgradeConfirm { confirm } | AccessoryAction::UpgradeUndo { confirm, .. }
+                if confirm != name =>
+            {
+                Err(format!(
+                    "it is about data of the accessory {name}, but {confirm} was confirmed"
+                ))
+            }
             AccessoryAction::Exec { command, .. } if command.is_empty() => {
                 Err("the command is empty".to_owned())
             }
@@ -338,6 +354,18 @@ mod tests {
             data: true,
         };
         assert!(remove.consistent(&name).is_ok() && remove.consistent(&other).is_err());
+        for action in [
+            AccessoryAction::UpgradeConfirm {
+                confirm: name.clone(),
+            },
+            AccessoryAction::UpgradeUndo {
+                confirm: name.clone(),
+                no_backup: false,
+            },
+        ] {
+            assert!(action.consistent(&name).is_ok() && action.consistent(&other).is_err());
+            assert_eq!(action.power(), Power::Deploy);
+        }
         assert_eq!(AccessoryAction::Start.power(), Power::Operate);
         assert_eq!(remove.power(), Power::Deploy);
     }

@@ -40,6 +40,13 @@ pub enum BackupAction {
         /// Somebody looked at the plan: what only looks wrong does not stop it.
         confirmed: bool,
     },
+    /// Keep one whatever the retention says, or leave it to that again.
+    Hold {
+        /// Which one.
+        backup: String,
+        /// Whether it is kept from now on.
+        held: bool,
+    },
     /// Restore.
     Restore(Restore),
     /// Put what the last restore replaced into its place again.
@@ -98,6 +105,8 @@ impl BackupAction {
             BackupAction::Verify { .. } => "backup-verify",
             BackupAction::Drill { .. } => "backup-drill",
             BackupAction::Prune { .. } => "backup-prune",
+            BackupAction::Hold { held: true, .. } => "backup-hold",
+            BackupAction::Hold { held: false, .. } => "backup-release",
             BackupAction::Restore(_) => "restore",
             BackupAction::Undo { .. } => "restore-undo",
         }
@@ -106,7 +115,10 @@ impl BackupAction {
     /// The power that the signer's key needs: what changes live data or removes backups needs more than to run things.
     pub fn power(&self) -> Power {
         match self {
-            BackupAction::Now | BackupAction::Verify { .. } | BackupAction::Drill { .. } => Power::Operate,
+            BackupAction::Now
+            | BackupAction::Verify { .. }
+            | BackupAction::Drill { .. }
+            | BackupAction::Hold { held: true, .. } => Power::Operate,
             // What another app has stored is not for everybody who deploys this one.
             BackupAction::Restore(restore)
                 if restore.from.as_ref().is_some_and(|from| from.contains('/')) =>
@@ -114,7 +126,8 @@ impl BackupAction {
                 Power::Admin
             }
             BackupAction::Set { .. } | BackupAction::Restore(_) | BackupAction::Undo { .. } => Power::Deploy,
-            BackupAction::Prune { .. } => Power::Admin,
+            // What is released may be removed.
+            BackupAction::Prune { .. } | BackupAction::Hold { held: false, .. } => Power::Admin,
         }
     }
 

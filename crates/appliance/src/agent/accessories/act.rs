@@ -205,8 +205,10 @@ impl Agent {
                 self.check_ports(&definition, audience).await?;
                 self.upgrade_accessory(which, definition, audience).await
             }
-            AccessoryAction::UpgradeConfirm => self.confirm_upgrade(which, audience).await,
-            AccessoryAction::UpgradeUndo => self.undo_upgrade(which, audience).await,
+            AccessoryAction::UpgradeConfirm { .. } => self.confirm_upgrade(which, audience).await,
+            AccessoryAction::UpgradeUndo { no_backup, .. } => {
+                self.undo_upgrade(which, *no_backup, audience).await
+            }
             AccessoryAction::Exec { .. } | AccessoryAction::Tunnel { .. } => {
                 anyhow::bail!("this needs no lease")
             }

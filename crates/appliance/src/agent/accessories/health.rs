@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use appliance_accessories::Kind;
-use appliance_containers::engine::{ContainerInfo, Health, State};
+use appliance_containers::engine::{ContainerInfo, Health, LogQuery, State};
 use appliance_containers::ready;
+use futures_util::StreamExt as _;
 
 use crate::agent::{Agent, chain};
 
@@ -13,6 +14,8 @@ use crate::agent::{Agent, chain};
 const QUESTION: Duration = Duration::from_secs(10);
 /// Between two questions while somebody waits.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Lines of a log that say why a server ended.
+const LAST_WORDS: u64 = 8;
 /// A server that nobody can ask has to stay up this long.
 const STEADY: Duration = Duration::from_secs(3);
 
@@ -113,11 +116,34 @@ impl Agent {
                 }
             },
             exit = self.docker.wait_exit(id) => Err(match exit {
-                Ok(exit) => format!("it ended with exit code {}", exit.code),
+                Ok(exit) => {
+                    let said = self.last_words(id).await;
+                    format!("it ended with exit code {}{said}", exit.code)
+                }
                 Err(error) => chain(&error),
             }),
         };
         outcome
+    }
+
+    /// The last lines that a container wrote, as the end of a sentence; empty where it wrote none.
+    pub(in crate::agent) async fn last_words(&self, id: &str) -> String {
+        let query = LogQuery {
+            tail: Some(LAST_WORDS),
+            ..LogQuery::default()
+        };
+        let mut lines = self.docker.logs(id, query);
+        let mut said = Vec::new();
+        while let Ok(Some(Ok(line))) = tokio::time::timeout(QUESTION, lines.next()).await {
+            let text = String::from_utf8_lossy(&line.bytes).trim().to_owned();
+            if !text.is_empty() {
+                said.push(text);
+            }
+        }
+        if said.is_empty() {
+            return String::new();
+        }
+        format!("; it said: {}", said.join(" / "))
     }
 
     /// A server does not tell when it begins to answer, so it is asked again.

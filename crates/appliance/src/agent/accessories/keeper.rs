@@ -199,7 +199,7 @@ async fn look_at(agent: &Arc<Agent>, which: &Which) -> anyhow::Result<Option<Tim
         if drift != live.drift && !drift.is_empty() {
             tracing::warn!("{which} is not as it should be: {}", drift.join("; "));
         }
-        live.health = health;
+        live.judged(health, Timestamp::now());
         live.drift = drift;
     });
     Ok(None)

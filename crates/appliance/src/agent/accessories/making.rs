@@ -52,6 +52,9 @@ pub enum MakingError {
     },
 }
 
+/// Stands for the source of what must not be mounted, though the definition says so: another server's data.
+pub const NOWHERE: &str = "";
+
 /// What a container is made from.
 pub struct Making<'a> {
     /// Which accessory.
@@ -60,7 +63,7 @@ pub struct Making<'a> {
     pub definition: &'a Accessory,
     /// Its secrets.
     pub opened: &'a Opened,
-    /// Data that is elsewhere than the definition says.
+    /// Data that is elsewhere than the definition says; what has [`NOWHERE`] is not mounted.
     pub sources: &'a BTreeMap<String, String>,
     /// Where its files are on the host.
     pub directory: &'a Path,
@@ -235,6 +238,7 @@ fn mounts(making: &Making<'_>, spec: &mut ContainerSpec) {
         .collect();
     covered.extend(spec.tuning.mounts.iter().map(|mount| mount.target.clone()));
     covered.extend(spec.tuning.tmpfs.keys().cloned());
+    volumes.retain(|volume| !volume.starts_with(':'));
     let further = making
         .image_volumes
         .iter()
@@ -243,7 +247,9 @@ fn mounts(making: &Making<'_>, spec: &mut ContainerSpec) {
     for target in further {
         if !covered.iter().any(|known| known == target) {
             let from = source(making, target).unwrap_or_else(|| volume_name(definition, target));
-            volumes.push(format!("{from}:{target}"));
+            if from != NOWHERE {
+                volumes.push(format!("{from}:{target}"));
+            }
             covered.push(target.to_owned());
         }
     }
@@ -422,6 +428,17 @@ mod tests {
             &[("/var/lib/postgresql/data", "0123abcd")],
         );
         assert_eq!(spec.volumes, ["0123abcd:/var/lib/postgresql/data"]);
+    }
+
+    #[test]
+    fn data_of_another_server_is_not_mounted() {
+        let directories = serde_json::json!({ "directories": [{ "host_path": "data", "container_path": "/var/lib/postgresql/data" }] });
+        let moved = [
+            ("/var/lib/postgresql/data", NOWHERE),
+            ("/var/lib/postgresql", "shop-db-postgres-18-ab"),
+        ];
+        let spec = made(&definition(directories), &moved);
+        assert_eq!(spec.volumes, ["shop-db-postgres-18-ab:/var/lib/postgresql"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 mod act;
 mod adopt;
 mod backup;
+mod down;
 mod exec;
 mod files;
 mod health;
@@ -73,6 +74,8 @@ impl std::fmt::Display for Which {
 pub struct Live {
     backoff: Backoff,
     health: Option<health::Verdict>,
+    /// Since when it is not well.
+    unwell: Option<Timestamp>,
     drift: Vec<String>,
     problem: Option<String>,
 }

@@ -29,7 +29,13 @@ pub fn sentence(moving: &Moving) -> String {
     let why = moving.state.why.as_deref().unwrap_or_default();
     match moving.state.stage {
         Stage::Kept => format!(
-            "{way}: done; the data from before is kept until: appliance accessory upgrade {} --confirm (or --undo)",
+            "{way}: done, since {}; the data from before is kept until: appliance accessory upgrade {} --confirm (or --undo)",
+            moment(moving.at),
+            moving.new.definition.name
+        ),
+        Stage::Undone => format!(
+            "{way}: taken back; what was written between {} and then is kept until: appliance accessory upgrade {} --confirm (or --undo, which brings it back)",
+            moment(moving.at),
             moving.new.definition.name
         ),
         Stage::Finished => format!("{way}: done"),
@@ -39,6 +45,10 @@ pub fn sentence(moving: &Moving) -> String {
         }
         stage => format!("{way}: {stage:?}").to_lowercase(),
     }
+}
+
+fn moment(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
 impl Agent {
@@ -62,7 +72,7 @@ impl Agent {
             .into());
         };
         if let Some(moving) = &record.upgrade
-            && moving.state.stage == Stage::Kept
+            && moving.state.waits()
         {
             return Err(failure(
                 failure::Kind::Refused,
@@ -135,7 +145,15 @@ impl Agent {
             on_copy = new.major != old.major;
         }
         if on_copy {
-            self.plan_copy(which, &old_image, &image, &mut old, &mut new)?;
+            let left_out = self.plan_copy(which, &old_image, &image, &mut old, &mut new)?;
+            for (target, right) in left_out {
+                let message = format!(
+                    "accessories/{}: {} keeps its data in {right}; {target} was the former server's, and is not mounted any more: \
+                     write {right} in its place into the configuration",
+                    which.name, definition.image
+                );
+                audience.tell(Event::Warning { message }).await;
+            }
         }
         let moving = Moving {
             state: Upgrade::begin(on_copy),
@@ -150,7 +168,8 @@ impl Agent {
         self.drive_upgrade(which, audience).await
     }
 
-    /// Where the old data is and where the new goes.
+    /// Where the old data is and where the new goes. Answers with the paths at which the new server would see the old
+    /// data, each with the one that its own data has: it must never, and the official images from 18 refuse to start then.
     fn plan_copy(
         &self,
         which: &Which,
@@ -158,7 +177,7 @@ impl Agent {
         new_image: &Found,
         old: &mut Version,
         new: &mut Version,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Vec<(String, String)>> {
         let old_data = self.data_mount(which, old, old_image)?;
         let new_data = self.data_mount(which, new, new_image)?;
         let mark = hex::encode(random::<2>());
@@ -173,15 +192,31 @@ impl Agent {
         } else {
             format!("{}-postgres-{major}-{mark}", new.definition.container)
         };
+        let opened = self.open_accessory(&new.definition)?;
+        let planned = self.accessory_spec(which, &new.definition, &opened, &new.sources, new_image)?;
+        let mut left_out = Vec::new();
+        for volume in &planned.volumes {
+            let mut parts = volume.split(':');
+            if let (Some(from), Some(target)) = (parts.next(), parts.next())
+                && from == old_data.source
+                && target.trim_end_matches('/') != new_data.target
+            {
+                new.sources.insert(
+                    target.trim_end_matches('/').to_owned(),
+                    making::NOWHERE.to_owned(),
+                );
+                left_out.push((target.to_owned(), new_data.target.clone()));
+            }
+        }
         new.sources.insert(new_data.target, source.clone());
         // A server of the old image never sees the new data, whatever its path inside.
         old.sources.insert(old_data.target, old_data.source.clone());
         old.data = Some(old_data.source);
         new.data = Some(source);
-        Ok(())
+        Ok(left_out)
     }
 
-    /// Keeps the new image, and deletes the data from before.
+    /// Keeps what serves, and deletes the data of the other side.
     ///
     /// # Errors
     /// When nothing waits for that word.
@@ -194,15 +229,25 @@ impl Agent {
         self.drive_upgrade(which, audience).await
     }
 
-    /// Returns to the image and the data from before.
+    /// Lets the other side serve again; what serves now is backed up first, and kept.
     ///
     /// # Errors
-    /// When there is no way back.
+    /// When there is no way back, or the backup fails: nothing was touched then.
     pub(super) async fn undo_upgrade(
         self: &Arc<Self>,
         which: &Which,
+        no_backup: bool,
         audience: &Audience,
     ) -> anyhow::Result<End> {
+        let record = self.accessories.records.read(which)?;
+        if record.upgrade.is_some_and(|moving| moving.state.waits()) && !no_backup {
+            self.back_up_accessory(which, audience).await.map_err(|error| {
+                failure(failure::Kind::Refused, format!("nothing was changed: {}", chain(&*error))).hint(format!(
+                    "appliance accessory upgrade {} --undo --no-backup: what is there now is kept all the same",
+                    which.name
+                ))
+            })?;
+        }
         self.turn_upgrade(which, Upgrade::undo)?;
         self.drive_upgrade(which, audience).await
     }
@@ -432,7 +477,7 @@ fn says(order: Order, moving: &Moving) -> String {
         Order::Replace(side) => format!("starting {}", image(side)),
         Order::Verify(side) => format!("waiting until {} is well", image(side)),
         Order::DropData(Side::Old) => "deleting the data from before".to_owned(),
-        Order::DropData(Side::New) => "deleting the copy".to_owned(),
+        Order::DropData(Side::New) => "deleting the newer data".to_owned(),
     }
 }
 
@@ -440,6 +485,15 @@ fn ended(which: &Which, moving: &Moving) -> End {
     match moving.state.stage {
         Stage::Returned if moving.state.why.as_deref() != Some("somebody asked for it") => End::Failed {
             message: format!("{which}: {}", sentence(moving)),
+            next: format!("appliance accessory logs {}", which.name),
+        },
+        Stage::Undone if moving.state.why.as_deref() != Some("somebody asked for it") => End::Failed {
+            message: format!(
+                "{which}: going back to {} failed: {}; {}",
+                moving.new.pin.image,
+                moving.state.why.as_deref().unwrap_or_default(),
+                sentence(moving)
+            ),
             next: format!("appliance accessory logs {}", which.name),
         },
         _ => End::Done {

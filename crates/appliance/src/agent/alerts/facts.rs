@@ -44,6 +44,7 @@ pub(super) async fn gather(agent: &Arc<Agent>, host: &Host) -> Facts {
     ];
     let (docker, services) = (docker.is_ok(), services.ok());
     let ((free, total), full_in) = agent.disk.worst(status::disk(&agent.state));
+    let down = agent.accessories_down().await;
     let kills = kills();
     let answered = answered(agent, services.as_deref(), now, window).await;
     let (killed, ended) = {
@@ -66,6 +67,9 @@ pub(super) async fn gather(agent: &Arc<Agent>, host: &Host) -> Facts {
         }
         None => None,
     };
+    if down.is_none() {
+        partly.insert(Kind::Services);
+    }
     // What was counted before a start of the agent is forgotten, not over.
     if now.duration_since(agent.started) < window {
         partly.extend([Kind::RestartLoop, Kind::Memory, Kind::Errors]);
@@ -80,7 +84,11 @@ pub(super) async fn gather(agent: &Arc<Agent>, host: &Host) -> Facts {
         answered,
         backups: backups(agent, now),
         reboot: Some(reboot()),
-        away: Some(away.into_iter().flatten().collect()),
+        away: Some(
+            (away.into_iter().flatten())
+                .chain(down.unwrap_or_default())
+                .collect(),
+        ),
         partly,
         drift: drift(agent, now, seconds(host.alerts.interval.0.0) * DRIFT_EVERY).await,
     }

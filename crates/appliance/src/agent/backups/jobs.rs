@@ -50,20 +50,20 @@ pub struct Job {
 
 impl Spec {
     /// What it holds: as configured, else told from the image's name.
-    pub fn kind(&self) -> BackupKind {
-        if let Some(kind) = self.settings.kind {
-            return kind;
-        }
-        let image = self.image.to_ascii_lowercase();
-        let says = |words: &[&str]| words.iter().any(|word| image.contains(word));
-        if says(&["postgres", "postgis", "pgvector", "timescale"]) {
-            BackupKind::Postgres
-        } else if says(&["redis", "valkey", "keydb"]) {
-            BackupKind::Redis
-        } else if says(&["mysql", "mariadb", "percona"]) {
-            BackupKind::Mysql
-        } else {
-            BackupKind::Volume
+    ///
+    /// # Errors
+    /// When that is nothing that is backed up: a copy of a data server's files would look like a backup and be none.
+    pub fn kind(&self) -> anyhow::Result<BackupKind> {
+        let told = self.settings.kind.or_else(|| BackupKind::of_image(&self.image));
+        match (told, BackupKind::refusal(self.settings.kind, &self.image)) {
+            (Some(kind), None) => Ok(kind),
+            (_, refusal) => {
+                let (why, way) = refusal.unwrap_or_default();
+                bail!(
+                    "x-appliance/backups/{}: {why}; next: {way}; appliance push",
+                    self.accessory
+                )
+            }
         }
     }
 

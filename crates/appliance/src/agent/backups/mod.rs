@@ -9,7 +9,9 @@
 //! One run at a time on the whole host: backups must not take the machine from the apps.
 
 mod download;
+mod drill;
 mod helper;
+mod hold;
 mod jobs;
 mod kept;
 mod ping;
@@ -18,6 +20,7 @@ mod place;
 mod pretended;
 mod probe;
 mod redis;
+mod redis_password;
 mod report;
 mod restore;
 mod room;
@@ -82,6 +85,8 @@ pub struct Record {
     pub drill_skipped: Option<(Timestamp, String, u32)>,
     /// The image of the last drill: another one is a reason for a drill.
     pub drill_image: Option<String>,
+    /// The version of this program that did it: another one is a reason, too.
+    pub drill_version: Option<String>,
     /// When and why the address that is told of good drills could not be told.
     pub drill_ping_failed: Option<(Timestamp, String)>,
     /// When and why the address that is told of good runs could not be told.
@@ -260,9 +265,10 @@ pub async fn change(
         BackupAction::Now => run::run(agent, &job, Some(audience)).await?,
         BackupAction::Verify { backup } => restore::verify(agent, &job, backup.as_deref(), audience).await?,
         BackupAction::Drill { backup } => {
-            restore::drill(agent, &job, backup.as_deref(), Some(audience)).await?
+            drill::drill(agent, &job, backup.as_deref(), Some(audience)).await?
         }
         BackupAction::Prune { confirmed } => run::prune(agent, &job, *confirmed).await?,
+        BackupAction::Hold { backup, held } => hold::hold(agent, &job, backup, *held).await?,
         BackupAction::Restore(wanted) => restore::restore(agent, &job, wanted, audience).await?,
         BackupAction::Undo { database } => restore::undo(agent, &job, database.as_deref()).await?,
     };

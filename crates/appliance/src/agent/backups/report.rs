@@ -41,9 +41,9 @@ impl Agent {
             overdue: rhythm
                 .ok()
                 .and_then(|rhythm| standing::overdue(&record, &rhythm, now)),
+            drill_failed: record.drill_failed.clone(),
             failed: record.failed,
             odd: record.odd,
-            drill_failed: record.drill_failed,
         }
     }
 

@@ -21,8 +21,6 @@ use crate::wire::Event;
 
 /// Name of the recovery key among what is sealed.
 pub const RECOVERY: &str = "recovery";
-/// So many drills that there is no room for, one after the other, are a drill that failed.
-const SKIPS: u32 = 3;
 
 impl Job {
     /// What one of its backups is of.
@@ -317,7 +315,7 @@ pub async fn undo(agent: &Agent, job: &Job, database: Option<&str>) -> anyhow::R
     // The place of the backups is not asked: it may be away, and all that is needed is here.
     let info = agent.running(job).await?;
     let server = agent.postgres(&info);
-    let (kind, kept) = match job.spec.kind() {
+    let (kind, kept) = match job.spec.kind()? {
         BackupKind::Postgres => (Kind::Postgres, restore::undoable(&server).await?),
         BackupKind::Redis => {
             return redis::undo(agent, &info, &job.subject(Kind::Redis, redis::UNIT)).await;
@@ -349,7 +347,7 @@ pub async fn undo(agent: &Agent, job: &Job, database: Option<&str>) -> anyhow::R
 }
 
 /// That there is one to look at: of a database whose backups are all damaged, silence would be praise.
-fn spoiled(subject: &Subject, catalogue: &Catalogue) -> anyhow::Result<()> {
+pub(super) fn spoiled(subject: &Subject, catalogue: &Catalogue) -> anyhow::Result<()> {
     let committed = catalogue
         .unusable
         .iter()
@@ -366,7 +364,7 @@ fn spoiled(subject: &Subject, catalogue: &Catalogue) -> anyhow::Result<()> {
 }
 
 /// Without those that only the key of a former host opens, unless one is asked for by its id.
-fn openable(
+pub(super) fn openable(
     repository: &Repository,
     mut subjects: Vec<(Subject, Catalogue)>,
     backup: Option<&str>,
@@ -416,149 +414,4 @@ pub async fn verify(
         bail!("there is no such backup; next: appliance backup list");
     }
     Ok(format!("{count} read whole; every byte is what was backed up"))
-}
-
-/// Restores the newest backup of each database into a throw-away server and compares; notes what came of it.
-///
-/// # Errors
-/// When one does not restore.
-pub async fn drill(
-    agent: &Agent,
-    job: &Job,
-    backup: Option<&str>,
-    audience: Option<&Audience>,
-) -> anyhow::Result<String> {
-    let drilled = drill_each(agent, job, backup, audience).await;
-    let now = Timestamp::now();
-    match &drilled {
-        Ok((millis, image, _)) => {
-            agent.backups.note(&job.key(), |record| {
-                record.drilled = Some((now, *millis));
-                record.drill_image = Some(image.clone());
-                record.drill_failed = None;
-                record.drill_skipped = None;
-            });
-            if let Some(address) = &job.spec.settings.drill_ping {
-                let told = super::ping::ping(address).await;
-                agent.backups.note(&job.key(), |record| {
-                    record.drill_ping_failed = told.err().map(|error| (now, format!("{error:#}")));
-                });
-            }
-        }
-        Err(error) => {
-            tracing::error!("the drill of {} failed: {error:#}", job.key());
-            let why = format!("{error:#}");
-            let lacking = room::lacking(error);
-            agent.backups.note(&job.key(), |record| {
-                let times = record.drill_skipped.as_ref().map_or(1, |(_, _, times)| times + 1);
-                if lacking {
-                    record.drill_skipped = Some((now, why.clone(), times));
-                }
-                // It says nothing about the backup that there was no room; that nothing is tried for weeks does.
-                if !lacking || times >= SKIPS {
-                    record.drill_failed = Some((now, why));
-                }
-            });
-        }
-    }
-    drilled.map(|(_, _, message)| message)
-}
-
-async fn drill_each(
-    agent: &Agent,
-    job: &Job,
-    backup: Option<&str>,
-    audience: Option<&Audience>,
-) -> anyhow::Result<(u64, String, String)> {
-    let repository = agent.repository(job).await?;
-    let image = agent.running(job).await?.image_id;
-    let accepted = agent.backups.record(&job.key()).accepted;
-    let mut chosen = Vec::new();
-    for (subject, catalogue) in openable(&repository, job.subjects(&repository).await?, backup) {
-        spoiled(&subject, &catalogue)?;
-        if let Ok(found) = choose(&catalogue, backup, None, accepted) {
-            tracing::debug!("{subject} is drilled");
-            chosen.push(found.manifest);
-        }
-    }
-    if chosen.is_empty() {
-        bail!("there is no backup to restore; next: appliance backup list");
-    }
-    let postgres = chosen
-        .iter()
-        .any(|manifest| manifest.subject.kind == Kind::Postgres);
-    let scratch = match postgres {
-        true => Some(agent.scratch(&image).await?),
-        false => None,
-    };
-    let mut millis = 0;
-    let mut said = Vec::new();
-    let mut outcome = Ok(());
-    for manifest in &chosen {
-        let last = agent
-            .backups
-            .record(&job.key())
-            .drilled
-            .map_or(0, |(_, millis)| millis);
-        let limit = std::time::Duration::from_millis(standing::drill_limit(last, manifest.plain_bytes));
-        let drill = async {
-            match (manifest.subject.kind, &scratch) {
-                (Kind::Postgres, Some(scratch)) => {
-                    room::database(&scratch.server, "/var/lib/postgresql", manifest).await?;
-                    Ok(restore::drill(&repository, &scratch.server, manifest, OUTSIDE).await?)
-                }
-                (Kind::Redis, _) => redis::drill(agent, &repository, manifest, &image).await,
-                (Kind::Sqlite, _) => sqlite::drill(agent, &repository, manifest, &image).await,
-                _ => volume::drill(agent, &repository, manifest, &image).await,
-            }
-        };
-        match tokio::time::timeout(limit, drill).await {
-            Ok(Ok(result)) => {
-                millis += result.restore_ms;
-                let what = match manifest.subject.kind {
-                    Kind::Postgres => format!("{} rows in {} tables equal", result.rows, result.tables),
-                    Kind::Redis => format!("{} keys loaded", result.rows),
-                    Kind::Sqlite => format!("{} tables, in order", result.rows),
-                    Kind::Volume => format!("{} files equal", result.rows),
-                };
-                let detail = format!(
-                    "{} {}: {what}, restored in {:.1} s",
-                    manifest.subject,
-                    manifest.id,
-                    result.restore_ms as f64 / 1000.0
-                );
-                if let Some(audience) = audience {
-                    let phase = "drilled".to_owned();
-                    audience
-                        .tell(Event::Phase {
-                            phase,
-                            detail: detail.clone(),
-                        })
-                        .await;
-                }
-                said.push(detail);
-            }
-            Ok(Err(error)) if room::lacking(&error) => {
-                // One that does not restore is the worse news.
-                outcome = outcome.and(Err(
-                    error.context(format!("the backup {} was not tried", manifest.id))
-                ));
-            }
-            Ok(Err(error)) => {
-                outcome = Err(error.context(format!("the backup {} does not restore", manifest.id)));
-            }
-            Err(_) => {
-                outcome = Err(anyhow::anyhow!(
-                    "the restore of {} took longer than {} s",
-                    manifest.id,
-                    limit.as_secs()
-                ))
-            }
-        }
-    }
-    if let Some(scratch) = scratch {
-        scratch.remove(agent).await;
-    }
-    outcome?;
-    Ok((millis, image, said.join("; ")))
 }

@@ -22,6 +22,9 @@ use crate::agent::schedule::Rhythm;
 use crate::agent::{Agent, chain};
 use crate::wire::Event;
 
+/// Of this program, which restores as it backs up.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// What came of a whole run.
 #[derive(Default)]
 struct Made {
@@ -185,11 +188,12 @@ async fn drill_if_due(agent: &Agent, job: &Job, audience: Option<&Audience>) {
     let record = agent.backups.record(&job.key());
     let image = agent.running(job).await.ok().map(|info| info.image_id);
     let now = Timestamp::now();
-    if !standing::drill_due(&record, interval, record.drill_image == image, now) {
+    let same = record.drill_image == image && record.drill_version.as_deref() == Some(VERSION);
+    if !standing::drill_due(&record, interval, same, now) {
         return;
     }
     // The outcome is noted and shown by `status`.
-    let _noted = super::restore::drill(agent, job, None, audience).await;
+    let _noted = super::drill::drill(agent, job, None, audience).await;
 }
 
 /// One unit of a job and where its content comes from.
@@ -199,6 +203,7 @@ enum Content {
 }
 
 async fn all(agent: &Agent, job: &Job, audience: Option<&Audience>) -> anyhow::Result<Made> {
+    let kind = job.spec.kind()?;
     let repository = agent.repository(job).await?;
     let info = agent.running(job).await?;
     let run = Run {
@@ -209,7 +214,7 @@ async fn all(agent: &Agent, job: &Job, audience: Option<&Audience>) -> anyhow::R
         audience,
     };
     let mut outcomes = Vec::new();
-    let what = match job.spec.kind() {
+    let what = match kind {
         BackupKind::Postgres => {
             let server = agent.postgres(&info);
             for name in restore::forget_replaced(&server, Timestamp::now()).await? {
@@ -242,11 +247,7 @@ async fn all(agent: &Agent, job: &Job, audience: Option<&Audience>) -> anyhow::R
             helper.remove().await;
             "directories"
         }
-        BackupKind::Mysql => bail!(
-            "backups of {} hold MySQL databases, which this version does not back up; \
-             it knows PostgreSQL, Redis, SQLite and plain volumes",
-            job.key()
-        ),
+        BackupKind::Mysql => bail!("MySQL and MariaDB are not backed up by this version"),
     };
     if outcomes.is_empty() {
         bail!("there are no {what} to back up");

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use appliance_backup::place::{Job as Program, Place as _};
 use appliance_backup::postgres::Postgres;
 use appliance_containers::ContainerSpec;
+use appliance_containers::engine::State;
 use appliance_containers::spec::Tuning;
 
 use super::place::ContainerPlace;
@@ -15,7 +16,7 @@ use crate::agent::{Agent, random};
 
 /// Marks throw-away containers, so that those of an agent that was killed are found.
 pub(super) const LABEL: &str = "appliance.drill";
-/// Half a processor.
+/// Half a processor: a drill must not take the machine from the apps.
 const NANO_CPUS: i64 = 500_000_000;
 /// Memory in bytes; PostgreSQL's own defaults need a fraction.
 const MEMORY: i64 = 512 << 20;
@@ -23,6 +24,14 @@ const MEMORY: i64 = 512 << 20;
 const READY: Duration = Duration::from_secs(180);
 /// Between two looks whether it is.
 const PAUSE: Duration = Duration::from_millis(300);
+
+/// What a drill's helper may take.
+pub(super) fn few() -> Tuning {
+    Tuning {
+        nano_cpus: Some(NANO_CPUS),
+        ..Tuning::default()
+    }
+}
 
 /// A server that is removed by [`Scratch::remove`].
 pub struct Scratch {
@@ -32,11 +41,16 @@ pub struct Scratch {
 }
 
 impl Agent {
-    /// Starts a throw-away PostgreSQL server from `image`.
+    /// Starts a throw-away PostgreSQL server from `image`, with the libraries that `live` is started with: some
+    /// extensions cannot be created without theirs.
     ///
     /// # Errors
     /// When it does not start; nothing is left behind.
-    pub async fn scratch(&self, image: &str) -> anyhow::Result<Scratch> {
+    pub async fn scratch(&self, image: &str, live: &Postgres) -> anyhow::Result<Scratch> {
+        let libraries = live
+            .run("postgres", "SHOW shared_preload_libraries")
+            .await
+            .context("the live server does not say which libraries it is started with")?;
         let name = format!("appliance-drill-{}", hex::encode(random::<6>()));
         let password = hex::encode(random::<16>());
         let mut spec = ContainerSpec {
@@ -52,6 +66,8 @@ impl Agent {
                     "full_page_writes=off",
                     "-c",
                     "max_wal_size=4GB",
+                    "-c",
+                    &format!("shared_preload_libraries={libraries}"),
                 ]
                 .map(str::to_owned)
                 .to_vec(),
@@ -65,9 +81,8 @@ impl Agent {
         };
         spec.tuning = Tuning {
             memory: Some(MEMORY),
-            nano_cpus: Some(NANO_CPUS),
             pids_limit: Some(200),
-            ..Tuning::default()
+            ..few()
         };
         let started = self.start_scratch(&spec, password).await;
         if started.is_err() {
@@ -96,6 +111,15 @@ impl Agent {
         let begun = tokio::time::Instant::now();
         let ask = Program::new(["pg_isready", "-q", "-h", "127.0.0.1"]);
         while !place.run(&ask).await.is_ok_and(|ended| ended.code == 0) {
+            let now = self.docker.inspect(&spec.name).await?;
+            if let Some(ended) = now.filter(|now| now.state == State::Exited) {
+                bail!(
+                    "the throw-away server from {} ended with exit code {}{}",
+                    spec.image,
+                    ended.exit_code,
+                    self.last_words(&spec.name).await
+                );
+            }
             if begun.elapsed() > READY {
                 bail!(
                     "the throw-away server from {} is not ready after {} s",

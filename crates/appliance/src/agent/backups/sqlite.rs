@@ -21,6 +21,7 @@ use super::OUTSIDE;
 use super::helper::{Mounted, output, write_to};
 use super::place::ContainerPlace;
 use super::room;
+use super::scratch::few;
 use crate::agent::Agent;
 
 /// Ends the names of our copies.
@@ -168,7 +169,7 @@ pub(super) async fn drill(
     manifest: &Manifest,
     image: &str,
 ) -> anyhow::Result<DrillResult> {
-    let helper = agent.helper(image, Vec::new(), Tuning::default()).await?;
+    let helper = agent.helper(image, Vec::new(), few()).await?;
     let brought = async {
         room::disk(&*helper.place, "/tmp", manifest).await?;
         bring(repository, manifest, &helper.place, DRILL).await

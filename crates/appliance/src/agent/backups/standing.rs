@@ -12,7 +12,7 @@ const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 const AGAIN: [i64; 4] = [5, 15, 60, 6 * 60];
 /// The least that a run may be late, whatever its schedule.
 const GRACE: SignedDuration = SignedDuration::from_hours(1);
-/// How long a drill that failed is not tried again by itself.
+/// How long a drill that failed or was put off is not tried again by itself.
 const DRILL_REST: SignedDuration = SignedDuration::from_hours(24);
 /// Longest time of a run that has none before it to compare with.
 const LONGEST: SignedDuration = SignedDuration::from_hours(6);
@@ -75,7 +75,7 @@ pub(super) fn limit(record: &Record) -> SignedDuration {
 }
 
 /// Whether it is time for a drill: after the first backup, after the interval, after a change of the image, and a day
-/// after one that failed, which would fail again.
+/// after one that failed or was put off, which would come to the same again.
 pub(super) fn drill_due(record: &Record, interval: SignedDuration, same_image: bool, now: Timestamp) -> bool {
     let within = |at: Timestamp, rest: SignedDuration| believed(at, now) && now.duration_since(at) < rest;
     let failed = record.drill_failed.as_ref().map(|(at, _)| *at);

@@ -16,6 +16,7 @@ use appliance_containers::spec::Tuning;
 use jiff::Timestamp;
 
 use super::helper::{Helper, Mounted, output};
+use super::scratch::few;
 use super::{OUTSIDE, room};
 use crate::agent::Agent;
 
@@ -25,6 +26,19 @@ const DRILL: &str = "/appliance-drill";
 const RESTORE: &str = "/appliance-restore";
 /// GNU tar ends with this when a file changed while it was read.
 const CHANGED: i64 = 1;
+
+/// What to do where a server's own dump has to be backed up.
+const DUMP: &str =
+    "let it write a dump into another volume, and back up that one: an accessory with that volume alone";
+/// What lies in the data directories of servers, and what to do instead.
+const SERVERS: &[(&[&str], &str, &str)] = &[
+    (&["PG_VERSION"], "a PostgreSQL server", "write kind: postgres"),
+    (&["ibdata1"], "a MySQL or MariaDB server", DUMP),
+    (&["WiredTiger"], "a MongoDB server", DUMP),
+    (&["metadata", "store"], "a ClickHouse server", DUMP),
+    (&["nodes/0"], "an Elasticsearch server", DUMP),
+    (&["_state", "indices"], "an Elasticsearch server", DUMP),
+];
 
 /// The mounts that hold files, and a container that sees them.
 pub(super) async fn begin(agent: &Agent, info: &ContainerInfo) -> anyhow::Result<(Helper, Vec<String>)> {
@@ -54,11 +68,16 @@ async fn directories(place: &dyn Place, mounted: &[Mounted]) -> anyhow::Result<V
         if !is("-d", target).await? {
             continue;
         }
-        if is("-e", &format!("{target}/PG_VERSION")).await? {
-            bail!(
-                "{target} is the data directory of a PostgreSQL server, whose files are no backup while it runs; \
-                 write kind: postgres"
-            );
+        for (sign, server, way) in SERVERS {
+            let mut all = true;
+            for name in *sign {
+                all = all && is("-e", &format!("{target}/{name}")).await?;
+            }
+            if all {
+                bail!(
+                    "{target} is the data directory of {server}, whose files are no backup while it runs; {way}"
+                );
+            }
         }
         found.push(target.clone());
     }
@@ -132,7 +151,7 @@ pub(super) async fn drill(
     manifest: &Manifest,
     image: &str,
 ) -> anyhow::Result<DrillResult> {
-    let helper = agent.helper(image, Vec::new(), Tuning::default()).await?;
+    let helper = agent.helper(image, Vec::new(), few()).await?;
     let unpacked = async {
         output(&*helper.place, &["mkdir", DRILL]).await?;
         room::disk(&*helper.place, DRILL, manifest).await?;
@@ -230,6 +249,33 @@ async fn look_empty(place: &dyn Place, volume: &str) -> anyhow::Result<()> {
 mod tests {
     use super::super::pretended::Pretended;
     use super::*;
+
+    #[tokio::test]
+    async fn a_servers_own_files_are_not_taken_for_a_backup() {
+        let mounted = [Mounted {
+            target: "/data".to_owned(),
+        }];
+        let holding = |names: &[&str]| {
+            let paths: Vec<String> = names.iter().map(|name| format!("/data/{name}")).collect();
+            let files: Vec<(&str, &str)> = paths.iter().map(|path| (path.as_str(), "")).collect();
+            // The directory itself is one.
+            Pretended::new(
+                |_, words| (words == ["test", "-d", "/data"]).then(String::new),
+                &files,
+            )
+        };
+        for (names, said) in [
+            (&["ibdata1", "mysql"][..], "MariaDB"),
+            (&["WiredTiger"], "MongoDB"),
+            (&["metadata", "store"], "ClickHouse"),
+            (&["PG_VERSION"], "kind: postgres"),
+        ] {
+            let error = directories(&holding(names), &mounted).await.expect_err("refused");
+            assert!(error.to_string().contains(said), "{error:#}");
+        }
+        let plain = directories(&holding(&["store", "photo.jpg"]), &mounted).await;
+        assert_eq!(plain.expect("files"), ["/data"]);
+    }
 
     #[tokio::test]
     async fn only_a_volume_that_was_seen_empty_is_taken_for_ours() {
