@@ -10,6 +10,8 @@ use appliance_tests::bench::Bench;
 use appliance_tests::developer::Ran;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
+use crate::doctor::{found, gone};
+
 /// `config/deploy.yml` of an app with one database.
 fn deploy_yml(server: &str, image: &str, more: &str) -> String {
     format!(
@@ -182,8 +184,20 @@ async fn a_database_is_kept_reached_upgraded_and_removed() -> anyhow::Result<()>
     until(&world, "after docker rm", well).await?;
     ensure!(ask(&world, "SELECT count(*) FROM items").await? == "1000");
 
+    // One that does not serve is found, not only shown.
+    world.run(&["docker", "pause", "shop-db"]).await?;
+    let down = found(&world, "accessories").await?;
+    ensure!(
+        down.message.contains("shop/db") && down.message.contains("paused"),
+        "{}",
+        down.message
+    );
+    world.run(&["docker", "unpause", "shop-db"]).await?;
+    gone(&world, "accessories").await?;
+
     // Stopped stays stopped.
     accessory(&world, &["stop", "db"]).await?;
+    gone(&world, "accessories").await?;
     let stopped = details(&world).await?;
     ensure!(
         stopped["state"] == "exited" && stopped["wanted"] == "stopped",
@@ -202,8 +216,11 @@ async fn a_database_is_kept_reached_upgraded_and_removed() -> anyhow::Result<()>
         ])
         .await?;
     configure("postgres-test:15", "    labels: {team: store}\n")?;
+    let edit = "echo '# by hand' >> /var/lib/appliance/data/shop-db/etc/extra.conf";
+    world.run(&["sh", "-c", edit]).await?;
     let drifted = until(&world, "drift", |found| told(found, "memory is 629145600")).await?;
     ensure!(told(&drifted, "configuration here was changed"), "{drifted:#}");
+    ensure!(told(&drifted, "extra.conf"), "{drifted:#}");
     accessory(&world, &["reboot", "db"]).await?;
     let rebooted = details(&world).await?;
     ensure!(
@@ -336,12 +353,37 @@ async fn upgraded(
         "{kept:#}"
     );
 
-    accessory(world, &["upgrade", "db", "--undo"]).await?;
+    // What was written since is not given up unasked, and comes back.
+    let later = "SELECT count(*) FROM items WHERE name = 'later'";
+    ask(world, "INSERT INTO items VALUES (1001, 'later')").await?;
+    for word in ["--undo", "--confirm"] {
+        let asked = world
+            .developer
+            .appliance(["accessory", "upgrade", "db", word])
+            .run()
+            .await?
+            .expect_code(3)?;
+        ensure!(asked.stderr.contains("was not confirmed"), "{}", asked.stderr);
+    }
+    ensure!(ask(world, later).await? == "1");
+    accessory(world, &["upgrade", "db", "--undo", "-y"]).await?;
     ensure!(ask(world, "SHOW server_version").await?.starts_with("15"));
     ensure!(ask(world, check).await? == before);
+    accessory(world, &["upgrade", "db", "--undo", "-y"]).await?;
+    ensure!(ask(world, later).await? == "1", "undoing the undo brings it back");
+    accessory(world, &["upgrade", "db", "--undo", "-y"]).await?;
+    accessory(world, &["upgrade", "db", "--confirm", "-y"]).await?;
+    ensure!(ask(world, check).await? == before);
 
-    accessory(world, &["upgrade", "db"]).await?;
-    accessory(world, &["upgrade", "db", "--confirm"]).await?;
+    // An image that keeps its data elsewhere, as PostgreSQL's official ones do from 18, with the configuration as it was.
+    elsewhere(world).await?;
+    configure("postgres-test:17-new", "")?;
+    let said = accessory(world, &["upgrade", "db"]).await?.stderr;
+    ensure!(
+        said.contains("/var/lib/postgresql/data was the former server's"),
+        "{said}"
+    );
+    accessory(world, &["upgrade", "db", "--confirm", "-y"]).await?;
     ensure!(ask(world, "SHOW server_version").await?.starts_with("17"));
     ensure!(ask(world, check).await? == before);
     let left = world
@@ -354,8 +396,31 @@ async fn upgraded(
             .await?
             .lines()
             .count()
-            == 3
+            == 2
     );
+    Ok(())
+}
+
+/// Gives the host a PostgreSQL 17 laid out as the official image of 18 is, which refuses data of a server before it.
+async fn elsewhere(world: &World) -> anyhow::Result<()> {
+    let script = r#"
+        cat > /root/refusing.sh <<'EOF'
+#!/bin/sh
+if test -n "$(ls -A /var/lib/postgresql/data 2>/dev/null)"; then
+    echo 'there appears to be PostgreSQL data in /var/lib/postgresql/data' >&2
+    exit 1
+fi
+exec docker-entrypoint.sh "$@"
+EOF
+        chmod 755 /root/refusing.sh
+        docker create --name laid-out postgres-test:17
+        docker cp /root/refusing.sh laid-out:/usr/local/bin/refusing.sh
+        docker export laid-out | docker import --change 'ENTRYPOINT ["refusing.sh"]' --change 'CMD ["postgres"]' \
+            --change 'ENV LANG=en_US.utf8' --change 'ENV PGDATA=/var/lib/postgresql/17/docker' \
+            --change 'VOLUME /var/lib/postgresql' - postgres-test:17-new
+        docker rm --volumes laid-out
+    "#;
+    world.run(&["bash", "-euo", "pipefail", "-c", script]).await?;
     Ok(())
 }
 

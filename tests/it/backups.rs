@@ -44,6 +44,9 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
             "--env=POSTGRES_PASSWORD=secret",
             "--env=POSTGRES_DB=shop",
             image.as_str(),
+            "postgres",
+            "-c",
+            "shared_preload_libraries=pg_stat_statements",
         ])
         .await?;
     let psql = async |database: &str, statement: &str| {
@@ -71,7 +74,15 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
     }
     psql(
         "shop",
-        "CREATE TABLE orders AS SELECT n, md5(n::text) AS x FROM generate_series(1, 5000) AS n",
+        "CREATE TABLE orders AS SELECT n, md5(n::text) AS x FROM generate_series(1, 5000) AS n; \
+         ALTER TABLE orders ADD PRIMARY KEY (n)",
+    )
+    .await?;
+    // What only a server restores that was started with the same library.
+    psql(
+        "shop",
+        "CREATE EXTENSION pg_stat_statements; \
+         CREATE MATERIALIZED VIEW asked AS SELECT count(*) >= 0 AS ever FROM pg_stat_statements",
     )
     .await?;
 
@@ -153,17 +164,35 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
         .expect_code(0)?;
     ensure!(psql("shop", "SELECT count(*) FROM orders").await? == "5000");
     developer
-        .appliance(["restore", "undo", "db"])
+        .appliance(["restore", "undo", "db", "--database", "shop"])
         .run()
         .await?
         .expect_code(0)?;
     ensure!(psql("shop", "SELECT to_regclass('orders') IS NULL").await? == "t");
     developer
-        .appliance(["restore", "db", "--into", "copy"])
+        .appliance([
+            "restore",
+            "db",
+            "--at",
+            &jiff::Timestamp::now().to_string(),
+            "--into",
+            "copy",
+        ])
         .run()
         .await?
         .expect_code(0)?;
     ensure!(psql("copy", "SELECT count(*) FROM orders").await? == "5000");
+    let ran = developer
+        .appliance(["restore", "db", "--table", "orders", "--into", "one"])
+        .run()
+        .await?
+        .expect_code(0)?;
+    ensure!(ran.stderr.contains("5000 rows in 1 tables"), "{}", ran.stderr);
+    let keyed =
+        "SELECT count(*), max(n) FROM orders, pg_index WHERE indrelid = 'orders'::regclass AND indisprimary";
+    ensure!(psql("one", keyed).await? == "5000|5000");
+    psql("shop", "DROP DATABASE one").await?;
+    held(&world, backup["id"].as_str().context("an id")?).await?;
 
     // A container that does not run is a failure that everybody sees, and the next run is clean.
     world.run(&["docker", "stop", "demo-db"]).await?;
@@ -229,5 +258,28 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
     }
     let audit = world.run(&["appliance", "audit", "--verify"]).await?;
     ensure!(!audit.is_empty());
+    Ok(())
+}
+
+/// A backup that is held is kept by the retention until it is released.
+async fn held(world: &World, id: &str) -> anyhow::Result<()> {
+    let backup = async |words: &[&str]| {
+        let words = [&["backup"], words].concat();
+        world.developer.appliance(words).run().await?.expect_code(0)
+    };
+    backup(&["hold", "db", id]).await?;
+    let planned = backup(&["prune", "db"]).await?.stdout;
+    let line = |text: &str| text.lines().find(|line| line.contains(id)).map(str::to_owned);
+    ensure!(
+        line(&planned).is_some_and(|line| line.contains("held")),
+        "{planned}"
+    );
+    let said = backup(&["release", "db", id]).await?.stderr;
+    ensure!(said.contains("as long as the retention says"), "{said}");
+    let planned = backup(&["prune", "db"]).await?.stdout;
+    ensure!(
+        line(&planned).is_some_and(|line| !line.contains("held")),
+        "{planned}"
+    );
     Ok(())
 }

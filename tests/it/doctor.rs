@@ -20,6 +20,7 @@ enum Case {
     Not(&'static str),
 }
 
+const ACCESSORIES: &str = include_str!("accessories.rs");
 const ALERTS: &str = include_str!("alerts.rs");
 const BACKUPS: &str = include_str!("backups.rs");
 const OUTAGE: &str = include_str!("silence.rs");
@@ -110,10 +111,7 @@ const CASES: &[(&str, Case)] = &[
         "backups",
         Case::Not("whatever else; a schedule that is no schedule does not pass the push"),
     ),
-    (
-        "accessories",
-        Case::Not("a damaged ledger; unit tests of accessories"),
-    ),
+    ("accessories", Case::In(ACCESSORIES)),
     ("reboot", Case::Here),
     ("drift", Case::In(OUTAGE)),
     ("agent-old", Case::Here),

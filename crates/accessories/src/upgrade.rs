@@ -133,7 +133,7 @@ impl Upgrade {
     /// The order was carried out.
     #[must_use]
     pub fn done(mut self) -> Self {
-        self.served |= self.stage == Stage::Verify;
+        self.served |= self.on_copy && self.stage == Stage::Verify;
         self.stage = match (self.stage, self.on_copy) {
             (Stage::Backup, true) => Stage::Stop,
             (Stage::Backup, false) => Stage::Replace,

@@ -41,7 +41,7 @@
 //! | 19 | a restore harms what is live | `a_restore_that_brings_something_else_is_an_error_and_the_live_database_stays`, `a_dump_that_fails_is_never_a_backup` (its restores), `kill` |
 //! | 20 | lost with the host | `when_the_host_is_lost_place_and_recovery_key_are_enough`, `common_tools_alone_restore_it_as_the_page_in_the_bucket_says` |
 //! | 21 | `docker exec` eats data or leaves orphans that hold a snapshot | `no_shorter_stream_is_taken_for_a_whole_one`, `kill`, `whatever_goes_wrong_no_bad_backup_is_listed_and_the_live_data_stays` |
-//! | | data vanishes, and the empty backups push out the full ones | `whatever_goes_wrong_no_bad_backup_is_listed_and_the_live_data_stays` |
+//! | | data vanishes, and the empty backups push out the full ones | `whatever_goes_wrong_no_bad_backup_is_listed_and_the_live_data_stays`, `an_emptied_backup_does_not_push_out_the_full_one_of_its_week` |
 //! | | a migration in the middle makes a dump that does not restore | `a_schema_or_role_that_changes_under_a_dump_makes_no_backup_that_would_not_restore` |
 //! | | a slow link holds the database's snapshot | `a_spool_lets_the_database_go_long_before_the_place_has_everything`, `a_spool_ends_with_its_backup_however_that_ends` |
 //! | | a setting of a role or of the database ends the dump | `a_server_that_lets_us_not_in_is_told_and_settings_of_its_own_do_no_harm` |

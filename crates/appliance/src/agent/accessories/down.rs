@@ -6,7 +6,7 @@ use appliance_containers::engine::State;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Live, Which};
-use crate::agent::{Agent, chain};
+use crate::agent::Agent;
 
 /// A server that just started, or is under load, may be not well for so long before anybody is told.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(2);

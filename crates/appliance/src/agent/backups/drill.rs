@@ -5,7 +5,7 @@
 //!                              └ yes ─► restored, compared ─► noted as the regular one, if every subject was in it
 //! ```
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use appliance_backup::names::Kind;
 use appliance_backup::restore;
 use jiff::Timestamp;

@@ -14,7 +14,6 @@ use appliance_backup::repository::Repository;
 use appliance_backup::stream::{self, Feed};
 use appliance_backup::tap::Tap;
 use appliance_containers::engine::ContainerInfo;
-use appliance_containers::spec::Tuning;
 use jiff::Timestamp;
 
 use super::OUTSIDE;
