@@ -325,10 +325,17 @@ async fn turns(world: &World) -> anyhow::Result<()> {
         .await?
         .expect_code(3)?;
     short.expect_error("Timed out waiting for deploy lock")?;
-    let waited = command(&["rollback", "--lock-wait", "--lock-wait-timeout", "60"])
-        .run()
-        .await?
-        .expect_code(0)?;
+    let waited = command(&[
+        "rollback",
+        "--lock-wait",
+        "--lock-wait-timeout",
+        "60",
+        "--lock-wait-interval",
+        "2",
+    ])
+    .run()
+    .await?
+    .expect_code(0)?;
     waited.expect_error("waiting up to 60 s")?;
     push.await??.expect_code(0)?;
     let answer = world.http("demo.test", "/").await?.get().await?;

@@ -28,7 +28,7 @@ async fn ours(world: &World, arguments: &[&str]) -> anyhow::Result<String> {
 async fn kamals_verbs_do_on_a_real_host_what_they_say() -> anyhow::Result<()> {
     let world = World::bootstrapped("verbs", Distro::Debian12).await?;
     let aliases = "aliases:\n  hello: app exec --reuse 'sh -c \"echo hello $KAMAL_VERSION\"'\n\
-                   env:\n  clear:\n    GREETING: good day\n";
+                   env:\n  clear:\n    GREETING: good day\nretain_containers: 20\n";
     push(&world, "v1", aliases).await?;
     push(&world, "v2", aliases).await?;
     commands(&world).await?;

@@ -26,6 +26,7 @@ mod outages;
 mod postgres;
 mod refusals;
 mod relay;
+mod retention;
 mod rollouts;
 mod sandbox;
 mod silence;

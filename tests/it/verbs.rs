@@ -1,11 +1,13 @@
 //! Kamal's verbs in a table: what each prints on a real host, with which exit code, and what it leaves behind.
 
-use std::process::Stdio;
+mod follow;
+mod hooks;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use appliance_tests::World;
-use tokio::io::AsyncReadExt as _;
+use appliance_tests::load::{Load, Shape};
 
 /// How long something that was asked for may take to be seen.
 const SOON: Duration = Duration::from_secs(120);
@@ -88,8 +90,9 @@ pub(crate) async fn all(world: &World) -> anyhow::Result<()> {
     locks(world).await?;
     proxy(world).await?;
     server(world).await?;
-    follow(world).await?;
+    follow::logs(world).await?;
     detached(world).await?;
+    hooks::all(world).await?;
     maintenance(world).await?;
     stop_and_start(world).await?;
     stale(world).await?;
@@ -145,6 +148,11 @@ async fn reads(world: &World) -> anyhow::Result<()> {
                 &["app", "logs", "--container-id", "beef0000"],
                 1,
                 &["!app containers"],
+            ),
+            (
+                &["app", "exec", "--raw", "--reuse", "echo 'a  b'"],
+                0,
+                &["+a  b\n"],
             ),
             (&["app", "logs", "-s", "1h", "-T"], 0, &[]),
             (
@@ -271,14 +279,6 @@ async fn proxy(world: &World) -> anyhow::Result<()> {
             "appliance-proxy.service",
         ])
         .await?;
-    world.developer.write(
-        ".kamal/hooks/pre-proxy-reboot",
-        "#!/bin/sh\necho \"$KAMAL_HOSTS $KAMAL_COMMAND $KAMAL_SUBCOMMAND\" > rebooted\n",
-    )?;
-    fs_err::set_permissions(
-        world.developer.app().join(".kamal/hooks/pre-proxy-reboot"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )?;
     table(
         world,
         &[
@@ -302,6 +302,7 @@ async fn proxy(world: &World) -> anyhow::Result<()> {
             (&["proxy", "start"], 0, &["!the proxy runs"]),
             (&["proxy", "stop"], 3, &["!every app of the host"]),
             (&["proxy", "reboot", "-y"], 0, &["!took over from"]),
+            (&["proxy", "reboot", "--rolling"], 0, &["!took over from"]),
             (&["proxy", "remove"], 0, &["+app remove"]),
             (&["proxy", "boot_config", "get"], 0, &["+host.yml"]),
         ],
@@ -316,12 +317,20 @@ async fn proxy(world: &World) -> anyhow::Result<()> {
         ])
         .await?;
     ensure!(before != after, "the same process: {after}");
-    let hook = fs_err::read_to_string(world.developer.app().join("rebooted"))?;
-    ensure!(
-        hook.trim() == format!("{} proxy reboot", world.ip().await?),
-        "{hook:?}"
-    );
     answers(world, 200).await?;
+    // Visitors notice neither this one nor the one before.
+    let mut load = Load::start(&world.https("demo.test", "/").await?, Shape::default());
+    load.more(100).await;
+    table(world, &[(&["proxy", "restart"], 0, &["!took over from"])]).await?;
+    load.more(100).await;
+    let report = load.stop().await;
+    ensure!(
+        report.failures == 0,
+        "proxy restart: {} of {}: {:?}",
+        report.failures,
+        report.requests,
+        report.examples
+    );
     // The whole proxy down and up again, by its verbs.
     table(world, &[(&["proxy", "stop", "-y"], 0, &["!stopped"])]).await?;
     ensure!(
@@ -333,6 +342,28 @@ async fn proxy(world: &World) -> anyhow::Result<()> {
 }
 
 async fn server(world: &World) -> anyhow::Result<()> {
+    // A login of one's own is the system's ssh; who has one is the host's business.
+    let programs = world.developer.app().join("programs");
+    world
+        .developer
+        .write("programs/ssh", "#!/bin/sh\necho \"ssh $*\"; exit 4\n")?;
+    fs_err::set_permissions(
+        programs.join("ssh"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )?;
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH")?);
+    let shell = world
+        .developer
+        .appliance(["server", "exec", "-i", "top"])
+        .env("PATH", &path)
+        .run()
+        .await?
+        .expect_code(4)?;
+    ensure!(
+        shell.stdout == format!("ssh -t -- {} top\n", world.ip().await?),
+        "{}",
+        shell.stdout
+    );
     let hostname = world.run(&["cat", "/etc/hostname"]).await?;
     table(
         world,
@@ -357,51 +388,6 @@ async fn server(world: &World) -> anyhow::Result<()> {
         ],
     )
     .await
-}
-
-/// Following shows what is written from now on, until Ctrl-C.
-async fn follow(world: &World) -> anyhow::Result<()> {
-    // Somebody may run these tests in the background of a shell, where Ctrl-C is ignored and inherited so.
-    let mut child = world
-        .developer
-        .appliance(["unused"])
-        .command_of("env")
-        .arg("--default-signal=INT")
-        .arg(appliance_tests::bench::binary()?)
-        .args(["app", "logs", "-f", "-n", "1", "-g", "followed"])
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut stdout = child.stdout.take().context("its output")?;
-    // Which of the two comes first is not known: the line is written until it is seen.
-    let writing = async {
-        loop {
-            ours(
-                world,
-                &["app", "exec", "--reuse", "sh -c 'echo followed > /proc/1/fd/1'"],
-            )
-            .await?;
-        }
-        #[allow(unreachable_code)]
-        Ok::<(), anyhow::Error>(())
-    };
-    let mut buffer = [0; 4096];
-    let seen = tokio::select! {
-        count = tokio::time::timeout(SOON, stdout.read(&mut buffer)) => {
-            String::from_utf8_lossy(&buffer[..count.context("nothing is followed")??]).into_owned()
-        }
-        failed = writing => return failed,
-    };
-    ensure!(seen.contains("followed"), "{seen}");
-    let pid = child.id().context("it runs")?.to_string();
-    let killed = tokio::process::Command::new("kill")
-        .args(["-INT", &pid])
-        .status()
-        .await?;
-    ensure!(killed.success());
-    tokio::time::timeout(SOON, child.wait())
-        .await
-        .context("Ctrl-C does not end it")??;
-    Ok(())
 }
 
 /// A detached command goes on without us, and leaves nothing behind.

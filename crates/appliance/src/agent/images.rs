@@ -19,14 +19,16 @@ use appliance_push::store::{
 };
 use http::{Request, Response};
 use hyper::body::Incoming;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::apps::Apps;
 
-/// Content used more recently stays: a push in progress has no release yet that names it.
+/// Content used more recently stays: whoever failed may push the same again.
 pub const MIN_AGE: Duration = Duration::from_secs(6 * 3600);
-/// The same where the disk is full; a push that is alive has used its content since then.
+/// The same where the disk is full.
 pub const MIN_AGE_FULL: Duration = Duration::from_secs(1800);
+/// A push that nobody heard of for so long is none under way; until then all that it brings stays.
+const IDLE_PUSH: Duration = Duration::from_secs(1800);
 /// Unfinished uploads that nobody continued this long are given up.
 const IDLE_UPLOAD: Duration = Duration::from_secs(24 * 3600);
 /// Prefix of the names under which our loopback registry's images are known to Docker.
@@ -342,7 +344,7 @@ impl Images {
     }
 
     /// Removes images that no release at hand names, from Docker and from the store, there only content that was not used
-    /// for `min_age`.
+    /// for `min_age` and that no push under way brings.
     ///
     /// # Errors
     /// When the store or the ledgers fail; images that Docker wants to keep are left to it.
@@ -375,15 +377,20 @@ impl Images {
                 }
             }
         }
-        let store = self.store.clone();
-        let options = GcOptions {
-            roots,
-            keep_tagged: true,
-            min_age,
-        };
+        let (store, grants) = (self.store.clone(), self.grants.clone());
         let report = tokio::task::spawn_blocking(move || {
-            store.clean_uploads(SystemTime::now(), IDLE_UPLOAD)?;
-            store.collect(&options, SystemTime::now())
+            let now = SystemTime::now();
+            store.clean_uploads(now, IDLE_UPLOAD)?;
+            // A layer that came an hour ago waits for the one that is still on its way.
+            let writing = store.writing(now, IDLE_PUSH)?;
+            let idle = SignedDuration::try_from(IDLE_PUSH).expect("half an hour is in range");
+            roots.extend(grants.under_way(Timestamp::now(), idle, &writing));
+            let options = GcOptions {
+                roots,
+                keep_tagged: true,
+                min_age,
+            };
+            store.collect(&options, now)
         })
         .await??;
         tracing::info!(

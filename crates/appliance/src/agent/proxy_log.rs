@@ -39,9 +39,13 @@ pub fn answer(query: &LogQuery) -> Response<Body> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let timestamps = query.timestamps;
     tokio::spawn(async move {
-        let last = match carry(child, timestamps, &sender).await {
-            Ok(code) => Frame::Exit(code),
-            Err(error) => Frame::Broken(super::chain(&*error)),
+        let last = tokio::select! {
+            carried = carry(child, timestamps, &sender) => match carried {
+                Ok(code) => Frame::Exit(code),
+                Err(error) => Frame::Broken(super::chain(&*error)),
+            },
+            // Whoever followed has left; with nothing to tell them that would be noticed only much later.
+            () = sender.closed() => return,
         };
         let _left = sender.send(last).await;
     });

@@ -1,5 +1,7 @@
 //! Kamal's command lines are ours (Kamal 2.12, every command and flag).
 
+mod flags;
+
 use clap::{CommandFactory as _, Parser as _};
 
 use super::Cli;

@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::follow::{Follow, turns};
+use self::interrupts::unless_interrupted;
 use self::leading::{Leading, Led};
 use self::outcome::{Outcome, Part, Turned};
 pub use self::promotion::promote;
@@ -280,15 +281,24 @@ async fn together(
     let mut parts = Vec::new();
     for (index, outcome) in outcomes.into_iter().enumerate() {
         let (host, verb) = &hosts[index];
-        parts.push(Part {
-            name: &host.name,
-            outcome: match group.failure() {
-                Some(_) if promotes => {
-                    promotion::undone(way, host, outcome, group.has_begun(), group.goes_on_alone(index)).await
-                }
+        let alone = group.goes_on_alone(index);
+        let undone = async {
+            match group.failure() {
+                Some(_) if promotes => promotion::undone(way, host, outcome, group.has_begun(), alone).await,
                 Some(_) => without_canary(way, host, verb, outcome).await,
                 None => outcome,
-            },
+            }
+        };
+        let left = || {
+            let left = "not every host was taken back".to_owned();
+            (
+                left,
+                "appliance status, and appliance abort or rollback where it is still there",
+            )
+        };
+        parts.push(Part {
+            name: &host.name,
+            outcome: unless_interrupted(interrupts, undone, left).await?,
             switched: group.goes_on_alone(index),
         });
     }

@@ -98,6 +98,7 @@ impl<'a> Hooks<'a> {
     }
 
     /// Runs a hook about a part of the hosts, while others are heard and answered: it may take as long as it likes.
+    /// Whoever stops waiting for it ends it.
     ///
     /// # Errors
     /// As [`Hooks::run`].
@@ -105,7 +106,11 @@ impl<'a> Hooks<'a> {
         let Some(call) = self.call(hook, &[("KAMAL_HOSTS", hosts.join(","))])? else {
             return Ok(());
         };
-        let output = tokio::process::Command::from(call.command).output().await;
+        // Left alone, a hook that was to come before something would go on after it was called off.
+        let output = tokio::process::Command::from(call.command)
+            .kill_on_drop(true)
+            .output()
+            .await;
         self.conclude(hook, call.step, output.with_context(|| call.complaint))
     }
 

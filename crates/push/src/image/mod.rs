@@ -176,11 +176,14 @@ impl Prepared {
         blobs
     }
 
-    /// What the `upload` change must name: everything that is sent, and the manifest.
+    /// What the `upload` change must name: the whole image, so that what is there already stays until it is complete.
     pub fn permission(&self) -> Vec<BlobRef> {
-        let mut blobs: Vec<BlobRef> = self.to_send().into_iter().map(|(blob, _)| blob).collect();
-        blobs.push(reference(&self.manifest));
-        blobs
+        let mut seen = std::collections::BTreeSet::new();
+        let layers = self.layers.iter().map(|layer| layer.blob.clone());
+        layers
+            .chain([reference(&self.config), reference(&self.manifest)])
+            .filter(|blob| seen.insert(blob.digest.clone()))
+            .collect()
     }
 
     /// Sizes for people.

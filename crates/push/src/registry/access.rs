@@ -1,13 +1,13 @@
 //! Who may write into the registry: tokens that a signed change was exchanged for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::change::{BlobRef, Digest, Fingerprint, Repository};
 use crate::store::Reference;
@@ -90,6 +90,11 @@ impl Token {
         &self.0
     }
 
+    /// By what a sender is known again in the store, without its secret.
+    pub fn owner(&self) -> String {
+        Digest::of(self.0.as_bytes()).hex().to_owned()
+    }
+
     /// The token of a request: `Bearer <token>`, or the password of `Basic` for stock clients.
     pub fn of_request(parts: &Parts) -> Option<Self> {
         let value = parts.headers.get(AUTHORIZATION)?.to_str().ok()?;
@@ -155,10 +160,29 @@ impl Scope {
     }
 }
 
+/// A token that is out.
+#[derive(Debug)]
+struct Issued {
+    grant: Grant,
+    /// When a request last came with it.
+    used: Timestamp,
+    /// What was stored with it, where the grant does not name its content.
+    stored: BTreeSet<Digest>,
+}
+
+impl Issued {
+    fn content(&self) -> BTreeSet<Digest> {
+        match &self.grant.scope {
+            Scope::Blobs(blobs) => blobs.keys().cloned().collect(),
+            Scope::Repository { .. } => self.stored.clone(),
+        }
+    }
+}
+
 /// The tokens that are out; they live in memory and end with the process.
 #[derive(Debug, Clone, Default)]
 pub struct Grants {
-    tokens: Arc<Mutex<HashMap<Token, Grant>>>,
+    tokens: Arc<Mutex<HashMap<Token, Issued>>>,
 }
 
 impl Grants {
@@ -171,8 +195,13 @@ impl Grants {
             .tokens
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        tokens.retain(|_, grant| grant.expires > now);
-        tokens.insert(token.clone(), grant);
+        tokens.retain(|_, issued| issued.grant.expires > now);
+        let issued = Issued {
+            grant,
+            used: now,
+            stored: BTreeSet::new(),
+        };
+        tokens.insert(token.clone(), issued);
         token
     }
 
@@ -190,7 +219,28 @@ impl Grants {
             .tokens
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        tokens.retain(|_, grant| grant.holder != *holder);
+        tokens.retain(|_, issued| issued.grant.holder != *holder);
+    }
+
+    /// Everything that pushes under way bring, whether it is here yet or not: no release names it so far.
+    ///
+    /// Under way is whoever came with a token within `idle`, or writes something that began with it (`writing`, see
+    /// [`Token::owner`]): one large layer in one request may take longer than that.
+    pub fn under_way(
+        &self,
+        now: Timestamp,
+        idle: SignedDuration,
+        writing: &BTreeSet<String>,
+    ) -> BTreeSet<Digest> {
+        let tokens = self
+            .tokens
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let alive = tokens.iter().filter(|(token, issued)| {
+            let recent = now.duration_since(issued.used) < idle;
+            issued.grant.expires > now && (recent || writing.contains(&token.owner()))
+        });
+        alive.flat_map(|(_, issued)| issued.content()).collect()
     }
 
     /// Decides about a write from the token in the request.
@@ -210,11 +260,11 @@ impl Grants {
                 "writing needs a token that a signed `upload` change was exchanged for",
             ));
         };
-        let tokens = self
+        let mut tokens = self
             .tokens
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Some(grant) = tokens.get(&token) else {
+        let Some(Issued { grant, used, stored }) = tokens.get_mut(&token) else {
             return Err(Denied::unauthorized(format!(
                 "the token is not known to this agent; {again}"
             )));
@@ -225,9 +275,17 @@ impl Grants {
                 grant.expires
             )));
         }
-        grant.scope.allows(repository, action).map_err(|message| {
+        let allowed = grant.scope.allows(repository, action).map_err(|message| {
             Denied::forbidden(format!("{message} with the permission of {}", grant.holder))
-        })
+        })?;
+        *used = now;
+        match action {
+            Action::Finish { digest } | Action::Mount { digest } | Action::PutManifest { digest, .. } => {
+                stored.insert((*digest).clone());
+            }
+            _ => {}
+        }
+        Ok(allowed)
     }
 }
 

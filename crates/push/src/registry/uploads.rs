@@ -318,9 +318,7 @@ fn expected(query: &Query) -> Result<Option<BlobRef>, Problem> {
 
 /// By what a sender is known again: its token, of which only a digest is kept.
 fn owner(parts: &Parts) -> String {
-    Token::of_request(parts).map_or_else(String::new, |token| {
-        Digest::of(token.expose().as_bytes()).hex().to_owned()
-    })
+    Token::of_request(parts).map_or_else(String::new, |token| token.owner())
 }
 
 fn content_length(parts: &Parts) -> Option<u64> {

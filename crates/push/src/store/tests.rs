@@ -278,6 +278,9 @@ fn uploads_are_limited_and_abandoned_ones_are_cleaned() {
     ));
     let now = SystemTime::now();
     let hour = Duration::from_secs(3600);
+    let writing = |now| store.writing(now, hour).expect("looks");
+    assert_eq!(writing(now), ["me".to_owned()].into());
+    assert!(writing(now + 2 * hour).is_empty(), "nobody adds to them any more");
     assert_eq!(store.clean_uploads(now, hour).expect("cleans"), 0);
     assert_eq!(store.clean_uploads(now + 2 * hour, hour).expect("cleans"), 2);
     assert!(files(directory.path()).is_empty());

@@ -6,7 +6,7 @@
 //!            └──┘ status: offset     └─► nothing is left
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -286,18 +286,24 @@ impl Store {
     pub fn clean_uploads(&self, now: SystemTime, idle: Duration) -> Result<usize, StoreError> {
         let mut cleaned = 0;
         for id in self.upload_ids()? {
-            let directory = self.upload_path(&id);
-            // The data file's time moves with every piece; before the first piece the directory's counts.
-            let touched = [directory.join("data"), directory.clone()]
-                .iter()
-                .filter_map(|path| std::fs::metadata(path).and_then(|about| about.modified()).ok())
-                .max();
-            let old = touched.is_none_or(|touched| now.duration_since(touched).is_ok_and(|age| age >= idle));
-            if old && self.cancel(&id).is_ok() {
+            if is_idle(&self.upload_path(&id), now, idle) && self.cancel(&id).is_ok() {
                 cleaned += 1;
             }
         }
         Ok(cleaned)
+    }
+
+    /// Owners of unfinished uploads that somebody added to within `idle`.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn writing(&self, now: SystemTime, idle: Duration) -> Result<BTreeSet<String>, StoreError> {
+        let directories = self.upload_ids()?.into_iter().map(|id| self.upload_path(&id));
+        Ok(directories
+            .filter(|directory| !is_idle(directory, now, idle))
+            .filter_map(|directory| read_about(&directory).ok())
+            .map(|about| about.owner)
+            .collect())
     }
 
     pub(super) fn promised(&self) -> u64 {
@@ -400,6 +406,16 @@ impl Store {
     fn upload_path(&self, id: &UploadId) -> PathBuf {
         self.inner.root.join("uploads").join(&id.0)
     }
+}
+
+/// Whether nobody added to the upload in `directory` for `idle`.
+fn is_idle(directory: &Path, now: SystemTime, idle: Duration) -> bool {
+    // The data file's time moves with every piece; before the first piece the directory's counts.
+    let touched = [directory.join("data"), directory.to_owned()]
+        .iter()
+        .filter_map(|path| std::fs::metadata(path).and_then(|about| about.modified()).ok())
+        .max();
+    touched.is_none_or(|touched| now.duration_since(touched).is_ok_and(|age| age >= idle))
 }
 
 fn read_about(directory: &Path) -> std::io::Result<About> {

@@ -97,6 +97,16 @@ fn a_deploy_loads_the_image_here_with_or_without_buildx() {
         line(&config, Output::Load, false),
         "docker build -t dhh/app:123 -t dhh/app:latest --label service=app --build-arg a=x y --file Dockerfile ."
     );
+    let job = Job {
+        config: &config,
+        output: Output::Load,
+        no_cache: true,
+        suffix: "",
+        buildx: true,
+        machine: "amd64",
+    };
+    let anew = build(&job).expect("possible");
+    assert!(anew.iter().flatten().any(|word| word == "--no-cache"), "{anew:?}");
 }
 
 #[test]

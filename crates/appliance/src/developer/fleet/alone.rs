@@ -5,6 +5,7 @@ use appliance_push::change::Verb;
 use futures_util::future::OptionFuture;
 use tokio::sync::{mpsc, watch};
 
+use super::interrupts::unless_interrupted;
 use super::outcome::{BUSY, Turned};
 use super::{Host, Way, take_back};
 use crate::developer::change::{conclude, seal, show};
@@ -25,12 +26,9 @@ pub async fn alone(
     interrupts: &mut mpsc::Receiver<()>,
 ) -> anyhow::Result<Turned> {
     let only = [host.name.clone()];
-    tokio::select! {
-        ended = hooks.run_for("pre-app-boot", &only) => ended?,
-        Some(()) = interrupts.recv() => {
-            return Err(failure(Kind::Other, "interrupted; nothing was changed").into());
-        }
-    }
+    let before = hooks.run_for("pre-app-boot", &only);
+    let nothing = || ("nothing was changed".to_owned(), "appliance status");
+    unless_interrupted(interrupts, before, nothing).await??;
     let step = ui::step(&format!("{}: rollout", host.name));
     let end = followed(way, host, verb, interrupts).await;
     if let Ok(End::Refused { code, .. }) = &end
@@ -48,7 +46,18 @@ pub async fn alone(
             return Err(error);
         }
     }
-    hooks.run_for("post-app-boot", &only).await?;
+    let after = hooks.run_for("post-app-boot", &only);
+    let done = || {
+        let left = format!(
+            "{} has done what was asked of it; post-app-boot was ended",
+            host.name
+        );
+        (
+            left,
+            "appliance status, and appliance rollback to leave the release",
+        )
+    };
+    unless_interrupted(interrupts, after, done).await??;
     Ok(Turned::Through)
 }
 

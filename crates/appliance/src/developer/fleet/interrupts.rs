@@ -4,6 +4,8 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::failure::{Failure, Kind, failure};
+
 /// What a shell says of a command that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
@@ -26,4 +28,54 @@ pub fn interrupts() -> anyhow::Result<mpsc::Receiver<()>> {
         }
     });
     Ok(receiver)
+}
+
+/// What `work` comes to; with Ctrl-C it is dropped, and an error says how things were left, with the next command.
+///
+/// # Errors
+/// When Ctrl-C comes first.
+pub async fn unless_interrupted<T>(
+    interrupts: &mut mpsc::Receiver<()>,
+    work: impl Future<Output = T>,
+    left: impl FnOnce() -> (String, &'static str),
+) -> Result<T, Failure> {
+    tokio::select! {
+        done = work => Ok(done),
+        Some(()) = interrupts.recv() => {
+            let (how, next) = left();
+            Err(failure(Kind::Other, format!("interrupted; {how}")).hint(next))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Ends<'a>(&'a std::cell::Cell<bool>);
+
+    impl Drop for Ends<'_> {
+        fn drop(&mut self) {
+            self.0.set(true);
+        }
+    }
+
+    #[tokio::test]
+    async fn ctrl_c_ends_what_is_waited_for_and_says_how_things_were_left() {
+        let (presses, mut interrupts) = mpsc::channel(1);
+        let left = || ("v2 serves".to_owned(), "appliance status");
+        let done = unless_interrupted(&mut interrupts, async { 7 }, left).await;
+        assert_eq!(done.expect("nobody pressed anything"), 7);
+
+        let ended = std::cell::Cell::new(false);
+        let endless = async {
+            let _ends = Ends(&ended);
+            std::future::pending::<()>().await;
+        };
+        presses.send(()).await.expect("somebody listens");
+        let stopped = unless_interrupted(&mut interrupts, endless, left).await;
+        let stopped = stopped.expect_err("it was interrupted");
+        assert_eq!(stopped.message, "interrupted; v2 serves");
+        assert!(ended.get(), "what was waited for goes on");
+    }
 }

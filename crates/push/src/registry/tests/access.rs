@@ -1,5 +1,7 @@
 //! What a token allows, and what it does not.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
@@ -152,4 +154,60 @@ async fn tokens_allow_exactly_what_was_signed() {
         401,
         "revoked"
     );
+}
+
+/// Two layers, of which one takes an hour: the other must be there when the manifest comes.
+#[test]
+fn what_a_push_under_way_brings_is_known_until_nobody_hears_of_it_any_more() {
+    let grants = Grants::default();
+    let begun: Timestamp = "2026-01-02T03:04:05Z".parse().expect("time");
+    let later = |minutes: i64| begun + SignedDuration::from_mins(minutes);
+    let idle = SignedDuration::from_mins(30);
+    let (layer, other) = (Digest::of(b"layer"), Digest::of(b"other"));
+    let blob = BlobRef {
+        digest: layer.clone(),
+        size: 5,
+    };
+    let app = Repository::parse("app").expect("name");
+    let grant = |scope: Scope| Grant {
+        holder: holder(),
+        expires: later(360),
+        scope,
+    };
+    let token = grants.issue(grant(Scope::blobs([&blob])), begun);
+    let kept = |minutes: i64, writing: &[&Token]| {
+        let writing = writing.iter().map(|token| token.owner()).collect();
+        grants.under_way(later(minutes), idle, &writing)
+    };
+    let only_layer = BTreeSet::from([layer.clone()]);
+    assert_eq!(kept(29, &[]), only_layer);
+    assert!(kept(31, &[]).is_empty(), "nobody came with the token any more");
+    assert_eq!(
+        kept(300, &[&token]),
+        only_layer,
+        "one request that takes for hours"
+    );
+    assert!(kept(361, &[&token]).is_empty(), "expired");
+
+    let request = |token: &Token| {
+        let bearer = format!("Bearer {}", token.expose());
+        let request = http::Request::builder().header("authorization", bearer);
+        request.body(()).expect("a request").into_parts().0
+    };
+    let comes = |token: &Token, action: &Action<'_>, minutes: i64| {
+        let allowed = grants.check(&request(token), Some(&app), action, later(minutes));
+        allowed.expect("allowed");
+    };
+    comes(&token, &Action::Continue, 25);
+    assert_eq!(kept(50, &[]), only_layer, "it came again meanwhile");
+
+    // A stock client does not say beforehand what it brings.
+    let scope = Scope::Repository {
+        name: app.clone(),
+        bytes: 100,
+    };
+    let tunnel = grants.issue(grant(scope), later(60));
+    assert!(kept(61, &[]).is_empty());
+    comes(&tunnel, &Action::Finish { digest: &other }, 62);
+    assert_eq!(kept(63, &[]), [other].into());
 }
