@@ -73,7 +73,12 @@ impl App {
             .flatten()
             .flat_map(Deployment::releases)
             .collect();
-        let excess = self.releases.len().saturating_sub(keep);
+        // One that is on its way, or went back, is none of those that somebody can go back to.
+        let coming = self.rollout.as_ref().map(|rollout| rollout.plan().new.release);
+        let coming = coming.filter(|number| !self.served.contains(number));
+        needed.extend(coming);
+        let counted = self.releases.iter().filter(|number| Some(**number) != coming);
+        let excess = counted.count().saturating_sub(keep);
         let unneeded = self.releases.iter().filter(|number| !needed.contains(number));
         let mut dropped: Vec<ReleaseNumber> = unneeded.take(excess).copied().collect();
         // A kept release that brought only some roles needs those that the others came from, and so on.
@@ -403,6 +408,45 @@ mod tests {
             apps.release("shop", ReleaseNumber(2)),
             Err(AppsError::NoRelease { .. })
         ));
+    }
+
+    #[test]
+    fn a_release_that_went_back_costs_nobody_their_rollback() {
+        let (_keep, apps) = apps();
+        let role = appliance_rollout::Role {
+            name: "web".to_owned(),
+            proxied: true,
+            image: "shop@sha256:1".to_owned(),
+            assets: false,
+            from: None,
+        };
+        let coming = Deployment {
+            roles: vec![role],
+            ..current(4, 4)
+        };
+        let plan = appliance_rollout::Plan {
+            app: "shop".to_owned(),
+            old: Some(current(3, 3)),
+            new: coming,
+            release_command: false,
+            timing: appliance_rollout::Timing::default(),
+            gates: BTreeSet::new(),
+            canary: None,
+            parallel_roles: false,
+        };
+        let (rollout, _) = Rollout::begin(plan, Timestamp::UNIX_EPOCH).expect("a good plan");
+        apps.update("shop", |app| {
+            app.releases = (1..=4).map(ReleaseNumber).collect();
+            app.served = (1..=3).map(ReleaseNumber).collect();
+            app.numbers.record(current(2, 2));
+            app.numbers.record(current(3, 3));
+            app.rollout = Some(rollout);
+        })
+        .expect("written");
+        assert_eq!(apps.forget_old("shop", 3).expect("pruned"), []);
+        apps.update("shop", |app| app.served.insert(ReleaseNumber(4)))
+            .expect("written");
+        assert_eq!(apps.forget_old("shop", 3).expect("pruned"), [ReleaseNumber(1)]);
     }
 
     #[test]
