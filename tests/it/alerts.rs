@@ -172,6 +172,8 @@ async fn each_alert_is_told_once_to_everybody_and_taken_back_once() -> anyhow::R
         mail.port
     );
     let full = format!("{alerts}limits: {{disk_free: 99.9%}}\n");
+    // The disk is the machine's, which may be fuller than a server should be.
+    let alerts = format!("{alerts}limits: {{disk_free: 1%}}\n");
 
     // Somebody wants to see that messages arrive, before one has to.
     settings(&world, &alerts).await?;

@@ -48,8 +48,9 @@ async fn neither_a_mistake_nor_an_outage_nor_a_kill_loses_or_repeats_an_alert() 
     let world = World::bootstrapped("silence", Distro::Debian12).await?;
     let receiver = Receiver::start().await?;
     let url = receiver.url(&world).await?;
-    let good =
-        format!("alerts:\n  webhooks: ['{url}/hook']\n  ping: {url}/ping\n  interval: 1s\n  window: 20s\n");
+    let good = format!(
+        "alerts:\n  webhooks: ['{url}/hook']\n  ping: {url}/ping\n  interval: 1s\n  window: 20s\nlimits: {{disk_free: 1%}}\n"
+    );
     settings(&world, &good).await?;
     receiver.wait("/ping", LIMIT, |_| true).await?;
 

@@ -423,7 +423,14 @@ async fn a_reboot_in_the_middle(world: &World, own: &str, sick: &str) -> anyhow:
         "{}",
         programs(world).await?
     );
-    let answer = world.http("plain.test", "/").await?.get().await?;
-    ensure!(answer.version() == Some("v1"), "{answer:?}");
+    // Containers may have other addresses after a boot, which the agent tells the proxy.
+    let app = world.http("plain.test", "/").await?;
+    while !app.get().await.is_ok_and(|answer| answer.version() == Some("v1")) {
+        ensure!(
+            tokio::time::Instant::now() < deadline,
+            "the app did not come back"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     Ok(())
 }

@@ -164,6 +164,12 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
+/// A text of several lines as the format of `printf`, on one.
+fn on_one_line(text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('%', "%%");
+    escaped.replace('\n', "\\n")
+}
+
 /// The name of the file until it is verified.
 const NEW: &str = "/usr/local/bin/.appliance.download";
 
@@ -234,7 +240,10 @@ pub fn one_liner(download: &Download, boot: &FirstBoot) -> String {
     words.extend(commands);
     if let Some(text) = &boot.host_yml {
         words.push("install -d /etc/appliance".to_owned());
-        words.push(format!("printf %s {} > /etc/appliance/host.yml", quoted(text)));
+        words.push(format!(
+            "printf {} > /etc/appliance/host.yml",
+            quoted(&on_one_line(text))
+        ));
     }
     words.push(format!("appliance bootstrap{}", boot.arguments()));
     // A shell of its own, which may end and clean up without ending the one it was pasted into.
@@ -386,6 +395,22 @@ mod tests {
         let (fine, stdout, stderr) = run(other);
         assert!(!fine && stdout.is_empty(), "{stdout}");
         assert!(stderr.contains(&format!("--arch {}", own.word())), "{stderr}");
+    }
+
+    #[test]
+    fn the_line_is_one_line_and_carries_the_settings_unharmed() {
+        let text = "timezone: \"Europe/Berlin\"\n# it's 100%: \\n\n";
+        let mut boot = boot();
+        boot.host_yml = Some(text.to_owned());
+        let line = one_liner(&signed(), &boot);
+        assert_eq!(line.lines().count(), 1, "{line}");
+        let (_, rest) = line.split_once("&& printf ").expect("settings");
+        let (word, _) = rest.split_once(" > /etc/appliance/host.yml").expect("their file");
+        let printed = std::process::Command::new("sh")
+            .args(["-c", &format!("printf {word}")])
+            .output()
+            .expect("sh runs");
+        assert_eq!(String::from_utf8_lossy(&printed.stdout), text);
     }
 
     #[test]
