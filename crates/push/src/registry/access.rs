@@ -279,11 +279,10 @@ impl Grants {
             Denied::forbidden(format!("{message} with the permission of {}", grant.holder))
         })?;
         *used = now;
-        match action {
-            Action::Finish { digest } | Action::Mount { digest } | Action::PutManifest { digest, .. } => {
-                stored.insert((*digest).clone());
-            }
-            _ => {}
+        if let Action::Finish { digest } | Action::Mount { digest } | Action::PutManifest { digest, .. } =
+            action
+        {
+            stored.insert((*digest).clone());
         }
         Ok(allowed)
     }
