@@ -195,6 +195,9 @@ pub struct BackupRow {
     pub suspicious: Vec<String>,
     /// Why it cannot be used at all.
     pub unusable: Option<String>,
+    /// The key of the host that made it; empty where it cannot be used.
+    #[serde(default)]
+    pub signed_by: String,
 }
 
 /// A release in a list.

@@ -21,8 +21,13 @@ pub const REPOSITORY: &str = "appliance.json";
 /// Key of the page that says how to restore without this program.
 pub const README: &str = "README.txt";
 
-/// Key of what is stored to see whether anything can be, and removed again.
-pub const PROBE: &str = "probe.txt";
+/// Key of what a host stores to see whether anything can be, and removes again: each `signer` has one of its own for each
+/// of its jobs, since many look at one place at the same time. Always the same one, as there are those who may not delete.
+pub fn probe(signer: &crate::sign::PublicKey, app: &str, accessory: &str) -> String {
+    let signer = signer.to_string();
+    let short = signer.get(..16).unwrap_or(&signer);
+    format!("probe-{short}-{app}-{accessory}.txt")
+}
 
 /// A text that is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

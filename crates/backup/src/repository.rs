@@ -100,6 +100,8 @@ pub struct Found {
     pub held: bool,
     /// Keys of its drills and holds.
     pub beside: Vec<String>,
+    /// Which host signed it: ours, or one that is trusted.
+    pub signer: PublicKey,
 }
 
 /// Something that looks like a backup and is none.
@@ -115,7 +117,8 @@ pub struct Unusable {
     pub keys: Vec<String>,
     /// Whether it has no manifest: under way, or broken off.
     pub uncommitted: bool,
-    /// Whether it is signed by somebody else: another host that uses the same place, or one that this host replaces.
+    /// Whether it is signed by somebody else: another host that uses the same place, or one that this host replaces. Whoever
+    /// can write to the place can sign what was ours with a key of their own, so this alone is no reason to be calm about it.
     pub foreign: bool,
 }
 
@@ -272,7 +275,8 @@ impl Repository {
         let bytes = whole(&*self.store, &subject.key(id, MANIFEST))
             .await?
             .ok_or_else(|| Doubt::Content("its manifest vanished".to_owned()))?;
-        let manifest: Manifest = sign::open(&bytes, &trusted).map_err(|error| match error {
+        let opened = sign::open_signed::<Manifest>(&bytes, &trusted);
+        let (manifest, signer) = opened.map_err(|error| match error {
             SignatureError::Stranger { .. } => Doubt::Stranger(error.to_string()),
             error => Doubt::Content(chain(&error)),
         })?;
@@ -299,6 +303,7 @@ impl Repository {
             drill: None,
             held: false,
             beside: Vec::new(),
+            signer,
         };
         for name in objects.keys() {
             let verified = name.starts_with("verified-");

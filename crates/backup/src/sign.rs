@@ -106,6 +106,17 @@ impl std::fmt::Debug for Signer {
 /// # Errors
 /// When it was altered, is of another form, or is signed by a key that is not among `trusted`.
 pub fn open<T: DeserializeOwned>(bytes: &[u8], trusted: &[PublicKey]) -> Result<T, SignatureError> {
+    open_signed(bytes, trusted).map(|(content, _)| content)
+}
+
+/// Like [`open`], and says which of the keys signed it.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_signed<T: DeserializeOwned>(
+    bytes: &[u8],
+    trusted: &[PublicKey],
+) -> Result<(T, PublicKey), SignatureError> {
     if bytes.len() > LIMIT {
         return Err(SignatureError::Form);
     }
@@ -114,14 +125,18 @@ pub fn open<T: DeserializeOwned>(bytes: &[u8], trusted: &[PublicKey]) -> Result<
         return Err(SignatureError::Form);
     };
     let seal: Seal = serde_json::from_slice(seal).map_err(|_| SignatureError::Form)?;
-    if !trusted.contains(&seal.key) {
-        return Err(SignatureError::Stranger { found: seal.key });
-    }
     let signature = hex::decode(&seal.ed25519).map_err(|_| SignatureError::Form)?;
     UnparsedPublicKey::new(&ED25519, &seal.key.0)
         .verify(content, &signature)
         .map_err(|_| SignatureError::Altered)?;
-    serde_json::from_slice(content).map_err(SignatureError::Content)
+    // Only now: a key that is merely named proves nothing, and what is altered is not another host's.
+    if !trusted.contains(&seal.key) {
+        return Err(SignatureError::Stranger { found: seal.key });
+    }
+    match serde_json::from_slice(content) {
+        Ok(content) => Ok((content, seal.key)),
+        Err(error) => Err(SignatureError::Content(error)),
+    }
 }
 
 impl std::fmt::Display for PublicKey {
@@ -169,5 +184,15 @@ mod tests {
             Err(SignatureError::Stranger { .. })
         ));
         assert!(open::<Vec<String>>(b"", &trusted).is_err());
+        let (_, by) = open_signed::<Vec<String>>(&document, &trusted).expect("opens");
+        assert_eq!(by, ours.public());
+        let named = format!("{{}}\n{{\"key\":\"{}\",\"ed25519\":\"\"}}\n", theirs.public());
+        assert!(
+            matches!(
+                open::<Vec<String>>(named.as_bytes(), &trusted),
+                Err(SignatureError::Altered)
+            ),
+            "a key that is only named"
+        );
     }
 }

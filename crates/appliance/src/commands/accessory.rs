@@ -128,6 +128,9 @@ pub struct RemoveArgs {
     /// Keep volumes and directories
     #[arg(long)]
     keep_data: bool,
+    /// Take no backup of the data that goes first
+    #[arg(long, conflicts_with = "keep_data")]
+    no_backup: bool,
     /// The accessory's name once more, to confirm
     #[arg(long, value_name = "NAME")]
     confirm: Option<String>,
@@ -149,8 +152,8 @@ pub struct UpgradeArgs {
     /// Return to the image and the data from before the last upgrade; what was written since is backed up and kept
     #[arg(long)]
     undo: bool,
-    /// Undo without a backup first
-    #[arg(long, requires = "undo")]
+    /// Take no backup first
+    #[arg(long, conflicts_with = "confirm")]
     no_backup: bool,
     /// One host after the other, which is always so
     #[arg(long, hide = true)]
@@ -714,6 +717,7 @@ async fn remove(args: &RemoveArgs, globals: &Globals) -> anyhow::Result<()> {
             Ok(AccessoryAction::Remove {
                 confirm: name.clone(),
                 data: !args.keep_data,
+                no_backup: args.no_backup,
             })
         })
         .await
@@ -736,6 +740,7 @@ async fn upgrade(args: &UpgradeArgs, globals: &Globals) -> anyhow::Result<()> {
                 },
                 _ => AccessoryAction::Upgrade {
                     definition: places.definition(place, name)?,
+                    no_backup: args.no_backup,
                 },
             })
         })

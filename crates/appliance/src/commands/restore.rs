@@ -54,7 +54,8 @@ pub struct RestoreArgs {
     /// What the accessory was called when the backup was made, as ACCESSORY or APP/ACCESSORY
     #[arg(long, value_name = "NAME")]
     from: Option<String>,
-    /// Trust what the host with this public key made, which this one replaces; `appliance backup list` names the key
+    /// Trust what the host with this public key made, which this one replaces, and choose among that; `appliance backup list`
+    /// names the key
     #[arg(long, value_name = "KEY")]
     trust: Option<String>,
     /// The recovery key, in a file (`-` for standard input): opens what another host's backups are sealed with
@@ -186,6 +187,11 @@ fn fits(args: &RestoreArgs, row: &BackupRow) -> bool {
     row.unusable.is_none()
         && match &args.backup {
             Some(id) => row.id == *id,
-            None => row.suspicious.is_empty() && args.at.is_none_or(|at| row.at <= at),
+            None => {
+                let by = args.trust.as_deref();
+                row.suspicious.is_empty()
+                    && args.at.is_none_or(|at| row.at <= at)
+                    && by.is_none_or(|key| row.signed_by.eq_ignore_ascii_case(key))
+            }
         }
 }

@@ -11,7 +11,7 @@ mod local;
 mod silence;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -238,10 +238,8 @@ impl Offered {
         let outside = pipe.outside.clone();
         // Waits until the program opens it, or this is dropped.
         tokio::task::spawn_blocking(move || {
-            let written = std::fs::OpenOptions::new()
-                .write(true)
-                .open(outside)
-                .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()));
+            let written =
+                open_offered(&outside).and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()));
             if let Err(error) = written {
                 tracing::debug!("a program did not read what it was offered: {error}");
             }
@@ -252,6 +250,31 @@ impl Offered {
     /// How the program names it.
     pub(crate) fn inside(&self) -> &str {
         &self.pipe.inside
+    }
+}
+
+/// Opens a FIFO to write, when a reader comes: never what was put into its place since. What runs in a container may put a
+/// link there, which would be resolved outside of it.
+fn open_offered(path: &Path) -> io::Result<std::fs::File> {
+    use nix::fcntl::OFlag;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits())
+        .open(path)?;
+    still_fifo(&file)?;
+    Ok(file)
+}
+
+/// That what was opened is a FIFO.
+///
+/// # Errors
+/// When it is anything else.
+pub fn still_fifo(file: &std::fs::File) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt as _;
+    match file.metadata()?.file_type().is_fifo() {
+        true => Ok(()),
+        false => Err(io::Error::other("it is not a FIFO any more")),
     }
 }
 
@@ -303,18 +326,49 @@ impl Drop for Over {
 /// Opens without waiting for the other side, then makes reads and writes wait.
 fn end(pipe: &Pipe, write: bool) -> io::Result<std::fs::File> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+    use std::os::unix::fs::OpenOptionsExt as _;
     let file = std::fs::OpenOptions::new()
         .read(!write)
         .write(write)
         .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits())
         .open(&pipe.outside)?;
-    if !file.metadata()?.file_type().is_fifo() {
-        return Err(io::Error::other("it is not a FIFO any more"));
-    }
+    still_fifo(&file)?;
     fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
     // Programs write in pieces of 4 KiB: the more of them fit, the less often both sides wait for one another. Where the
     // system gives no more than it gives anyway, that is slower and nothing else.
     let _larger = fcntl(&file, FcntlArg::F_SETPIPE_SZ(PIPE));
     Ok(file)
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test's files need not outlive a crash"
+)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_took_a_fifos_place_is_not_written_to() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (secret, link) = (directory.path().join("secret"), directory.path().join("list"));
+        std::fs::write(&secret, "of the host").expect("written");
+        std::os::unix::fs::symlink(&secret, &link).expect("linked");
+        open_offered(&link).expect_err("a link");
+        open_offered(&secret).expect_err("a file");
+        assert_eq!(std::fs::read(&secret).expect("read"), b"of the host");
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(
+            &fifo,
+            nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR,
+        )
+        .expect("made");
+        let pipe = Pipe {
+            outside: fifo.clone(),
+            inside: String::new(),
+            holder: None,
+        };
+        let _reader = end(&pipe, false).expect("opened");
+        open_offered(&fifo).expect("a FIFO");
+    }
 }

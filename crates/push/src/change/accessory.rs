@@ -146,12 +146,18 @@ pub enum AccessoryAction {
         confirm: AccessoryName,
         /// Whether volumes and directories go too.
         data: bool,
+        /// Take no backup of the data that goes first.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        no_backup: bool,
     },
     /// Run a newer image on the same data; across PostgreSQL majors on a copy of it.
     Upgrade {
         /// What the configuration says now.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         definition: Option<Box<Accessory>>,
+        /// Take no backup first.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        no_backup: bool,
     },
     /// Delete the data that an upgrade, or its undoing, kept.
     UpgradeConfirm {
@@ -212,7 +218,7 @@ impl AccessoryAction {
             AccessoryAction::Set(definition) | AccessoryAction::Boot(definition) => Some(definition),
             AccessoryAction::Reboot { definition }
             | AccessoryAction::PullImage { definition }
-            | AccessoryAction::Upgrade { definition } => definition.as_deref(),
+            | AccessoryAction::Upgrade { definition, .. } => definition.as_deref(),
             _ => None,
         }
     }
@@ -352,6 +358,7 @@ mod tests {
         let remove = AccessoryAction::Remove {
             confirm: name.clone(),
             data: true,
+            no_backup: false,
         };
         assert!(remove.consistent(&name).is_ok() && remove.consistent(&other).is_err());
         for action in [

@@ -154,7 +154,11 @@ impl Agent {
                 Ok(done(format!("{which}: the configuration is noted")))
             }
             AccessoryAction::Boot(definition) => {
-                self.boot_accessory(which, verified, definition, audience).await
+                let booted = self.boot_accessory(which, verified, definition, audience).await;
+                if booted.is_ok() {
+                    self.revive_job(&which.app, &which.name);
+                }
+                booted
             }
             AccessoryAction::Reboot { .. } => {
                 let definition = definition()?;
@@ -194,16 +198,19 @@ impl Agent {
                 self.docker.stop(&found.id.0, None).await?;
                 self.start_accessory(which).await
             }
-            AccessoryAction::Remove { data, .. } => {
+            AccessoryAction::Remove { data, no_backup, .. } => {
                 if record.definition.is_none() {
                     return Err(not_booted(which));
                 }
-                self.remove_accessory(which, *data, audience).await.map(done)
+                self.remove_accessory(which, *data, *data && !*no_backup, audience)
+                    .await
+                    .map(done)
             }
-            AccessoryAction::Upgrade { .. } => {
+            AccessoryAction::Upgrade { no_backup, .. } => {
                 let definition = definition()?;
                 self.check_ports(&definition, audience).await?;
-                self.upgrade_accessory(which, definition, audience).await
+                self.upgrade_accessory(which, definition, *no_backup, audience)
+                    .await
             }
             AccessoryAction::UpgradeConfirm { .. } => self.confirm_upgrade(which, audience).await,
             AccessoryAction::UpgradeUndo { no_backup, .. } => {

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use appliance_push::change::BackupAction;
+use jiff::Timestamp;
 
 use super::Which;
+use crate::agent::backups::Doubt;
 use crate::agent::drive::Audience;
 use crate::agent::{Agent, backups};
 use crate::wire::{End, Event};
@@ -28,18 +30,10 @@ impl Agent {
             audience.tell(Event::Warning { message }).await;
             return Ok(());
         }
+        let begun = Timestamp::now();
         match backups::change(self, &which.app, &which.name, &BackupAction::Now, audience).await? {
             End::Done { message, .. } => {
-                let record = self.backups.record(&format!("{}/{}", which.app, which.name));
-                // One that is not like those before, or does not restore, is no reason to give the data up.
-                let doubt = record.odd.or(record.drill_failed);
-                if let Some((_, why)) = doubt {
-                    anyhow::bail!(
-                        "the backup that comes first is not good: {why}; next: appliance backup list, and if that is as \
-                         it should be: appliance backup prune {} --yes",
-                        which.name
-                    );
-                }
+                self.believe_backup(which, begun, audience).await?;
                 let phase = "backed-up".to_owned();
                 audience
                     .tell(Event::Phase {
@@ -53,6 +47,48 @@ impl Agent {
                 anyhow::bail!("the backup that comes first failed: {message}")
             }
             other => anyhow::bail!("the backup that comes first ended with {other:?}"),
+        }
+    }
+
+    /// That the backup which was just made, since `begun`, is one to rely on: one that is not like those before, or does
+    /// not restore, is no reason to give the data up.
+    async fn believe_backup(
+        self: &Arc<Self>,
+        which: &Which,
+        begun: Timestamp,
+        audience: &Audience,
+    ) -> anyhow::Result<()> {
+        let Which { app, name } = which;
+        let doubt = || self.backups.record(&format!("{app}/{name}")).doubt();
+        let mut found = doubt();
+        // What failed is not tried again for a day by itself; its cause may be mended.
+        if let Doubt::Drill(at, _) = &found
+            && *at < begun
+        {
+            let drill = BackupAction::Drill { backup: None };
+            match backups::change(self, app, name, &drill, audience).await {
+                Ok(End::Done { .. }) => {}
+                other => tracing::warn!("{which}: the drill did not go well: {other:?}"),
+            }
+            found = doubt();
+        }
+        match found {
+            Doubt::None => Ok(()),
+            Doubt::Room(why) => {
+                let message = format!(
+                    "the backup of {which} that comes first is restored by no drill, as there is no room for one: {why}"
+                );
+                audience.tell(Event::Warning { message }).await;
+                Ok(())
+            }
+            Doubt::Odd(why) => anyhow::bail!(
+                "the backup that comes first is not good: {why}; next: appliance backup list, and if that is as it should \
+                 be: appliance backup prune {name} --yes"
+            ),
+            Doubt::Drill(_, why) => anyhow::bail!(
+                "the backup that comes first is there, and its drill failed: {why}; next: appliance backup drill {name}; \
+                 to go on all the same: --no-backup"
+            ),
         }
     }
 }

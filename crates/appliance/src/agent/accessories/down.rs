@@ -29,7 +29,12 @@ impl Agent {
             }
             let state = self.container_of(&record).await.ok()?.map(|found| found.state);
             let live = self.accessories.live(&which);
-            down.extend(why(state, &live, Timestamp::now()).map(|why| away(&which, &why)));
+            let container = record
+                .definition
+                .as_ref()
+                .map(|definition| definition.container.as_str());
+            let next = next(&which, container.unwrap_or_default(), state);
+            down.extend(why(state, &live, Timestamp::now()).map(|why| away(&which, &why, next)));
         }
         Some(down)
     }
@@ -62,14 +67,22 @@ fn because(why: Option<&str>) -> String {
     why.map(|why| format!(": {why}")).unwrap_or_default()
 }
 
-fn away(which: &Which, why: &str) -> Away {
+/// What mends it: Docker starts nothing that is paused, and what runs already is not mended by being started.
+fn next(which: &Which, container: &str, state: Option<State>) -> String {
+    let verb = match state {
+        Some(State::Paused) => return format!("docker unpause {container}, on the host"),
+        Some(State::Running) => "restart",
+        None | Some(_) => "start",
+    };
+    let Which { app, name } = which;
+    format!("appliance accessory logs {name} --app {app}; appliance accessory {verb} {name} --app {app}")
+}
+
+fn away(which: &Which, why: &str, next: String) -> Away {
     Away {
         name: which.to_string(),
         why: format!("the accessory {which} does not serve: {why}"),
-        next: format!(
-            "appliance accessory logs {} --app {}; appliance accessory start {}",
-            which.name, which.app, which.name
-        ),
+        next,
     }
 }
 
@@ -124,5 +137,18 @@ mod tests {
         let told = why(Some(State::Exited), &live, now).expect("down");
         assert!(told.contains("exited: the port is taken"), "{told}");
         assert!(why(None, &live, now).expect("down").contains("gone"));
+
+        let which = Which {
+            app: "shop".to_owned(),
+            name: "db".to_owned(),
+        };
+        let told = |state| next(&which, "shop-db", state);
+        assert_eq!(
+            told(Some(State::Paused)),
+            "docker unpause shop-db, on the host",
+            "Docker starts nothing that is paused"
+        );
+        assert!(told(Some(State::Running)).ends_with("accessory restart db --app shop"));
+        assert!(told(Some(State::Exited)).ends_with("accessory start db --app shop"));
     }
 }

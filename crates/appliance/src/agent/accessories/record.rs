@@ -102,6 +102,9 @@ pub struct Moving {
     pub new: Version,
     /// When it began.
     pub at: Timestamp,
+    /// Whether somebody said that no backup is to come first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_backup: bool,
 }
 
 /// One side of an upgrade.

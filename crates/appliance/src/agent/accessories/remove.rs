@@ -12,7 +12,7 @@ use crate::agent::{Agent, chain};
 use crate::wire::Event;
 
 impl Agent {
-    /// Removes container, route and record; with `data`, a backup first, then volumes and directories.
+    /// Removes container, route and record; with `backup`, after a backup; with `data`, volumes and directories as well.
     ///
     /// # Errors
     /// When the backup fails (nothing was touched then), or Docker does.
@@ -20,13 +20,14 @@ impl Agent {
         self: &Arc<Self>,
         which: &Which,
         data: bool,
+        backup: bool,
         audience: &Audience,
     ) -> anyhow::Result<String> {
         let record = self.accessories.records.read(which)?;
         let Some(definition) = record.definition.clone() else {
             anyhow::bail!("{which} is not on this host");
         };
-        if data {
+        if backup {
             self.back_up_accessory(which, audience).await?;
         }
         let mut mounts = Vec::new();

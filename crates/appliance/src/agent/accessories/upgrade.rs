@@ -60,6 +60,7 @@ impl Agent {
         self: &Arc<Self>,
         which: &Which,
         definition: Box<Accessory>,
+        no_backup: bool,
         audience: &Audience,
     ) -> anyhow::Result<End> {
         let record = self.accessories.records.read(which)?;
@@ -160,6 +161,7 @@ impl Agent {
             old,
             new,
             at: Timestamp::now(),
+            no_backup,
         };
         self.accessories.records.update(which, |record| {
             record.definition = Some(definition);
@@ -351,6 +353,7 @@ impl Agent {
         audience: &Audience,
     ) -> anyhow::Result<()> {
         match order {
+            Order::Backup if moving.no_backup => Ok(()),
             Order::Backup => self.back_up_accessory(which, audience).await,
             Order::Stop => {
                 let record = self.accessories.records.read(which)?;

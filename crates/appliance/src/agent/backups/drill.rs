@@ -106,9 +106,11 @@ async fn drill_each(
     let repository = agent.repository(job).await?;
     let info = agent.running(job).await?;
     let image = info.image_id.clone();
-    let accepted = agent.backups.record(&job.key()).accepted;
+    let record = agent.backups.record(&job.key());
+    let accepted = record.accepted;
     let (mut chosen, mut left_out) = (Vec::new(), Vec::new());
-    for (subject, catalogue) in openable(&repository, job.subjects(&repository).await?, backup) {
+    for (subject, mut catalogue) in openable(&repository, job.subjects(&repository).await?, backup) {
+        record.own.recall(&repository, &mut catalogue);
         spoiled(&subject, &catalogue)?;
         match choose(&catalogue, backup, None, accepted) {
             Ok(found) => chosen.push(found.manifest),

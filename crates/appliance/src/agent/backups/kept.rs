@@ -27,6 +27,9 @@ pub struct Kept {
     pub sealed: String,
     /// Whether it came by itself, not with a release.
     pub own: bool,
+    /// Whether its accessory was removed since: no backups are made until a newer release has it, or it is booted again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 /// Jobs by `app/accessory`.
@@ -48,6 +51,14 @@ fn renew(jobs: &mut Jobs, app: &str, new: Vec<Kept>) {
     jobs.retain(|_, kept| kept.app != app || kept.own);
     for kept in new {
         jobs.insert(format!("{app}/{}", kept.spec.accessory), kept);
+    }
+}
+
+/// Ends a job with its accessory. One that a release brought leaves a mark, or that release would bring it again.
+fn end(jobs: &mut Jobs, key: &str) {
+    match jobs.get_mut(key) {
+        Some(kept) if !kept.own => kept.gone = true,
+        _ => drop(jobs.remove(key)),
     }
 }
 
@@ -81,6 +92,7 @@ impl Agent {
                         spec,
                         sealed,
                         own: false,
+                        gone: false,
                     });
                 }
                 let (renewed, _) = ledger
@@ -92,7 +104,8 @@ impl Agent {
                 jobs = renewed;
             }
         }
-        Ok(jobs.into_values().filter(|kept| kept.app == app).collect())
+        let here = |kept: &Kept| kept.app == app && !kept.gone;
+        Ok(jobs.into_values().filter(here).collect())
     }
 
     /// Those secrets alone that a job needs, sealed to this host.
@@ -138,7 +151,8 @@ impl Agent {
             .jobs
             .read()
             .context("cannot read which backups are made here")?;
-        apps.extend(jobs.data.into_values().map(|kept| kept.app));
+        let here = jobs.data.into_values().filter(|kept| !kept.gone);
+        apps.extend(here.map(|kept| kept.app));
         Ok(apps.into_iter().collect())
     }
 
@@ -175,6 +189,7 @@ impl Agent {
             spec,
             sealed: sealed.to_owned(),
             own: true,
+            gone: false,
         };
         self.backups
             .jobs
@@ -183,10 +198,30 @@ impl Agent {
         Ok(format!("{accessory} is backed up to {to}: {schedule}"))
     }
 
+    /// Backs an accessory up again that was removed and is booted again.
+    pub fn revive_job(&self, app: &str, accessory: &str) {
+        let key = format!("{app}/{accessory}");
+        let gone = self.backups.jobs.read();
+        if !gone.is_ok_and(|jobs| jobs.data.get(&key).is_some_and(|kept| kept.gone)) {
+            return;
+        }
+        let revived = (self.backups.jobs).update(|jobs| {
+            if let Some(kept) = jobs.get_mut(&key) {
+                kept.gone = false;
+            }
+        });
+        if let Err(error) = revived {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "{key} is back, and not backed up"
+            );
+        }
+    }
+
     /// Forgets the job of an accessory that is gone.
     pub fn forget_job(&self, app: &str, accessory: &str) {
         let key = format!("{app}/{accessory}");
-        if let Err(error) = self.backups.jobs.update(|jobs| jobs.remove(&key)) {
+        if let Err(error) = self.backups.jobs.update(|jobs| end(jobs, &key)) {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "the backups of {key}, which is gone, are still listed"
@@ -221,6 +256,7 @@ mod tests {
                 spec: spec.clone(),
                 sealed: String::new(),
                 own: false,
+                gone: false,
             };
             renew(jobs, "shop", specs.iter().map(kept).collect());
         }
@@ -229,6 +265,7 @@ mod tests {
             "looking again changes nothing"
         );
         jobs.values()
+            .filter(|kept| !kept.gone)
             .map(|kept| format!("{}={}", kept.spec.accessory, kept.spec.image))
             .collect()
     }
@@ -255,6 +292,16 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_with_its_accessory_comes_back_with_a_newer_release_only() {
+        let mut jobs = Jobs::new();
+        let db = [spec("db", "postgres:17")];
+        assert_eq!(look(&mut jobs, 1, &db), ["db=postgres:17"]);
+        end(&mut jobs, "shop/db");
+        assert_eq!(look(&mut jobs, 1, &db), [""; 0], "the same release");
+        assert_eq!(look(&mut jobs, 2, &db), ["db=postgres:17"]);
+    }
+
+    #[test]
     fn what_came_by_itself_is_no_releases_affair_unless_the_release_brings_it() {
         let mut jobs = Jobs::new();
         let own = Kept {
@@ -263,6 +310,7 @@ mod tests {
             spec: spec("db", "postgres:15"),
             sealed: String::new(),
             own: true,
+            gone: false,
         };
         jobs.insert("shop/db".to_owned(), own.clone());
         jobs.insert(

@@ -14,6 +14,7 @@ mod helper;
 mod hold;
 mod jobs;
 mod kept;
+mod own;
 mod ping;
 mod place;
 #[cfg(test)]
@@ -48,6 +49,7 @@ pub use self::jobs::{Job, SECTION, Spec};
 pub use self::ping::ping;
 pub use self::probe::look as probe;
 pub use self::restore::RECOVERY;
+pub use self::standing::Doubt;
 use super::drive::Audience;
 use super::schedule::Rhythm;
 use super::{Agent, chain, random};
@@ -109,6 +111,8 @@ pub struct Record {
     pub place: Option<(String, String)>,
     /// What the last good run backed up: databases, files, directories.
     pub units: BTreeSet<String>,
+    /// Which backups there were at the last runs.
+    pub own: own::Own,
 }
 
 /// All of it.
@@ -372,6 +376,7 @@ pub async fn settle(agent: &Arc<Agent>) {
     agent.remove_stale_scratch().await;
     reopen(agent).await;
     let left = std::mem::take(&mut *agent.backups.left.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut jobs = BTreeMap::new();
     for entry in left {
         if let Err(error) = spool::forget(&entry.intent) {
             tracing::warn!(
@@ -379,12 +384,33 @@ pub async fn settle(agent: &Arc<Agent>) {
                 "what waited on the disk stays"
             );
         }
-        let Some(job) = agent.backup_jobs().into_iter().find(|job| job.has(&entry.intent)) else {
-            continue;
-        };
+        if let Some(job) = agent.backup_jobs().into_iter().find(|job| job.has(&entry.intent)) {
+            jobs.insert(job.key(), job);
+        }
+    }
+    for job in jobs.into_values() {
         let agent = Arc::clone(agent);
-        // Nobody else's any more, so nobody has to wait for it; what fails is settled at the next run.
-        tokio::spawn(async move { settle_stored(&agent, &job, entry, probe::SHORT).await });
+        tokio::spawn(async move { settle_left(&agent, &job).await });
+    }
+}
+
+/// Settles what an earlier process had begun to store for a job, unless somebody is at work on it, who does that first:
+/// settling takes away what a backup or a restore has under way. What fails is settled at the next run.
+async fn settle_left(agent: &Agent, job: &Job) {
+    // Nobody has to wait for a place that does not answer.
+    if let Err(error) = agent.repository_within(job, probe::SHORT).await {
+        return stays(agent, job, &error);
+    }
+    let Some(_busy) = agent.backups.claim(&job.key()) else {
+        return;
+    };
+    // As it is now: somebody may have settled it meanwhile.
+    let entries = agent.backups.journal.interrupted().unwrap_or_default();
+    let own = entries
+        .into_iter()
+        .filter(|entry| job.has(&entry.intent) && entry.intent.is_about_what_is_stored());
+    for entry in own {
+        settle_stored(agent, job, entry, probe::SHORT).await;
     }
 }
 
@@ -429,14 +455,17 @@ async fn settle_job(agent: &Agent, job: &Job, what: Settled) -> anyhow::Result<(
 async fn settle_stored(agent: &Agent, job: &Job, entry: Entry, patience: Patience) {
     match settle_entry(agent, job, entry, patience).await {
         Ok(said) => tracing::info!("{}: after an interruption: {said}", job.key()),
-        Err(error) => {
-            tracing::warn!("{}: what was to be removed stays for now: {error:#}", job.key());
-            let failed = (Timestamp::now(), format!("{error:#}"));
-            agent
-                .backups
-                .note(&job.key(), |record| record.prune_failed = Some(failed));
-        }
+        Err(error) => stays(agent, job, &error),
     }
+}
+
+/// Notes that something could not be removed from a place of backups.
+fn stays(agent: &Agent, job: &Job, error: &anyhow::Error) {
+    tracing::warn!("{}: what was to be removed stays for now: {error:#}", job.key());
+    let failed = (Timestamp::now(), format!("{error:#}"));
+    agent
+        .backups
+        .note(&job.key(), |record| record.prune_failed = Some(failed));
 }
 
 async fn settle_entry(agent: &Agent, job: &Job, entry: Entry, patience: Patience) -> anyhow::Result<String> {

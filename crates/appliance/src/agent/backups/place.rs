@@ -6,16 +6,16 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use appliance_backup::place::{Ended, Job, OUTPUT_LIMIT, Pipe, Place, PlaceError};
+use appliance_backup::place::{Ended, Job, OUTPUT_LIMIT, Pipe, Place, PlaceError, still_fifo};
 use appliance_containers::Engine;
 use appliance_containers::engine::{ContainerInfo, ExecRequest, LogLine, Stream};
 use futures_util::future::BoxFuture;
 use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use nix::sys::stat::Mode;
 use tokio::sync::mpsc;
 
 /// Where FIFOs lie in a container.
@@ -118,10 +118,12 @@ impl Place for ContainerPlace {
             let shared = self.shared()?;
             let file = format!("{NAME}{name}");
             nix::unistd::mkfifoat(&shared, file.as_str(), Mode::S_IRUSR | Mode::S_IWUSR)?;
-            // The program may run as another user than root.
-            let everybody =
-                Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IWGRP | Mode::S_IROTH | Mode::S_IWOTH;
-            fchmodat(&shared, file.as_str(), everybody, FchmodatFlags::FollowSymlink)?;
+            // The program may run as another user than root. By handle: by name, it could be a link by now, which leads out
+            // of the container.
+            let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let fifo = std::fs::File::from(openat(&shared, file.as_str(), flags, Mode::empty())?);
+            still_fifo(&fifo)?;
+            fifo.set_permissions(std::fs::Permissions::from_mode(0o666))?;
             Ok(Pipe {
                 outside: PathBuf::from(format!("/proc/self/fd/{}/{file}", shared.as_raw_fd())),
                 inside: format!("/{SHARED}/{file}"),

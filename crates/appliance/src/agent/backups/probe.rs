@@ -31,8 +31,13 @@ pub async fn look(agent: &Agent, app: &str) -> Vec<String> {
         Err(error) => return vec![format!("the backups of {app} cannot be told: {error:#}")],
     };
     let mut wrong = Vec::new();
-    for job in jobs {
-        let looked = match tokio::time::timeout(LIMIT, stores(agent, &job)).await {
+    // All at once: many places of one address that does not answer take no longer than one.
+    let looking = jobs
+        .iter()
+        .map(|job| tokio::time::timeout(LIMIT, stores(agent, job)));
+    let looked = futures_util::future::join_all(looking).await;
+    for (job, looked) in jobs.iter().zip(looked) {
+        let looked = match looked {
             Ok(looked) => looked,
             Err(_) => Err(anyhow::anyhow!("no answer within {} s", LIMIT.as_secs())),
         };
@@ -42,7 +47,7 @@ pub async fn look(agent: &Agent, app: &str) -> Vec<String> {
             record.probe_failed = failed.clone().map(|why| (now, why));
         });
         if let Some(why) = failed {
-            wrong.push(said(&job, &why));
+            wrong.push(said(job, &why));
         }
     }
     wrong
@@ -61,7 +66,7 @@ pub(super) fn said(job: &Job, why: &str) -> String {
 async fn stores(agent: &Agent, job: &Job) -> anyhow::Result<()> {
     let repository = agent.repository_within(job, SHORT).await?;
     let store = &repository.store;
-    let key = names::PROBE;
+    let key = &names::probe(&repository.keys.signer.public(), &job.app, &job.spec.accessory);
     match store.put_new(key, Bytes::from_static(CONTENT)).await {
         // Left by one who may not delete: that it is refused for this reason shows as much.
         Err(error) if error.kind == StoreErrorKind::Exists => {}

@@ -221,6 +221,7 @@ impl Agent {
                         false => manifest.suspicious.clone(),
                     },
                     unusable: None,
+                    signed_by: found.signer.to_string(),
                 });
             }
             for bad in &catalogue.unusable {

@@ -121,6 +121,16 @@ pub fn choose(
     )
 }
 
+/// Leaves those backups that the host with this key made.
+pub(super) fn only_of(catalogue: &mut Catalogue, key: &str, subject: &Subject) -> anyhow::Result<()> {
+    let by = PublicKey::try_from(key.to_ascii_lowercase()).map_err(anyhow::Error::msg)?;
+    catalogue.backups.retain(|found| found.signer == by);
+    if catalogue.backups.is_empty() {
+        bail!("there is no backup of {subject} that is signed by {by}; next: appliance backup list");
+    }
+    Ok(())
+}
+
 /// Restores, and says how long it took.
 ///
 /// # Errors
@@ -142,9 +152,13 @@ pub async fn restore(
             former.app
         );
     }
-    let (subject, catalogue) =
+    let (subject, mut catalogue) =
         former.pick(former.subjects(&repository).await?, wanted.database.as_deref())?;
     let accepted = agent.backups.record(&job.key()).accepted;
+    // Whoever names the key of a lost host wants what was there, not what this one has backed up of its empty database.
+    if let (Some(key), None) = (&wanted.trust, &wanted.backup) {
+        only_of(&mut catalogue, key, &subject)?;
+    }
     let found = choose(&catalogue, wanted.backup.as_deref(), wanted.at, accepted)?;
     let manifest = &found.manifest;
     opens(&repository, manifest)?;
@@ -161,7 +175,12 @@ pub async fn restore(
         return restore_other(agent, &repository, manifest, &subject, &info, wanted, audience).await;
     }
     let server = agent.postgres(&info);
-    room::database(&server, data_directory(&info), manifest).await?;
+    // One table's rows are a part of it that nobody knows; a disk that is full is told of afterwards.
+    if wanted.table.is_none()
+        && let Some(message) = room::database(&server, data_directory(&info), manifest).await?
+    {
+        audience.tell(Event::Warning { message }).await;
+    }
     let target = match &wanted.into {
         Some(name) => Target::Into(name.clone()),
         None if wanted.swap => Target::Swap,
@@ -392,7 +411,9 @@ pub async fn verify(
     let repository = agent.repository(job).await?;
     let accepted = agent.backups.record(&job.key()).accepted;
     let mut count = 0;
-    for (subject, catalogue) in openable(&repository, job.subjects(&repository).await?, backup) {
+    let own = agent.backups.record(&job.key()).own;
+    for (subject, mut catalogue) in openable(&repository, job.subjects(&repository).await?, backup) {
+        own.recall(&repository, &mut catalogue);
         spoiled(&subject, &catalogue)?;
         let Ok(found) = choose(&catalogue, backup, None, accepted) else {
             continue;

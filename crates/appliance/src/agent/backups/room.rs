@@ -48,17 +48,35 @@ pub(super) async fn disk(place: &dyn Place, directory: &str, manifest: &Manifest
     )
 }
 
-/// Like [`disk`], for a second database beside the live one: with indexes as that one has them, and what the server writes
-/// down before it writes.
+/// Like [`disk`], for a second database beside the live one, and what its server writes meanwhile. Answers with a warning
+/// where it fits only if the live one is larger for reasons that the backup does not have: bloat, or a flood of rows that
+/// the restore is to undo.
 ///
 /// # Errors
 /// [`NoRoom`], with the figures.
-pub(super) async fn database(server: &Postgres, directory: &str, manifest: &Manifest) -> Result<(), NoRoom> {
+pub(super) async fn database(
+    server: &Postgres,
+    directory: &str,
+    manifest: &Manifest,
+) -> Result<Option<String>, NoRoom> {
     // A throw-away server has none, and one that cannot be asked will say so itself.
     let live = server.size(&manifest.subject.unit).await.unwrap_or(0);
     let place = &**server.place();
-    let needed = needed(manifest).max(beside(live)).saturating_add(EMPTY);
-    fits(left(place, directory).await, needed, directory, place.name())
+    let free = left(place, directory).await;
+    let needed = needed(manifest).saturating_add(EMPTY);
+    fits(free, needed, directory, place.name())?;
+    let as_live = fits(free, beside(live).saturating_add(EMPTY), directory, place.name());
+    Ok(as_live.err().map(|_| tight(free.unwrap_or(0), live, directory)))
+}
+
+/// That a restore may end for want of room, which then changes nothing.
+fn tight(free: u64, live: u64, directory: &str) -> String {
+    format!(
+        "the live database has {} MB and the disk of {directory} {} MB free: if what is restored becomes as large, it does \
+         not fit, and nothing is changed",
+        live / MB,
+        free / MB
+    )
 }
 
 /// Bytes that a second database like a live one of so many bytes needs.
@@ -200,6 +218,11 @@ mod tests {
         );
         assert!(fits(free(gnu), 600 * 1024, "/data", "shop-db").is_ok());
         assert!(fits(None, u64::MAX, "/data", "shop-db").is_ok());
+        let said = tight(6 * MB, 9 * MB, "/data");
+        assert!(
+            said.contains("has 9 MB and the disk of /data 6 MB free"),
+            "{said}"
+        );
         assert_eq!(beside(0), 0);
         assert_eq!(beside(100 << 20), 210 << 20, "its log may become as large");
         assert_eq!(beside(20 << 30), (22 << 30) + LOG, "but not without end");

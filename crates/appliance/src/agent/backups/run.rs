@@ -16,6 +16,7 @@ use appliance_state::audit::Outcome;
 use jiff::Timestamp;
 
 use super::jobs::Job;
+use super::own::Own;
 use super::{OUTSIDE, Record, ping, redis, sqlite, standing, volume};
 use crate::agent::drive::Audience;
 use crate::agent::schedule::Rhythm;
@@ -381,8 +382,10 @@ impl Run<'_> {
 
     async fn one(&self, subject: Subject, content: Content, odd: Option<String>) -> anyhow::Result<One> {
         let (agent, job, repository) = (self.agent, self.job, self.repository);
-        let accepted = agent.backups.record(&job.key()).accepted;
+        let record = agent.backups.record(&job.key());
+        let accepted = record.accepted;
         let before = repository.catalogue(&subject.prefix()).await?;
+        let lost = record.own.lost(repository, &subject, &before);
         let like = before
             .backups
             .iter()
@@ -406,12 +409,20 @@ impl Run<'_> {
             audience.tell(Event::Phase { phase, detail }).await;
         }
         let mut odd = manifest.suspicious.clone();
-        let catalogue = repository.catalogue(&subject.prefix()).await?;
+        let mut catalogue = repository.catalogue(&subject.prefix()).await?;
+        record.own.recall(repository, &mut catalogue);
         let spoiled = catalogue
             .unusable
             .iter()
             .filter(|bad| !bad.uncommitted && !bad.foreign && accepted.is_none_or(|at| bad.id.time() > at));
         odd.extend(spoiled.map(|bad| format!("the backup {} cannot be used any more: {}", bad.id, bad.why)));
+        // Told until somebody says that it is as it should be.
+        if lost.is_none() {
+            agent.backups.note(&job.key(), |record| {
+                record.own.learn(repository, &subject, &catalogue);
+            });
+        }
+        odd.extend(lost);
         self.prune(&subject, &catalogue, accepted).await;
         Ok(One { manifest, odd })
     }
@@ -501,6 +512,7 @@ pub async fn prune(agent: &Agent, job: &Job, confirmed: bool) -> anyhow::Result<
             record.odd = None;
             record.place = Some((job.spec.settings.to.0.clone(), repository.id.clone()));
             record.units = BTreeSet::new();
+            record.own = Own::default();
         });
     }
     let accepted = agent.backups.record(&job.key()).accepted;

@@ -100,6 +100,35 @@ pub(super) fn trusted(manifest: &Manifest, accepted: Option<Timestamp>) -> bool 
     manifest.suspicious.is_empty() || accepted.is_some_and(|at| manifest.snapshot_at <= at)
 }
 
+/// Why the newest backups are not to be relied on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Doubt {
+    /// They are.
+    None,
+    /// They are not like those before.
+    Odd(String),
+    /// There was no room to try them.
+    Room(String),
+    /// They did not restore, when that was last tried.
+    Drill(Timestamp, String),
+}
+
+impl Record {
+    /// Whether somebody may rely on what was backed up last.
+    pub fn doubt(&self) -> Doubt {
+        if let Some((_, why)) = &self.odd {
+            return Doubt::Odd(why.clone());
+        }
+        // Several drills that there was no room for are noted as one that failed, at the same moment.
+        match (&self.drill_failed, &self.drill_skipped) {
+            (Some((failed, why)), Some((skipped, ..))) if failed == skipped => Doubt::Room(why.clone()),
+            (Some((failed, why)), _) => Doubt::Drill(*failed, why.clone()),
+            (None, Some((_, why, _))) => Doubt::Room(why.clone()),
+            (None, None) => Doubt::None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,5 +303,24 @@ mod tests {
             50_000_000,
             "100 GB: about 14 hours"
         );
+    }
+
+    #[test]
+    fn what_there_was_no_room_for_is_no_backup_that_does_not_restore() {
+        let (early, late) = (Timestamp::UNIX_EPOCH, Timestamp::MAX);
+        let why = || "because".to_owned();
+        let mut record = Record::default();
+        assert_eq!(record.doubt(), Doubt::None);
+        record.drill_skipped = Some((early, why(), 2));
+        assert_eq!(record.doubt(), Doubt::Room(why()));
+        record.drill_failed = Some((early, why()));
+        assert_eq!(record.doubt(), Doubt::Room(why()), "the third in a row");
+        record.drill_failed = Some((late, why()));
+        assert_eq!(record.doubt(), Doubt::Drill(late, why()), "tried since");
+        record.drill_failed = Some((early, why()));
+        record.drill_skipped = Some((late, why(), 1));
+        assert_eq!(record.doubt(), Doubt::Drill(early, why()), "not tried since");
+        record.odd = Some((late, why()));
+        assert_eq!(record.doubt(), Doubt::Odd(why()));
     }
 }

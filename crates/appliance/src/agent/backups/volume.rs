@@ -35,9 +35,10 @@ const SERVERS: &[(&[&str], &str, &str)] = &[
     (&["PG_VERSION"], "a PostgreSQL server", "write kind: postgres"),
     (&["ibdata1"], "a MySQL or MariaDB server", DUMP),
     (&["WiredTiger"], "a MongoDB server", DUMP),
-    (&["metadata", "store"], "a ClickHouse server", DUMP),
-    (&["nodes/0"], "an Elasticsearch server", DUMP),
-    (&["_state", "indices"], "an Elasticsearch server", DUMP),
+    // Files of theirs: names of directories such as metadata and store are anybody's.
+    (&["metadata/default.sql", "store"], "a ClickHouse server", DUMP),
+    (&["nodes/0/node.lock"], "an Elasticsearch server", DUMP),
+    (&["_state", "node.lock"], "an Elasticsearch server", DUMP),
 ];
 
 /// The mounts that hold files, and a container that sees them.
@@ -267,13 +268,14 @@ mod tests {
         for (names, said) in [
             (&["ibdata1", "mysql"][..], "MariaDB"),
             (&["WiredTiger"], "MongoDB"),
-            (&["metadata", "store"], "ClickHouse"),
+            (&["metadata/default.sql", "store"], "ClickHouse"),
+            (&["nodes/0/node.lock"], "Elasticsearch"),
             (&["PG_VERSION"], "kind: postgres"),
         ] {
             let error = directories(&holding(names), &mounted).await.expect_err("refused");
             assert!(error.to_string().contains(said), "{error:#}");
         }
-        let plain = directories(&holding(&["store", "photo.jpg"]), &mounted).await;
+        let plain = directories(&holding(&["metadata", "store", "photo.jpg"]), &mounted).await;
         assert_eq!(plain.expect("files"), ["/data"]);
     }
 
