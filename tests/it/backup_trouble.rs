@@ -580,7 +580,10 @@ async fn a_disk_that_fills_up_under_a_restore(world: &World) -> anyhow::Result<(
     })
     .await?;
     // Before it begins, where it is known beforehand.
-    let fill = format!("dd if=/dev/zero of={filler} bs=1M count=500 2>/dev/null");
+    let fill = format!(
+        "set -- $(df -P -k $(dirname {filler}) | tail -n 1); \
+         dd if=/dev/zero of={filler} bs=1M count=$(($4 / 1024 - 80)) 2>/dev/null"
+    );
     world
         .run(&["docker", "exec", "demo-small", "sh", "-c", &fill])
         .await?;
