@@ -59,7 +59,7 @@ pub struct Edited {
 ///
 /// - A line of ours for the same key with other options is replaced: sshd would go on to it where the new one does not fit.
 ///   In root's file so is a line without options, which `host.yml` may mean to limit.
-/// - A line of ours that `host.yml` asked for, and asks for no more, goes; unless no key were left.
+/// - A line of ours that `host.yml` asked for, and asks for no more, goes; unless no key were left, or no shell.
 /// - All others stay.
 pub fn with_lines(current: &str, lines: &[String]) -> Option<Edited> {
     let mut edited = Edited::default();
@@ -102,7 +102,15 @@ pub fn with_lines(current: &str, lines: &[String]) -> Option<Edited> {
             out.push(wanted.clone());
         }
     }
-    if out.iter().any(|line| base64(line).is_some()) {
+    let doors = gone.iter().all(|(_, line)| line.starts_with(OURS));
+    let is_enough = |line: &String| {
+        if doors {
+            base64(line).is_some()
+        } else {
+            opens_shell(line)
+        }
+    };
+    if out.iter().any(is_enough) {
         edited.removed = gone.len();
     } else {
         for (index, line) in gone.into_iter().rev() {
@@ -149,7 +157,7 @@ pub fn without_key(current: &str, key: &PublicKey) -> Removal {
         _ => {}
     }
     let doors = gone.iter().all(|line| line.starts_with(OURS));
-    if !doors && !kept.iter().any(|line| base64(line).is_some()) {
+    if !doors && !kept.iter().any(|line| opens_shell(line)) {
         return Removal::Last;
     }
     let mut text = kept.join("\n");
@@ -186,11 +194,52 @@ fn base64(line: &str) -> Option<&str> {
     line.split(' ').find(|word| word.starts_with("AAAA"))
 }
 
-/// Whether any line could open a session: neither blank nor a comment.
+/// Whether any line opens a shell.
 pub fn has_key(text: &str) -> bool {
-    text.lines()
-        .map(str::trim)
-        .any(|line| !line.is_empty() && !line.starts_with('#'))
+    text.lines().any(opens_shell)
+}
+
+/// Whether a line holds a key that opens a shell: no forced command, and a terminal.
+///
+/// Images of clouds hold one that opens none: `command="echo 'Please login as the user …'"` (cloud-init's `disable_root`).
+fn opens_shell(line: &str) -> bool {
+    if base64(line).is_none() {
+        return false;
+    }
+    let options = options(line.trim());
+    // sshd(8): names of options are case-insensitive.
+    let has = |name: &str| options.iter().any(|option| option.eq_ignore_ascii_case(name));
+    let forced = options.iter().any(|option| {
+        option
+            .get(..8)
+            .is_some_and(|start| start.eq_ignore_ascii_case("command="))
+    });
+    !forced && (!has("restrict") || has("pty"))
+}
+
+/// What stands before the kind of the key, option by option; a comma or a blank in quotes ends none.
+fn options(line: &str) -> Vec<&str> {
+    let kinds = ["ssh-", "ecdsa-", "sk-"];
+    if kinds.iter().any(|kind| line.starts_with(kind)) {
+        return Vec::new();
+    }
+    let (mut options, mut start) = (Vec::new(), 0);
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, c) in line.char_indices() {
+        match c {
+            '"' if !escaped => quoted = !quoted,
+            ',' | ' ' | '\t' if !quoted => {
+                options.push(&line[start..at]);
+                start = at + 1;
+                if c != ',' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    options
 }
 
 /// Whether a key stands in a line without our forced command, so that sshd may give it more than we would.
@@ -345,6 +394,37 @@ mod tests {
         // The door to the agent may be the only one of its file.
         let door = receive_line(&ann);
         assert!(matches!(without_key(&door, &ann), Removal::Removed { text, .. } if text.is_empty()));
+    }
+
+    #[test]
+    fn a_line_that_opens_no_shell_does_not_let_the_last_one_go() {
+        let ann = key('f');
+        let cloud = format!(
+            "no-port-forwarding,command=\"echo 'Please login as the user \\\"ubuntu\\\", not root';sleep 10\" {}",
+            key('s').line()
+        );
+        let root = format!("{cloud}\n{}\n", marked(&ann.line(), true));
+        assert_eq!(without_key(&root, &ann), Removal::Last);
+        assert_eq!(with_lines(&root, &[]), None, "root's only shell");
+        assert!(has_key(&root) && !has_key(&cloud));
+        for (options, opens) in [
+            ("", true),
+            ("from=\"10.0.0.0/8,command=\" ", true),
+            ("environment=\"A=1, command=x\" ", true),
+            ("restrict ", false),
+            ("restrict,pty ", true),
+            ("no-pty,Command=\"true\" ", false),
+        ] {
+            let line = format!("{options}{}", key('s').line());
+            assert_eq!(has_key(&line), opens, "{line}");
+        }
+        // The deploy user's file holds doors alone, of which one is enough.
+        let (ann, bob) = (
+            marked(&receive_line(&ann), true),
+            marked(&receive_line(&key('s')), true),
+        );
+        let edited = with_lines(&format!("{ann}\n{bob}\n"), std::slice::from_ref(&bob)).expect("one goes");
+        assert_eq!((edited.text, edited.removed), (format!("{bob}\n"), 1));
     }
 
     #[test]

@@ -241,7 +241,8 @@ pub fn one_liner(download: &Download, boot: &FirstBoot) -> String {
     if let Some(text) = &boot.host_yml {
         words.push("install -d /etc/appliance".to_owned());
         words.push(format!(
-            "printf {} > /etc/appliance/host.yml",
+            // What begins with a dash, as much YAML does, would be taken for an option.
+            "printf -- {} > /etc/appliance/host.yml",
             quoted(&on_one_line(text))
         ));
     }
@@ -399,7 +400,7 @@ mod tests {
 
     #[test]
     fn the_line_is_one_line_and_carries_the_settings_unharmed() {
-        let text = "timezone: \"Europe/Berlin\"\n# it's 100%: \\n\n";
+        let text = "---\ntimezone: \"Europe/Berlin\"\n# it's 100%: \\n\n";
         let mut boot = boot();
         boot.host_yml = Some(text.to_owned());
         let line = one_liner(&signed(), &boot);

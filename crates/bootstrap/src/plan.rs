@@ -1,5 +1,7 @@
 //! The plan: what would be done and why, as one value that is shown, checked and applied.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::catalogue;
@@ -44,8 +46,9 @@ pub struct Plan {
     pub keys: usize,
     /// Keys that can log in as root afterwards.
     pub root_keys: bool,
-    /// UFW was asked to keep the host's own ports, and is not on.
-    pub ufw_off: bool,
+    /// UFW was asked to keep the host's own ports, and is not on: what turns it on and locks nobody out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ufw_off: Option<String>,
     /// Ports sshd listens on.
     pub ssh_ports: Vec<u16>,
     /// A run completed before, with this version or another.
@@ -101,7 +104,8 @@ pub fn plan(options: &Options, facts: &Facts) -> Plan {
             + options.limited_keys.len()
             + facts.enrolled.len(),
         root_keys: !options.admin_keys.is_empty() || facts.root_has_key || admins,
-        ufw_off: options.firewall.mode == Some(Mode::Ufw) && !facts.ufw_enabled,
+        ufw_off: (options.firewall.mode == Some(Mode::Ufw) && !facts.ufw_enabled)
+            .then(|| turn_ufw_on(options, facts)),
         ssh_ports: facts
             .sshd
             .iter()
@@ -110,6 +114,16 @@ pub fn plan(options: &Options, facts: &Facts) -> Plan {
         completed: facts.journal.completed.is_some(),
         items,
     }
+}
+
+/// UFW denies what it was not told to let in: SSH wherever sshd listens or will, and the proxy.
+fn turn_ufw_on(options: &Options, facts: &Facts) -> String {
+    let listens = facts.sshd.iter().flat_map(|sshd| sshd.ports.iter().copied());
+    let ports: BTreeSet<u16> = listens.chain(options.ssh.port).collect();
+    let mut commands: Vec<String> = ports.iter().map(|port| format!("ufw allow {port}/tcp")).collect();
+    commands.push("ufw allow 80,443/tcp".to_owned());
+    commands.push("ufw enable".to_owned());
+    commands.join("; ")
 }
 
 fn notes(options: &Options, facts: &Facts) -> Vec<String> {
@@ -122,16 +136,11 @@ fn notes(options: &Options, facts: &Facts) -> Vec<String> {
         notes.push(
             "the firewall is off: every port Docker publishes is open to everyone; a table of ours that is still there goes, and is not put back by the agent, with: systemctl disable --now appliance-firewall; rm /var/lib/appliance/fw/confirmed.nft; nft delete table inet appliance".to_owned(),
         );
-    } else if facts
-        .firewall_rules
-        .as_ref()
-        .is_some_and(|rules| rules.mode == Mode::Ufw)
-        && options.firewall.mode.is_none()
-        && !facts.ufw_enabled
-    {
-        notes.push(
-            "UFW keeps this host's own ports, and is off: they are open to everyone; next: ufw enable, or `firewall: {mode: own}` in host.yml".to_owned(),
-        );
+    } else if keeps_by_ufw(options, facts) && !facts.ufw_enabled {
+        notes.push(format!(
+            "UFW keeps this host's own ports, and is off: they are open to everyone; next: {}, or `firewall: {{mode: own}}` in host.yml",
+            turn_ufw_on(options, facts)
+        ));
     } else if facts.ufw_enabled {
         notes.extend(facts.ufw_warnings.iter().cloned());
     }
@@ -187,6 +196,17 @@ fn notes(options: &Options, facts: &Facts) -> Vec<String> {
     notes
 }
 
+/// Whether UFW is to keep the ports of a host that is set up.
+fn keeps_by_ufw(options: &Options, facts: &Facts) -> bool {
+    match options.firewall.mode {
+        Some(mode) => mode == Mode::Ufw && facts.journal.completed.is_some(),
+        None => facts
+            .firewall_rules
+            .as_ref()
+            .is_some_and(|rules| rules.mode == Mode::Ufw),
+    }
+}
+
 /// Items that are named in `host.yml` and cannot be switched.
 fn switches(options: &Options, facts: &Facts) -> Vec<String> {
     let every = catalogue::every(options, facts);
@@ -222,11 +242,11 @@ pub enum Violation {
     /// Closing the firewall would close SSH.
     #[error("the firewall would close port {0}, where sshd listens")]
     SshClosed(u16),
-    /// Nobody would keep the host's own ports.
+    /// Nobody would keep the host's own ports; what turns UFW on.
     #[error(
-        "`firewall: {{mode: ufw}}` leaves the host's own ports to UFW, which is not on: they would be open to everyone; first: apt-get install ufw; ufw allow 22/tcp; ufw enable; or take mode own"
+        "`firewall: {{mode: ufw}}` leaves the host's own ports to UFW, which is not on: they would be open to everyone; first: apt-get install ufw; {0}; or take mode own"
     )]
-    UfwOff,
+    UfwOff(String),
     /// Passwords off, and no key.
     #[error("passwords would be turned off although no key opens root's door; add --admin-key")]
     PasswordsOff,
@@ -253,8 +273,9 @@ pub fn check(plan: &Plan) -> Vec<Violation> {
         violations.push(Violation::NoKey);
     }
     violations.extend(plan.switches.iter().cloned().map(Violation::Switch));
-    if plan.ufw_off {
-        violations.push(Violation::UfwOff);
+    // A host that is set up and in trouble needs its settings applied most, such as a key taken away: there it is a note.
+    if let Some(turn_on) = plan.ufw_off.as_ref().filter(|_| !plan.completed) {
+        violations.push(Violation::UfwOff(turn_on.clone()));
     }
     for step in &plan.steps {
         if let Some(conflict) = &step.conflict {

@@ -274,21 +274,30 @@ fn ufw_that_is_off_is_not_trusted_with_the_hosts_ports() {
     let host = Memory::bare("debian", "12");
     let mut wanted = options();
     wanted.firewall.mode = Some(Mode::Ufw);
-    assert_eq!(check(&look(&host, &wanted).1), [Violation::UfwOff]);
+    wanted.ssh.port = Some(2222);
+    let violations = check(&look(&host, &wanted).1);
+    assert!(
+        matches!(&violations[..], [Violation::UfwOff(turn_on)]
+            if turn_on.contains("ufw allow 2222/tcp;") && turn_on.contains("80,443/tcp; ufw enable")),
+        "whoever does as told is not locked out: {violations:?}"
+    );
+    wanted.ssh.port = None;
     assert!(matches!(run(&host, &wanted), Err(ApplyError::Refused(_))));
     host.put("/etc/ufw/ufw.conf", "ENABLED=yes\n");
     host.ufw.set((true, true));
     run(&host, &wanted).expect("bootstraps");
     assert_eq!(host.stead.borrow().as_ref(), None, "nobody stands in for it");
-    // Whoever turns it off later, and never asked for it in so many words, is told.
+    // Whoever turns it off later is told, and can change the host all the same.
     host.put("/etc/ufw/ufw.conf", "ENABLED=no\n");
-    let plan = look(&host, &options()).1;
-    assert!(check(&plan).is_empty());
-    assert!(
-        plan.notes.iter().any(|note| note.contains("open to everyone")),
-        "{:?}",
-        plan.notes
-    );
+    for wanted in [options(), wanted] {
+        let plan = look(&host, &wanted).1;
+        assert_eq!(check(&plan), []);
+        assert!(
+            plan.notes.iter().any(|note| note.contains("open to everyone")),
+            "{:?}",
+            plan.notes
+        );
+    }
 }
 
 #[test]

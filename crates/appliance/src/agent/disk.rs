@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -122,6 +122,8 @@ pub struct Guard {
     docker: Followed,
     /// As last seen of the latter.
     docker_room: Mutex<Option<Room>>,
+    /// Where Docker last said that it keeps its data: a disk that is full may well be why it says nothing.
+    docker_root: Mutex<Option<PathBuf>>,
     unbounded: Mutex<Vec<String>>,
 }
 
@@ -132,6 +134,7 @@ impl Guard {
             ours: Followed::open(store, "disk"),
             docker: Followed::open(store, "disk-docker"),
             docker_room: Mutex::default(),
+            docker_root: Mutex::default(),
             unbounded: Mutex::default(),
         }
     }
@@ -144,15 +147,24 @@ impl Guard {
         *held(&self.docker_room) = docker;
     }
 
-    /// Of our own file system, as it is, and of Docker's the one with less room, with the seconds until it is full.
+    /// Where Docker keeps its data, by what it `said` now, or else before, or else does unless told otherwise.
+    fn docker_root(&self, said: Option<String>) -> PathBuf {
+        let mut known = held(&self.docker_root);
+        if let Some(said) = said {
+            *known = Some(PathBuf::from(said));
+        }
+        known.clone().unwrap_or_else(|| PathBuf::from("/var/lib/docker"))
+    }
+
+    /// Of our own file system, as it is, and of Docker's the one with less room, with the seconds until either is full.
     pub fn worst(&self, ours: Room) -> (Room, Option<u64>) {
+        let first = self.ours.full_in();
         match *held(&self.docker_room) {
-            Some(docker) if share(docker) < share(ours) => (docker, self.docker.full_in()),
-            Some(_) => (
-                ours,
-                self.ours.full_in().into_iter().chain(self.docker.full_in()).min(),
-            ),
-            None => (ours, self.ours.full_in()),
+            Some(docker) => {
+                let fuller = if share(docker) < share(ours) { docker } else { ours };
+                (fuller, first.into_iter().chain(self.docker.full_in()).min())
+            }
+            None => (ours, first),
         }
     }
 
@@ -198,11 +210,11 @@ fn share((free, total): Room) -> f64 {
 
 /// Where Docker keeps its data, if that is another file system than `ours`.
 pub async fn docker_room(agent: &Agent, ours: &Path) -> Option<Room> {
-    let root = agent.docker.info().await.ok()?.data_root;
-    let root = Path::new(&root);
+    let said = agent.docker.info().await.ok().map(|info| info.data_root);
+    let root = agent.disk.docker_root(said.filter(|root| !root.is_empty()));
     let device = |path: &Path| std::fs::metadata(path).ok().map(|found| found.dev());
-    let room = super::status::disk(root);
-    (device(ours)? != device(root)? && room.1 > 0).then_some(room)
+    let room = super::status::disk(&root);
+    (device(ours)? != device(&root)? && room.1 > 0).then_some(room)
 }
 
 /// Looks again and again, until `stop`.
@@ -317,6 +329,28 @@ mod tests {
         );
         // Which is fuller is told; which is full first is foretold.
         assert_eq!(guard.worst((1, 100)), ((1, 100), Some(5 * 3_600)));
+    }
+
+    #[test]
+    fn our_own_disk_is_foretold_where_dockers_is_fuller() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let guard = Guard::open(&Store::open(directory.path()).expect("opens"));
+        for hour in 0..=20 {
+            guard.see(hour * 3_600, (22 - hour) * GIB, Some((30 * GIB, 100 * GIB)));
+        }
+        assert_eq!(
+            guard.worst((2 * GIB, 5 * GIB)),
+            ((30 * GIB, 100 * GIB), Some(2 * 3_600))
+        );
+    }
+
+    #[test]
+    fn where_docker_keeps_its_data_is_known_while_it_is_silent() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let guard = Guard::open(&Store::open(directory.path()).expect("opens"));
+        assert_eq!(guard.docker_root(None), Path::new("/var/lib/docker"));
+        guard.docker_root(Some("/mnt/docker".to_owned()));
+        assert_eq!(guard.docker_root(None), Path::new("/mnt/docker"));
     }
 
     #[test]

@@ -44,8 +44,10 @@ const SLOW_PASS: Duration = Duration::from_secs(15);
 const DEAF: Duration = Duration::from_secs(2);
 /// Whoever reloads UFW takes its rules away for a moment.
 const RELOADS: Duration = Duration::from_secs(2);
-/// Seconds until UFW is told again to load its rules, where that did not help.
+/// Seconds until UFW is told again to load its rules, where that did not help; twice as many each further time.
 const NEXT_RELOAD: u64 = 300;
+/// Most of them: each time its sound rules go for a moment as well.
+const LAST_RELOAD: u64 = 86_400;
 /// Records kept until the agent's log is open.
 const MOST_UNRECORDED: usize = 16;
 /// Most openings that signed changes may add up to.
@@ -294,8 +296,10 @@ fn carry_out(
                 ));
             }
             let seconds = u64::from(*seconds).clamp(60, 30 * 86_400);
-            agent.firewall.bans(|bans| bans.add(address, now, seconds))?;
-            into_set("add", address, KeptFrom::Everything, Some(seconds))?;
+            agent.firewall.bans(|bans| {
+                bans.add(address, now, seconds);
+                into_set("add", address, KeptFrom::Everything, Some(seconds))
+            })?;
             Ok(done(format!("{address} is kept out for {seconds} s")))
         }
         FirewallChange::Unban { address } => {
@@ -306,7 +310,7 @@ fn carry_out(
                     "appliance firewall list",
                 ));
             };
-            let was = agent.firewall.bans(|bans| bans.lift(address))?;
+            let was = agent.firewall.bans(|bans| Ok(bans.lift(address)))?;
             // Where it was in a set but not in our book, it goes too.
             let gone = [KeptFrom::Ssh, KeptFrom::Everything]
                 .map(|from| into_set("delete", address, from, None).is_ok());
@@ -377,8 +381,8 @@ pub struct Keeper {
     agent: OnceLock<Weak<Agent>>,
     /// What was done before there was one.
     unrecorded: Mutex<Vec<String>>,
-    /// When UFW was last told to load its rules and did not, Unix seconds.
-    reloaded_in_vain: Mutex<Option<u64>>,
+    /// When UFW was last told to load its rules and did not, Unix seconds, and after how many more it is told again.
+    reloaded_in_vain: Mutex<Option<(u64, u64)>>,
 }
 
 impl Keeper {
@@ -387,12 +391,16 @@ impl Keeper {
         let _only_one = self.agent.set(Arc::downgrade(agent));
     }
 
-    /// Changes the bans, and writes them down.
-    fn bans<T>(&self, change: impl FnOnce(&mut Bans) -> T) -> Result<T, FirewallError> {
+    /// Changes the bans, and writes them down; a change that fails, as in the kernel, is none: the book never says more.
+    fn bans<T>(
+        &self,
+        change: impl FnOnce(&mut Bans) -> Result<T, FirewallError>,
+    ) -> Result<T, FirewallError> {
         let mut held = held(&self.bans);
         let bans = held.get_or_insert_with(stored);
-        let before = bans.clone();
-        let result = change(bans);
+        let mut changed = bans.clone();
+        let result = change(&mut changed)?;
+        let before = std::mem::replace(bans, changed);
         if !before.is_written_like(bans) {
             store(bans)?;
         }
@@ -439,6 +447,13 @@ impl Keeper {
             tracing::info!("UFW's rules were taken over for containers");
         }
         let now = host.now();
+        if firewall::renew(host, now)? {
+            firewall::load(host, now)?;
+            let why = "this version renders the same rules otherwise";
+            tracing::info!("firewall loaded again: {why}");
+            self.record(why);
+            return Ok(());
+        }
         let state = firewall::state(host)?;
         let overdue = state == State::Pending && pending::armed(host, now)?.is_none();
         let why = match state {
@@ -469,6 +484,9 @@ impl Keeper {
     /// In UFW's mode: rules of ours until UFW's are back, and UFW told to load them if nobody else does.
     fn heal_ufw(&self, host: &Local) -> Result<(), FirewallError> {
         let Look::StandsIn(families) = stead::look(host, host.now())? else {
+            if held(&self.reloaded_in_vain).take().is_some() {
+                self.record("UFW's rules are in the kernel again, or not asked for any more");
+            }
             return Ok(());
         };
         host.pause(RELOADS);
@@ -476,22 +494,31 @@ impl Keeper {
             return Ok(());
         };
         let now = host.now();
-        if held(&self.reloaded_in_vain).is_some_and(|at| at + NEXT_RELOAD > now) {
+        let before = *held(&self.reloaded_in_vain);
+        if before.is_some_and(|(at, pause)| at + pause > now) {
             return Ok(());
         }
         let why = format!("UFW's rules were not in the kernel ({})", families.join(", "));
         let told = stead::bring_back(host);
         let back = !matches!(stead::look(host, now)?, Look::StandsIn(_));
-        *held(&self.reloaded_in_vain) = (!back).then_some(now);
+        *held(&self.reloaded_in_vain) = (!back).then_some((now, next_reload(before.map(|(_, pause)| pause))));
         if back {
             tracing::warn!("UFW loaded its rules again: {why}");
             self.record(&format!("{why}; it loaded them again"));
             return Ok(());
         }
         tracing::error!("{why}, and UFW does not load them again; rules of ours stand in");
-        self.record(&format!("{why}; rules of ours stand in"));
+        // The first time, not each of them.
+        if before.is_none() {
+            self.record(&format!("{why}; rules of ours stand in"));
+        }
         told
     }
+}
+
+/// Seconds until UFW is told again, from those before.
+fn next_reload(before: Option<u64>) -> u64 {
+    before.map_or(NEXT_RELOAD, |pause| (pause * 2).min(LAST_RELOAD))
 }
 
 /// What a lock holds; nothing is half done under one.
@@ -614,7 +641,10 @@ fn judge(keeper: &Keeper, login: Login) -> Result<Option<(IpAddr, u64)>, Firewal
     let address = match login {
         Login::Failed(address) => address,
         Login::Succeeded(address) => {
-            keeper.bans(|bans| bans.succeeded(address, now))?;
+            keeper.bans(|bans| {
+                bans.succeeded(address, now);
+                Ok(())
+            })?;
             return Ok(None);
         }
     };
@@ -625,9 +655,44 @@ fn judge(keeper: &Keeper, login: Login) -> Result<Option<(IpAddr, u64)>, Firewal
         return Ok(None);
     }
     let exempt: Vec<Net> = rules.admins.iter().copied().collect();
-    let banned = keeper.bans(|bans| bans.failed(address, now, &exempt))?;
-    if let Some(seconds) = banned {
-        into_set("add", address, KeptFrom::Ssh, Some(seconds))?;
-    }
+    let banned = keeper.bans(|bans| {
+        let banned = bans.failed(address, now, &exempt);
+        if let Some(seconds) = banned {
+            into_set("add", address, KeptFrom::Ssh, Some(seconds))?;
+        }
+        Ok(banned)
+    })?;
     Ok(banned.map(|seconds| (address, seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ufw_that_cannot_come_back_is_told_less_and_less_often() {
+        let mut pauses = vec![next_reload(None)];
+        for _ in 0..10 {
+            pauses.push(next_reload(pauses.last().copied()));
+        }
+        assert_eq!(pauses[..3], [300, 600, 1_200]);
+        assert_eq!(pauses.last(), Some(&86_400));
+    }
+
+    #[test]
+    fn a_ban_that_the_kernel_refuses_is_not_in_the_book() {
+        let keeper = Keeper {
+            bans: Mutex::new(Some(Bans::default())),
+            ..Keeper::default()
+        };
+        let address = "203.0.113.9".parse().expect("an address");
+        let refused: Result<(), _> = keeper.bans(|bans| {
+            bans.add(address, 0, 60);
+            Err(FirewallError::Unconfirmed)
+        });
+        assert!(refused.is_err());
+        let held = held(&keeper.bans);
+        let bans = held.as_ref().expect("is held");
+        assert_eq!(bans.active(1, KeptFrom::Everything).count(), 0);
+    }
 }

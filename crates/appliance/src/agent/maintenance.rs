@@ -56,20 +56,32 @@ fn services(
     current: &Deployment,
     roles: &[RoleName],
 ) -> anyhow::Result<(Vec<ServiceName>, BTreeSet<String>)> {
+    let parts = agent.apps.parts(app, current)?;
+    let behind = parts.iter().filter_map(|part| {
+        let spec = part.role.proxy.as_ref()?;
+        Some((&part.role.name, spec.service_name.as_str()))
+    });
+    chosen(app, behind, roles)
+}
+
+/// Of roles and their services, those that are asked for, and all roles.
+///
+/// A host may well run none of them, where the app as a whole is meant: one with jobs alone is no obstacle.
+fn chosen<'a>(
+    app: &str,
+    behind: impl Iterator<Item = (&'a RoleName, &'a str)>,
+    roles: &[RoleName],
+) -> anyhow::Result<(Vec<ServiceName>, BTreeSet<String>)> {
     let (mut names, mut all) = (Vec::new(), BTreeSet::new());
-    for part in agent.apps.parts(app, current)? {
-        let Some(spec) = &part.role.proxy else {
-            continue;
-        };
-        all.insert(part.role.name.to_string());
-        if roles.is_empty() || roles.contains(&part.role.name) {
-            names.push(ServiceName::parse(&spec.service_name)?);
+    for (role, service) in behind {
+        all.insert(role.to_string());
+        if roles.is_empty() || roles.contains(role) {
+            names.push(ServiceName::parse(service)?);
         }
     }
     anyhow::ensure!(
-        !names.is_empty(),
-        "{app} has no role behind the proxy on this host{}",
-        if roles.is_empty() { "" } else { " among these" }
+        roles.is_empty() || !names.is_empty(),
+        "{app} has no role behind the proxy on this host among these"
     );
     Ok((names, all))
 }
@@ -92,10 +104,13 @@ pub async fn close(agent: &Arc<Agent>, app: &str, message: &str, roles: &[RoleNa
         return Ok(not_deployed(app));
     };
     let (names, _) = services(agent, app, current, roles)?;
-    for name in names {
-        agent.proxy.stop(&name, message).await?;
+    for name in &names {
+        agent.proxy.stop(name, message).await?;
     }
     agent.apps.update(app, |state| state.close(roles, message))?;
+    if names.is_empty() {
+        return Ok(done(format!("{app} has no role behind the proxy here")));
+    }
     Ok(done(format!(
         "{} answers 503 until `appliance app live`",
         what(app, roles)
@@ -112,16 +127,32 @@ pub async fn open(agent: &Arc<Agent>, app: &str, roles: &[RoleName]) -> anyhow::
         return Ok(not_deployed(app));
     };
     let (names, all) = services(agent, app, current, roles)?;
-    for name in names {
-        agent.proxy.resume(&name).await?;
+    for name in &names {
+        agent.proxy.resume(name).await?;
     }
     agent.apps.update(app, |state| state.open(roles, &all))?;
+    if names.is_empty() {
+        return Ok(done(format!("{app} has no role behind the proxy here")));
+    }
     Ok(done(format!("{} is live", what(app, roles))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_without_a_role_behind_the_proxy_is_no_obstacle_to_the_whole_app() {
+        let role = |name: &str| RoleName::parse(name).expect("a role");
+        let web = role("web");
+        let (names, all) = chosen("shop", std::iter::empty(), &[]).expect("nothing to do");
+        assert!(names.is_empty() && all.is_empty());
+        assert!(chosen("shop", std::iter::empty(), std::slice::from_ref(&web)).is_err());
+        let behind = || [(&web, "shop-web")].into_iter();
+        let (names, all) = chosen("shop", behind(), &[]).expect("a service");
+        assert_eq!((names.len(), all.len()), (1, 1));
+        assert!(chosen("shop", behind(), &[role("jobs")]).is_err());
+    }
 
     #[test]
     fn roles_are_closed_and_opened_by_themselves_and_together() {

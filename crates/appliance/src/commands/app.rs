@@ -119,6 +119,7 @@ async fn containers(args: &AppArgs, globals: &Globals, action: ContainersAction)
 /// The change on every host that has one of the roles of `-r`, about these.
 async fn each(args: &AppArgs, globals: &Globals, verb: impl Fn(Vec<RoleName>) -> Verb) -> anyhow::Result<()> {
     let targets = Targets::find(args, globals).await?;
+    let mut first = Ok(());
     for host in &targets.hosts {
         // All roles are named by none, so that one that is not there any more is no obstacle.
         let roles = if globals.roles.is_empty() {
@@ -131,11 +132,15 @@ async fn each(args: &AppArgs, globals: &Globals, verb: impl Fn(Vec<RoleName>) ->
                 .map(|role| RoleName::parse(role))
                 .collect::<Result<_, _>>()?
         };
-        if let wire::End::Done { message, .. } = targets.change(host, verb(roles)).await? {
-            ui::note(&format!("{}: {message}", host.name));
+        // One host in trouble must not leave those after it as they were, such as closed for good.
+        match targets.change(host, verb(roles)).await {
+            Ok(wire::End::Done { message, .. }) => ui::note(&format!("{}: {message}", host.name)),
+            Ok(_) => {}
+            Err(error) if first.is_ok() => first = Err(error),
+            Err(error) => ui::note(&format!("{}: {error:#}", host.name)),
         }
     }
-    Ok(())
+    first
 }
 
 /// Takes the app off its hosts.

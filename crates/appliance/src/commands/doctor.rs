@@ -235,12 +235,13 @@ async fn examine(link: &Link, reach: &ReachArgs, app: Option<&str>) -> anyhow::R
             return Ok(areas);
         }
     };
-    let address = if link.is_local() {
-        None
+    let reached = if link.is_local() {
+        Vec::new()
     } else {
-        link.address().await
+        link.addresses().await
     };
-    areas.push(dns(&inside, address).await);
+    let address = reached.first().copied();
+    areas.push(dns(&inside, &reached).await);
     areas.push(match (address, &inside.ports) {
         (None, _) => Area::skipped("ports", "seen from outside only: run this on your own machine"),
         (Some(_), None) => Area::skipped("ports", "there are no firewall rules to compare with"),
@@ -290,23 +291,31 @@ fn skew(before: Timestamp, host: Timestamp, after: Timestamp) -> Area {
     Area::of("skew", findings)
 }
 
-/// Whether every name that is served leads here; `address` is where we reached the host, if from elsewhere.
-async fn dns(inside: &Examination, address: Option<IpAddr>) -> Area {
-    let ours: BTreeSet<IpAddr> = inside.addresses.iter().copied().chain(address).collect();
-    let public: BTreeSet<IpAddr> = ours.iter().copied().filter(is_public).collect();
+/// Whether every name that is served leads here; `reached` is where we reached the host, if from elsewhere.
+///
+/// Each family of addresses is judged by itself: a host may have its public IPv6 address and be behind a router in IPv4.
+async fn dns(inside: &Examination, reached: &[IpAddr]) -> Area {
+    let own: BTreeSet<IpAddr> = inside.addresses.iter().chain(reached).copied().collect();
+    if own.is_empty() {
+        return Area::skipped("dns", "this host knows no address of its own");
+    }
+    let has_public = |four: bool| own.iter().any(|own| own.is_ipv4() == four && is_public(own));
     // What visitors can reach, so that a private network beside it is no answer; without any, all there is.
-    let ours = match address {
-        _ if !public.is_empty() => public,
-        Some(_) => ours,
-        None if ours.is_empty() => return Area::skipped("dns", "this host knows no address of its own"),
-        None => ours,
-    };
-    let behind_nat = address.is_none() && !ours.iter().any(is_public);
-    let best = address.filter(|address| ours.contains(address));
-    let best = best.or_else(|| ours.first().copied());
-    let best = best.map_or_else(|| "its address".to_owned(), |address| address.to_string());
+    let ours: BTreeSet<IpAddr> = own
+        .iter()
+        .copied()
+        .filter(|own| is_public(own) || !has_public(own.is_ipv4()))
+        .collect();
+    let public = |address: &&IpAddr| is_public(address);
+    let best = reached.iter().find(public).or_else(|| ours.iter().find(public));
+    let wanted = best.map_or_else(|| "this host's public address".to_owned(), ToString::to_string);
+    let best = best.or_else(|| reached.first()).or_else(|| ours.first());
+    let holds = best.map_or_else(String::new, |best| {
+        let record = if best.is_ipv4() { "A" } else { "AAAA" };
+        format!("its {record} record should hold {best}")
+    });
     let mut findings = Vec::new();
-    let (mut asked, mut elsewhere) = (0, 0);
+    let (mut asked, mut unknown) = (0, 0);
     for name in inside.names.iter().filter(|name| !name.contains('*')) {
         if inside.elsewhere.contains(name) {
             continue;
@@ -316,40 +325,41 @@ async fn dns(inside: &Examination, address: Option<IpAddr>) -> Area {
         let found: BTreeSet<IpAddr> = match tokio::net::lookup_host((name.as_str(), 443)).await {
             Ok(found) => found.map(|address| address.ip()).collect(),
             Err(error) => {
-                let what = if behind_nat {
-                    "this host's public address"
-                } else {
-                    best.as_str()
-                };
-                let why = format!("{name} has no address ({error}): it needs an A record with {what}");
+                let why = format!("{name} has no address ({error}): it needs an A record with {wanted}");
                 findings.push(Complaint::new(Id::DnsNone, why, look));
                 continue;
             }
         };
-        let strangers: Vec<String> = found.difference(&ours).map(ToString::to_string).collect();
-        if found.is_disjoint(&ours) {
-            // The router in front has the public address, and only whoever comes through it knows.
-            if behind_nat && found.iter().any(is_public) {
-                elsewhere += 1;
-                continue;
-            }
+        let leads_here = !found.is_disjoint(&ours);
+        // The router in front has the public address, and only whoever comes through it knows.
+        let (routed, strangers): (Vec<IpAddr>, Vec<IpAddr>) = found
+            .difference(&ours)
+            .partition(|found| is_public(found) && !has_public(found.is_ipv4()));
+        let strangers: Vec<String> = strangers.iter().map(ToString::to_string).collect();
+        if !leads_here && routed.is_empty() {
             let why = format!(
-                "{name} leads to {}, not to this host: its A record should hold {best}; if a CDN or load balancer is meant to stand between: `dns: {{elsewhere: [{name}]}}` in /etc/appliance/host.yml",
+                "{name} leads to {}, not to this host: {holds}; if a CDN or load balancer is meant to stand between: `dns: {{elsewhere: [{name}]}}` in /etc/appliance/host.yml",
                 strangers.join(", ")
             );
             findings.push(Complaint::new(Id::DnsElsewhere, why, look));
-        } else if !strangers.is_empty() && address.is_some() {
+        } else if !strangers.is_empty() && !reached.is_empty() {
             let why = format!(
-                "{name} leads here, and to {} too, which is not an address of this host: remove what is wrong from the zone",
+                "{name} leads to {} too, which is not an address of this host: remove what is wrong from the zone",
                 strangers.join(", ")
             );
             findings.push(Complaint::new(Id::DnsPartly, why, look));
+        } else if !leads_here {
+            unknown += 1;
         }
     }
-    if findings.is_empty() && elsewhere > 0 && elsewhere == asked {
+    if findings.is_empty() && unknown > 0 && unknown == asked {
         return Area::skipped(
             "dns",
-            "this host has no public address itself: run this on your own machine",
+            if reached.is_empty() {
+                "this host has no public address itself: run this on your own machine"
+            } else {
+                "this host's public address is not known here: it is reached by another one"
+            },
         );
     }
     Area::of("dns", findings)
@@ -437,14 +447,9 @@ mod tests {
                 .collect(),
             ..Examination::default()
         };
-        assert!(
-            dns(&inside(&["127.0.0.1", "::1"]), None)
-                .await
-                .findings
-                .is_empty()
-        );
-        let there = Some("192.0.2.1".parse().expect("an address"));
-        let elsewhere = dns(&inside(&[]), there).await;
+        assert!(dns(&inside(&["127.0.0.1", "::1"]), &[]).await.findings.is_empty());
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let elsewhere = dns(&inside(&[]), &[address("192.0.2.1")]).await;
         assert!(
             elsewhere.findings[0].message.contains("not to this host"),
             "{elsewhere:?}"
@@ -454,7 +459,7 @@ mod tests {
             "{elsewhere:?}"
         );
         // A private network beside the public address is nothing to advise.
-        let two = dns(&inside(&["10.0.5.10", "203.0.113.10"]), None).await;
+        let two = dns(&inside(&["10.0.5.10", "203.0.113.10"]), &[]).await;
         assert!(
             two.findings[0].message.contains("should hold 203.0.113.10"),
             "{two:?}"
@@ -462,11 +467,23 @@ mod tests {
         // Meant to be so.
         let mut meant = inside(&["203.0.113.10"]);
         meant.elsewhere = vec!["localhost".to_owned()];
-        assert!(dns(&meant, None).await.findings.is_empty());
+        assert!(dns(&meant, &[]).await.findings.is_empty());
         // Behind a router of the provider's, a public address is not known to be wrong.
         let mut routed = inside(&["10.0.5.10"]);
         routed.names = vec!["203.0.113.9".to_owned()];
-        let nat = dns(&routed, None).await;
-        assert!(nat.findings.is_empty() && nat.skipped.is_some(), "{nat:?}");
+        for reached in [&[][..], &[address("10.0.5.10")], &[address("100.64.0.9")]] {
+            let nat = dns(&routed, reached).await;
+            assert!(nat.findings.is_empty() && nat.skipped.is_some(), "{nat:?}");
+        }
+        // Nor is one of the other family than the host's own.
+        let mut dual = inside(&["10.0.5.10", "2001:db8::1"]);
+        dual.names = vec!["203.0.113.9".to_owned()];
+        for reached in [&[][..], &[address("2001:db8::1")]] {
+            let two = dns(&dual, reached).await;
+            assert!(two.findings.is_empty(), "{two:?}");
+        }
+        // Of the same family it is.
+        dual.addresses.push(address("203.0.113.10"));
+        assert_eq!(dns(&dual, &[]).await.findings.len(), 1);
     }
 }

@@ -74,14 +74,18 @@ impl Link {
 
     /// The host's address as this machine resolves it; `None` on the host itself.
     pub async fn address(&self) -> Option<std::net::IpAddr> {
+        self.addresses().await.first().copied()
+    }
+
+    /// All of the host's addresses as this machine resolves them, the preferred one first; none on the host itself.
+    pub async fn addresses(&self) -> Vec<std::net::IpAddr> {
         let Transport::Ssh(target) = &self.transport else {
-            return None;
+            return Vec::new();
         };
-        let found = tokio::net::lookup_host((target.host.as_str(), 22))
-            .await
-            .ok()?
-            .next();
-        found.map(|address| address.ip())
+        match tokio::net::lookup_host((target.host.as_str(), 22)).await {
+            Ok(found) => found.map(|address| address.ip()).collect(),
+            Err(_) => Vec::new(),
+        }
     }
 
     /// The way to the agent, for uploads that connect again when a link is cut.

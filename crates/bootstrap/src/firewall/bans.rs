@@ -162,17 +162,18 @@ impl Bans {
         self.bans == other.bans && self.trusted == other.trusted
     }
 
-    /// The nft commands that put the active bans into the table.
-    pub fn script(&self, now: u64) -> String {
-        let of = |from| {
-            self.active(now, from).map(move |(source, seconds)| {
+    /// The nft commands that put the active bans of one kind into the table.
+    ///
+    /// One kind by itself: a table of another version may lack the sets of the other, and nft takes all or nothing.
+    pub fn script(&self, now: u64, from: KeptFrom) -> String {
+        self.active(now, from)
+            .map(|(source, seconds)| {
                 format!(
                     "add element inet appliance {} {{ {source} timeout {seconds}s }}\n",
                     set(source, from)
                 )
             })
-        };
-        of(KeptFrom::Ssh).chain(of(KeptFrom::Everything)).collect()
+            .collect()
     }
 }
 
@@ -252,7 +253,7 @@ mod tests {
         }
         assert_eq!(bans.failed(ip("203.0.113.9"), 9, &[]), Some(3_600));
         assert_eq!(
-            bans.script(9),
+            bans.script(9, KeptFrom::Ssh),
             "add element inet appliance ssh_ban4 { 203.0.113.9 timeout 3600s }\n"
         );
         assert_eq!(bans.active(3_700, KeptFrom::Ssh).count(), 0);
@@ -302,9 +303,12 @@ mod tests {
             bans.failed(ip("198.51.100.1"), second, &[]);
         }
         assert_eq!(
-            bans.script(9),
-            "add element inet appliance ssh_ban4 { 198.51.100.1 timeout 3600s }\n\
-             add element inet appliance ban4 { 203.0.113.9 timeout 51s }\n"
+            bans.script(9, KeptFrom::Ssh),
+            "add element inet appliance ssh_ban4 { 198.51.100.1 timeout 3600s }\n"
+        );
+        assert_eq!(
+            bans.script(9, KeptFrom::Everything),
+            "add element inet appliance ban4 { 203.0.113.9 timeout 51s }\n"
         );
     }
 
@@ -316,7 +320,7 @@ mod tests {
             .count();
         assert_eq!(banned, 1);
         assert_eq!(
-            bans.script(5),
+            bans.script(5, KeptFrom::Ssh),
             "add element inet appliance ssh_ban6 { 2001:db8:1:2:: timeout 3600s }\n"
         );
     }

@@ -126,6 +126,30 @@ pub fn load(host: &dyn Host, now: u64) -> Result<Loaded, FirewallError> {
     Ok(loaded)
 }
 
+/// Writes the confirmed rules as this version renders them, if another did; whether it had to.
+///
+/// The rules are the same, and the table around them is newer: it may have sets that are counted on. [`load`] follows.
+/// What waits for its confirmation is left alone.
+///
+/// # Errors
+/// When nft does not take them, or a file cannot be read or written; those that are there stay.
+pub fn renew(host: &dyn Host, now: u64) -> Result<bool, FirewallError> {
+    let Some(text) = confirmed(host)? else {
+        return Ok(false);
+    };
+    let Some(rules) = rules::Rules::from_file(&text) else {
+        return Ok(false);
+    };
+    let rendered = rules.render();
+    if rendered == text || pending::armed(host, now)?.is_some() {
+        return Ok(false);
+    }
+    pending::check(host, &rendered)?;
+    host.write(Path::new(CONFIRMED), rendered.as_bytes(), 0o600, &Owner::root())
+        .map_err(FirewallError::Load)?;
+    Ok(true)
+}
+
 /// Puts back what should be in the kernel: pending rules while they are armed, else the confirmed ones.
 ///
 /// # Errors
@@ -160,12 +184,14 @@ pub(crate) fn load_file(host: &dyn Host, path: &str, now: u64) -> Result<Loaded,
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default();
     must(host, &Command::new(["nft", "-f", "-"]).stdin(script)).map_err(FirewallError::Load)?;
-    // In a transaction of their own: a ban that the kernel does not take must not cost the table.
-    let bans = bans.script(now);
-    if !bans.is_empty() {
-        let _the_table_holds_without = host
-            .run(&Command::new(["nft", "-f", "-"]).stdin(bans))
-            .map_err(FirewallError::Load)?;
+    // In transactions of their own: a ban that the kernel does not take must not cost the table, nor the other kind.
+    for from in [bans::KeptFrom::Everything, bans::KeptFrom::Ssh] {
+        let bans = bans.script(now, from);
+        if !bans.is_empty() {
+            let _the_table_holds_without = host
+                .run(&Command::new(["nft", "-f", "-"]).stdin(bans))
+                .map_err(FirewallError::Load)?;
+        }
     }
     let kernel = kernel_fingerprint(host)?.unwrap_or_default();
     let loaded = Loaded {
@@ -250,4 +276,41 @@ fn kernel_fingerprint(host: &dyn Host) -> Result<Option<String>, FirewallError> 
             program: "nft",
             source,
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::memory::Memory;
+
+    #[test]
+    fn a_table_of_another_version_is_rendered_anew_and_the_rules_stay() {
+        let host = Memory::bare("debian", "12");
+        host.packages.borrow_mut().insert("nftables".to_owned());
+        let rules = rules::Rules {
+            ssh_ports: [2222].into(),
+            ..rules::Rules::default()
+        };
+        let today = rules.render();
+        let older: String = today
+            .lines()
+            .filter(|line| !line.contains("ssh_ban4"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        assert_ne!(older, today);
+        host.put(CONFIRMED, &older);
+        assert!(renew(&host, 0).expect("renews"));
+        assert_eq!(
+            confirmed(&host).expect("is read").as_deref(),
+            Some(today.as_str())
+        );
+        assert!(!renew(&host, 0).expect("looks"), "once is enough");
+        assert!(today.contains("set ssh_ban4"), "where bans go");
+        let mut bans = bans::Bans::default();
+        let address: IpAddr = "203.0.113.9".parse().expect("an address");
+        bans.add(address, 0, 60);
+        assert_eq!(bans.script(0, bans::KeptFrom::Ssh), "", "one kind at a time");
+    }
 }

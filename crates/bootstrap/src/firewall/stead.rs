@@ -9,13 +9,19 @@
 //! They lie in a table of their own, so that nothing of [`super::state`] changes, and let in SSH, what UFW's rules let in,
 //! and what `host.yml` opens: a drop there is final, but nobody who administers this host is locked out.
 
+use std::path::Path;
+
 use super::rules::{Mode, Rules};
 use super::ufw::{self, Presence};
 use super::{FirewallError, interfaces};
-use crate::host::{Command, Host, must};
+use crate::digest;
+use crate::host::{Command, Host, Owner, must};
 
 /// The table that stands in.
 const TABLE: &str = "appliance_stead";
+
+/// SHA-256 of the script that was last loaded.
+const LOADED: &str = "/run/appliance-firewall/stead.sha256";
 
 /// What UFW's unit runs.
 const INIT: &str = "/lib/ufw/ufw-init";
@@ -43,9 +49,14 @@ pub fn look(host: &dyn Host, now: u64) -> Result<Look, FirewallError> {
     match ufw::presence(host).map_err(FirewallError::Load)? {
         Presence::Off | Presence::There => remove(host),
         Presence::Missing(families) => {
-            if !is_loaded(host)? {
-                let script = script(&rules, &interfaces::outside(host)?);
+            let script = script(&rules, &interfaces::outside(host)?);
+            let digest = digest::hex(script.as_bytes());
+            let last = host.read(Path::new(LOADED)).map_err(FirewallError::Load)?;
+            // What is closed meanwhile, or an interface that comes, concerns it as much.
+            if !is_loaded(host)? || last.as_deref() != Some(digest.as_bytes()) {
                 must(host, &Command::new(["nft", "-f", "-"]).stdin(script)).map_err(FirewallError::Load)?;
+                host.write(Path::new(LOADED), digest.as_bytes(), 0o600, &Owner::root())
+                    .map_err(FirewallError::Load)?;
             }
             Ok(Look::StandsIn(families))
         }
@@ -160,6 +171,38 @@ mod tests {
         assert_eq!(look(), Look::StandsIn(vec!["IPv4", "IPv6"]));
         host.put(ufw::CONF, "ENABLED=no\n");
         assert_eq!(look(), Look::Back);
+    }
+
+    #[test]
+    fn what_is_closed_meanwhile_is_closed_there_too() {
+        let host = on(Mode::Ufw);
+        let mut rules = Rules {
+            mode: Mode::Ufw,
+            ssh_ports: [22].into(),
+            ..Rules::default()
+        };
+        rules.openings.push(crate::firewall::opening::Opening {
+            ports: "5432/tcp".parse().expect("ports"),
+            from: Vec::new(),
+            comment: String::new(),
+            source: crate::firewall::opening::Source::Request {
+                by: "ann".to_owned(),
+                at: "now".to_owned(),
+            },
+        });
+        host.put(CONFIRMED, &rules.render());
+        let loaded = || {
+            look(&host, 0).expect("looks");
+            host.stead.borrow().clone().expect("is loaded")
+        };
+        assert!(loaded().contains("5432"));
+        rules.openings.clear();
+        host.put(CONFIRMED, &rules.render());
+        let closed = loaded();
+        assert!(!closed.contains("5432"), "{closed}");
+        // As it is, it is not loaded again.
+        *host.stead.borrow_mut() = Some("as it was".to_owned());
+        assert_eq!(loaded(), "as it was");
     }
 
     #[test]

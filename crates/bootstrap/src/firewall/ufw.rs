@@ -20,6 +20,8 @@ use crate::host::{Command, Host, HostError};
 pub const CONF: &str = "/etc/ufw/ufw.conf";
 /// Where UFW says what it does with what no rule is about.
 pub const DEFAULTS: &str = "/etc/default/ufw";
+/// The host's IPv6 addresses, by the kernel; not there, or empty, without IPv6.
+const IPV6_ADDRESSES: &str = "/proc/net/if_inet6";
 /// Its rules for IPv4 and IPv6.
 pub const RULES: [&str; 2] = ["/etc/ufw/user.rules", "/etc/ufw/user6.rules"];
 
@@ -83,6 +85,10 @@ pub fn presence(host: &dyn Host) -> Result<Presence, HostError> {
         let jump = (family == "IPv4" || setting(&defaults, "IPV6").is_none_or(|value| value == "yes"))
             .then_some(jump);
         let output = host.run(&Command::new([program, "--wait", "5", "--list-rules", "INPUT"]))?;
+        // A kernel without IPv6 has no address that anybody could come to.
+        if !output.ok() && family == "IPv6" && text(IPV6_ADDRESSES)?.trim().is_empty() {
+            continue;
+        }
         // What cannot even be listed keeps nobody out.
         if !output.ok() || !is_held(&output.stdout, jump, &defaults) {
             missing.push(family);
