@@ -5,6 +5,8 @@
     SLOW_START=0        seconds before it listens
     HEALTH=ok           `fail`: /up answers 500; `never`: /up hangs
     CRASH_AFTER=        seconds after which it dies with status 1
+    STATUS=200          what `/` answers with
+    DELAY=0             milliseconds that `/` takes
 
     /                   the version, for people            /up        the health check
     /version            the version alone                  /env       the environment as JSON
@@ -52,7 +54,9 @@ class Handler(BaseHTTPRequestHandler):
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         match url.path:
             case "/":
-                self.answer(f"<!doctype html><title>demo</title><h1>demo {VERSION}</h1>\n", kind="text/html")
+                time.sleep(int(os.environ.get("DELAY", "0")) / 1000)
+                page = f"<!doctype html><title>demo</title><h1>demo {VERSION}</h1>\n"
+                self.answer(page, status=int(os.environ.get("STATUS", "200")), kind="text/html")
             case "/up":
                 self.health()
             case "/version":

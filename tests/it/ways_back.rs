@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use appliance_sandbox::Distro;
+use appliance_tests::load::{Load, Shape};
 use appliance_tests::{Ran, World};
 use serde_json::Value;
 
@@ -42,6 +43,7 @@ async fn where_the_way_back_is_closed_another_is_found() -> anyhow::Result<()> {
     a_serving_container_is_followed_during_a_migration(&world).await?;
     it_is_gone(&world).await?;
     a_removed_container_comes_back(&world).await?;
+    what_visitors_get_decides(&world).await?;
     a_host_that_reboots_while_it_watches_serves(&world).await
 }
 
@@ -251,6 +253,33 @@ async fn a_removed_container_comes_back(world: &World) -> anyhow::Result<()> {
         .await?;
     push(world, "v3").await?.expect_code(0)?;
     serves(world, "v3").await
+}
+
+/// A release that is healthy, and answers its visitors with errors, or late, goes back by itself.
+async fn what_visitors_get_decides(world: &World) -> anyhow::Result<()> {
+    let site = world.https("demo.test", "/").await?;
+    let visitors = Shape {
+        connections: 8,
+        per_connection: 0,
+        pause: Duration::from_millis(10),
+    };
+    for (env, said) in [
+        ("STATUS: \"500\"", "requests with 5xx"),
+        ("DELAY: \"300\"", "95 % of its requests"),
+    ] {
+        let more = format!(
+            "env:\n  clear:\n    {env}\n{}",
+            extension("  watch: {window: 120s}\n")
+        );
+        world.developer.demo_app("v4", world, &more).await?;
+        let mut load = Load::start(&site, visitors);
+        load.more(200).await;
+        let pushed = push(world, "v4").await;
+        load.stop().await;
+        pushed?.expect_code(5)?.expect_error(said)?;
+        serves(world, "v3").await.with_context(|| env.to_owned())?;
+    }
+    Ok(())
 }
 
 async fn a_host_that_reboots_while_it_watches_serves(world: &World) -> anyhow::Result<()> {
