@@ -374,8 +374,8 @@ async fn a_newer_binary_takes_over_a_sick_one_goes_back_and_nobody_notices() -> 
     );
 
     // And back to what was there first, also where the updater was cut off after its last word.
-    let cut_off =
-        "cd /usr/local/bin; mv .appliance.former .appliance.guarded; cp /bin/false .appliance.former";
+    let cut_off = "sed -i s/reverted/settled/ /var/lib/appliance/update.json; cd /usr/local/bin\n\
+                   mv .appliance.former .appliance.guarded; cp /bin/false .appliance.former";
     world.run(&["bash", "-euc", cut_off]).await?;
     ended(&update(&world, &["--rollback"]).await?, 0, &format!("{own} runs"))?;
     ensure!(world.run(&["appliance", "version"]).await? == own);

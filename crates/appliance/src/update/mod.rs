@@ -268,12 +268,16 @@ pub async fn roll_back() -> anyhow::Result<()> {
         );
     }
     let said = Local.run(&Command::new([FORMER, "version"]))?;
-    let to = said.stdout.trim().to_owned();
+    let to: Version = said
+        .stdout
+        .trim()
+        .parse()
+        .with_context(|| format!("{FORMER} does not say which version it is; nothing was changed"))?;
     // Another name, because the former stays the former if it is not healthy either.
     let staged = Path::new(PROGRAM).with_file_name(STAGED);
     replace_by_link(former, &staged)?;
     let own = installed(Path::new(PROGRAM))?;
-    swap(&staged, &own.to_string(), &to).await
+    swap(&staged, &own.to_string(), &to.to_string()).await
 }
 
 /// The rename, agent and proxy after it, and back if they are not healthy.
