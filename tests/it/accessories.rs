@@ -396,7 +396,7 @@ async fn upgraded(
             .await?
             .lines()
             .count()
-            == 2
+            == 3
     );
     Ok(())
 }
