@@ -110,7 +110,7 @@ async fn restarts(agent: &Agent, ended: BTreeMap<String, Count>) -> BTreeMap<Str
     for (name, count) in ended {
         let container = agent.docker.inspect(&name).await.ok().flatten();
         // What is run again and again by somebody, and ends well each time, is no loop: Docker's policy has to start it.
-        if count.good && !container.as_ref().is_some_and(|container| container.restarts > 0) {
+        if count.good && container.as_ref().is_none_or(|container| container.restarts == 0) {
             continue;
         }
         let labels = container.map(|container| container.labels).unwrap_or_default();

@@ -142,10 +142,8 @@ async fn follow(agent: &Arc<Agent>, stop: &CancellationToken) {
             let name = event.name.as_str();
             match event.what {
                 Happening::Signalled => seen.ended.signalled(name, at),
-                Happening::Died { code } => {
-                    if seen.ended.ended(name, &event.id.0, code, at) {
-                        seen.killed.ended(name, code, at);
-                    }
+                Happening::Died { code } if seen.ended.ended(name, &event.id.0, code, at) => {
+                    seen.killed.ended(name, code, at);
                 }
                 Happening::Stopped => seen.ended.stopped(name),
                 Happening::Removed => seen.ended.removed(name, at),
