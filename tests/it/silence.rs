@@ -160,8 +160,10 @@ async fn neither_a_mistake_nor_an_outage_nor_a_kill_loses_or_repeats_an_alert() 
             let held_up = (status, kind) == ("resolved", "reboot") && *index < before;
             is(request, status, kind) && !held_up
         });
-        let count = taken.count();
-        ensure!(count == 1, "{status}: {kind} was told {count} times");
+        let taken: Vec<String> = taken
+            .map(|(_, request)| String::from_utf8_lossy(&request.body).into_owned())
+            .collect();
+        ensure!(taken.len() == 1, "{status}: {kind} was told otherwise: {taken:#?}");
     }
     Ok(())
 }
