@@ -145,14 +145,12 @@ fn mistakes(server: &str, good: &str) -> Vec<Mistake> {
             )
         },
         mistake(
-            "a release command in a role that is on another host",
-            with("x-appliance:\n  release: {command: bin/migrate, role: jobs}\n").replace(
-                &format!("servers:\n  - {server}\n"),
-                &format!(
-                    "servers:\n  web: [{server}]\n  jobs: {{hosts: [192.0.2.9], cmd: sleep infinity}}\n"
-                ),
-            ),
-            &["jobs does not run on the primary host", "there are: web"],
+            "a release command in a role that is not there",
+            with("x-appliance:\n  release: {command: bin/migrate, role: jobs}\n"),
+            &[
+                "x-appliance/release/role: there is no role \"jobs\"",
+                "there is: web",
+            ],
         ),
         Mistake {
             version: "v0-never-built",
