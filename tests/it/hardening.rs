@@ -116,9 +116,6 @@ async fn settings_of_sshd_stay_only_if_somebody_comes_in_after_them() -> anyhow:
     // Who is kept out for guesses and who is not; whose keys open which door.
     let (outside, _removal) = world.bench.outside(world.host.network()).await?;
     bans(&world, &outside, &address).await?;
-    drop(before);
-    keys(&world, &address).await?;
-    let before = connected(&world, &address).await?;
 
     // Not confirmed, then the power goes: sshd starts with what was confirmed.
     apply(&world, "ssh: {agent_forwarding: true, tcp_forwarding: false}\n").await?;
@@ -140,6 +137,7 @@ async fn settings_of_sshd_stay_only_if_somebody_comes_in_after_them() -> anyhow:
         "{}",
         String::from_utf8_lossy(&login.stderr)
     );
+    keys(&world, &address).await?;
     Ok(())
 }
 

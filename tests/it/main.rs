@@ -23,7 +23,6 @@ mod images;
 mod kamal;
 mod matrix;
 mod outages;
-mod parts;
 mod postgres;
 mod refusals;
 mod relay;
