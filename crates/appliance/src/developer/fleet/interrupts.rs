@@ -68,8 +68,10 @@ mod tests {
         assert_eq!(done.expect("nobody pressed anything"), 7);
 
         let ended = std::cell::Cell::new(false);
-        let endless = async {
-            let _ends = Ends(&ended);
+        // Taken along, not made inside: the press may be seen before this was ever polled.
+        let ends = Ends(&ended);
+        let endless = async move {
+            let _ends = ends;
             std::future::pending::<()>().await;
         };
         presses.send(()).await.expect("somebody listens");
