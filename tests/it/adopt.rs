@@ -3,6 +3,7 @@
 //! kamal-proxy is a stand-in that keeps the documented state file and certificate cache (see `images/kamal-proxy`).
 #![allow(clippy::print_stdout)]
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 const DIRECTORY: &str = "https://acme.test/directory";
 const VOLUME: &str = "/var/lib/docker/volumes/kamal-proxy-config/_data";
+const STATE: &str = "/var/lib/docker/volumes/kamal-proxy-config/_data/kamal-proxy.state";
 const VISITORS: Shape = Shape {
     connections: 4,
     per_connection: 20,
@@ -115,16 +117,25 @@ async fn stock_kamal(world: &World) -> anyhow::Result<String> {
         &["--label=service=demo-cache", "demo:v1", "sleep", "infinity"],
     ];
     world.run(&cache.concat()).await?;
+    let board = [
+        "--name=demo-board",
+        "--env",
+        &kamal_host,
+        "--log-opt=max-size=10m",
+    ];
+    let board = [&run[..], &board, &["--label=service=demo-board", "demo:v1"]];
+    let board = world.run(&board.concat()).await?;
 
     let (ca, chain, key) = certificates()?;
     world
         .run(&["docker", "volume", "create", "kamal-proxy-config"])
         .await?;
-    let state = json!([state(&web[..12])]);
-    world
-        .host
-        .copy_in(&format!("{VOLUME}/kamal-proxy.state"), state.to_string(), 0o644)
-        .await?;
+    let mut routed = state(&board[..12]);
+    routed["name"] = json!("demo-board");
+    routed["options"]["hosts"] = json!(["board.test"]);
+    routed["options"]["tls_enabled"] = json!(false);
+    let state = json!([state(&web[..12]), routed]);
+    world.host.copy_in(STATE, state.to_string(), 0o644).await?;
     let cache = hex::encode(digest::digest(&digest::SHA256, DIRECTORY.as_bytes()));
     let cache = format!("{VOLUME}/certs/{cache}");
     world.run(&["mkdir", "--parents", &cache]).await?;
@@ -185,18 +196,26 @@ async fn served(site: &Target) -> anyhow::Result<(&'static str, String, Value)> 
     Ok((by, answer.version().unwrap_or_default().to_owned(), env))
 }
 
+/// Visitors over IPv4 and, where there is a second site, IPv6.
+fn visitors(sites: &[Target]) -> Vec<Load> {
+    let loads = sites.iter().map(|site| Load::start(site, VISITORS));
+    loads.collect()
+}
+
 /// Ends a load; every request of it must have been answered well.
-async fn unharmed(what: &str, mut load: Load) -> anyhow::Result<()> {
-    load.more(100).await;
-    let report = load.stop().await;
-    println!(
-        "{what:<10} {} requests, {} failed, slowest {} ms, {:?}",
-        report.requests,
-        report.failures,
-        report.percentile(100).as_millis(),
-        report.versions
-    );
-    ensure!(report.failures == 0, "{what}: {:?}", report.examples);
+async fn unharmed(what: &str, loads: Vec<Load>) -> anyhow::Result<()> {
+    for (mut load, family) in loads.into_iter().zip(["IPv4", "IPv6"]) {
+        load.more(100).await;
+        let report = load.stop().await;
+        println!(
+            "{what:<10} {family} {} requests, {} failed, slowest {} ms, {:?}",
+            report.requests,
+            report.failures,
+            report.percentile(100).as_millis(),
+            report.versions
+        );
+        ensure!(report.failures == 0, "{what}, {family}: {:?}", report.examples);
+    }
     Ok(())
 }
 
@@ -214,7 +233,10 @@ async fn a_host_of_stock_kamal_is_adopted_and_given_back_without_a_failed_reques
 }
 
 async fn there_and_back(world: &World, ca: &str) -> anyhow::Result<()> {
-    let site = Target::https((world.ip().await?, 443).into(), "demo.test", "/", ca.as_bytes())?;
+    let (v4, v6) = world.host.addresses().await?;
+    let at = |address: IpAddr| Target::https((address, 443).into(), "demo.test", "/", ca.as_bytes());
+    let sites = [at(v4.into())?, at(v6.into())?];
+    let site = sites[0].clone();
     let begun = Instant::now();
     while served(&site).await.is_err() {
         ensure!(begun.elapsed().as_secs() < 30, "the stand-in does not answer");
@@ -223,7 +245,8 @@ async fn there_and_back(world: &World, ca: &str) -> anyhow::Result<()> {
     let (by, version, before) = served(&site).await?;
     ensure!((by, version.as_str()) == ("kamal-proxy", "v1"), "{by} {version}");
 
-    let load = Load::start(&site, VISITORS);
+    // Docker's helpers, which visitors over IPv6 come through here, end with the engine that bootstrap restarts.
+    let load = visitors(&sites[..1]);
     world.bootstrap().await?;
     unharmed("bootstrap", load).await?;
     ensure!(served(&site).await?.0 == "kamal-proxy");
@@ -235,9 +258,12 @@ async fn there_and_back(world: &World, ca: &str) -> anyhow::Result<()> {
 
     let developer = &world.developer;
     let host = world.ip().await?;
-    let more =
-        format!("accessories:\n  cache:\n    image: demo:v1\n    host: {host}\n    cmd: sleep infinity\n");
+    let more = format!(
+        "accessories:\n  cache:\n    image: demo:v1\n    host: {host}\n    cmd: sleep infinity\n  \
+         board:\n    image: demo:v1\n    host: {host}\n    proxy: {{host: board.test, app_port: 80}}\n"
+    );
     developer.demo_app("v2", world, &more).await?;
+    unknown_state(world).await?;
     let plan = developer
         .appliance(["adopt", "--dry-run"])
         .run()
@@ -249,6 +275,7 @@ async fn there_and_back(world: &World, ca: &str) -> anyhow::Result<()> {
         "web: container demo-web-v1, demo.test to port 80 (TLS)",
         "jobs: container demo-jobs-v1, no visitors",
         "certificate of demo.test",
+        "accessory demo-board: board.test to port 80 (plain HTTP)",
     ] {
         ensure!(plan.contains(line), "{line:?} is not in the plan:\n{plan}");
     }
@@ -257,7 +284,7 @@ async fn there_and_back(world: &World, ca: &str) -> anyhow::Result<()> {
         "--dry-run changed something"
     );
 
-    let load = Load::start(&site, VISITORS);
+    let load = visitors(&sites);
     let begun = Instant::now();
     let adopted = developer
         .appliance(["adopt", "--drain", "10"])
@@ -279,6 +306,7 @@ async fn there_and_back(world: &World, ca: &str) -> anyhow::Result<()> {
         "{}",
         adopted.stderr
     );
+    ensure!(board(world).await? == "appliance");
     let again = developer.appliance(["adopt"]).run().await?.expect_code(3)?;
     again.expect_error("kamal-proxy does not run")?;
     let status = developer.appliance(["status", "--json"]).run().await?.json()?;
@@ -290,7 +318,7 @@ async fn there_and_back(world: &World, ca: &str) -> anyhow::Result<()> {
         .context("one")?["apps"];
     ensure!(apps[0]["current"]["version"] == "v1", "{apps}");
 
-    let load = Load::start(&site, VISITORS);
+    let load = visitors(&sites);
     developer
         .appliance(["push", "--version", "v2"])
         .run()
@@ -304,7 +332,8 @@ async fn there_and_back(world: &World, ca: &str) -> anyhow::Result<()> {
         "{running}"
     );
 
-    let load = Load::start(&site, VISITORS);
+    no_way_back_yet(world).await?;
+    let load = visitors(&sites);
     developer.appliance(["rollback"]).run().await?.expect_code(0)?;
     unharmed("rollback", load).await?;
     let (by, version, after) = served(&site).await?;
@@ -318,7 +347,7 @@ async fn there_and_back(world: &World, ca: &str) -> anyhow::Result<()> {
         );
     }
 
-    let load = Load::start(&site, VISITORS);
+    let load = visitors(&sites);
     let begun = Instant::now();
     developer
         .appliance(["adopt", "--undo"])
@@ -333,16 +362,30 @@ async fn there_and_back(world: &World, ca: &str) -> anyhow::Result<()> {
     let mut running: Vec<&str> = running.lines().collect();
     running.sort_unstable();
     ensure!(
-        running == ["demo-cache", "demo-jobs-v1", "demo-web-v1", "kamal-proxy"],
+        running
+            == [
+                "demo-board",
+                "demo-cache",
+                "demo-jobs-v1",
+                "demo-web-v1",
+                "kamal-proxy"
+            ],
         "{running:?}"
     );
     let rules = world.run(&["nft", "list", "tables"]).await?;
     ensure!(!rules.contains("appliance_adopt"), "{rules}");
     let verified = developer.appliance(["audit", "--verify"]).run().await?;
     verified.expect_code(0)?;
+    ensure!(board(world).await? == "kamal-proxy");
+    let version = developer.appliance(["app", "version"]).run().await?;
+    ensure!(
+        version.expect_code(0)?.stdout.contains("nothing serves"),
+        "the app is not ours any more"
+    );
 
-    // And once more, to stay.
-    let load = Load::start(&site, VISITORS);
+    // And once more, to stay; this time Docker has no helpers, but keeps the ports itself.
+    without_helpers(world, &site).await?;
+    let load = visitors(&sites[..1]);
     developer
         .appliance(["adopt", "--drain", "10"])
         .run()
@@ -350,6 +393,7 @@ async fn there_and_back(world: &World, ca: &str) -> anyhow::Result<()> {
         .expect_code(0)?;
     unharmed("again", load).await?;
     ensure!(served(&site).await?.0 == "appliance");
+    ensure!(board(world).await? == "appliance");
     // Numbers that containers of the first time carry are not given out again.
     let status = developer.appliance(["status", "--json"]).run().await?.json()?;
     let app = &status
@@ -358,6 +402,75 @@ async fn there_and_back(world: &World, ca: &str) -> anyhow::Result<()> {
         .values()
         .next()
         .context("one")?["apps"][0];
-    ensure!(app["current"]["number"] == 3, "{app}");
+    ensure!(app["current"]["number"] == 4, "{app}");
+    Ok(())
+}
+
+/// Who serves the accessory behind the proxy.
+async fn board(world: &World) -> anyhow::Result<&'static str> {
+    let site = world.http("board.test", "/").await?;
+    Ok(served(&site).await?.0)
+}
+
+/// A newer kamal-proxy may mean something by it that visitors would miss: nothing is guessed.
+async fn unknown_state(world: &World) -> anyhow::Result<()> {
+    let before = world.host.read(STATE).await?;
+    let mut state: Value = serde_json::from_slice(&before)?;
+    state[0]["options"]["mirror_to"] = json!("elsewhere");
+    world.host.copy_in(STATE, state.to_string(), 0o644).await?;
+    let said = "is of a form that this version does not know";
+    let shown = world.developer.appliance(["adopt", "--dry-run"]).run().await?;
+    let shown = shown.expect_code(0)?.stdout;
+    ensure!(
+        shown.contains("cannot be adopted") && shown.contains(said) && shown.contains("mirror_to"),
+        "{shown}"
+    );
+    let refused = world.developer.appliance(["adopt"]).run().await?;
+    refused.expect_code(3)?.expect_error(said)?;
+    Ok(world.host.copy_in(STATE, before, 0o644).await?)
+}
+
+/// What kamal-proxy knows nothing of, and what nobody has decided about, keeps the host from being given back.
+async fn no_way_back_yet(world: &World) -> anyhow::Result<()> {
+    let developer = &world.developer;
+    let ours = async |arguments: &[&str], code| developer.appliance(arguments).run().await?.expect_code(code);
+    ours(
+        &["push", "--version", "v2", "--canary", "header=X-Tester: yes"],
+        0,
+    )
+    .await?;
+    let refused = ours(&["adopt", "--undo"], 3).await?;
+    refused.expect_error("runs as a canary")?;
+    ours(&["abort"], 0).await?;
+
+    let yml = fs_err::read_to_string(developer.app().join("config/deploy.yml"))?;
+    let (yml, _) = yml.split_once("accessories:").context("there are accessories")?;
+    let native = yml
+        .replace("service: demo", "service: native")
+        .replace("host: demo.test", "host: native.test")
+        .replace("ssl: true", "ssl: false");
+    developer.write("config/native.yml", &native)?;
+    ours(&["push", "--version", "v2", "-c", "config/native.yml"], 0).await?;
+    let refused = ours(&["adopt", "--undo"], 3).await?;
+    refused.expect_error("kamal-proxy knows nothing of native")?;
+    ours(&["remove", "-y", "-c", "config/native.yml"], 0).await?;
+    Ok(())
+}
+
+/// Docker as some run it: `userland-proxy: false`.
+async fn without_helpers(world: &World, site: &Target) -> anyhow::Result<()> {
+    const FILE: &str = "/etc/docker/daemon.json";
+    let mut daemon: Value = serde_json::from_slice(&world.host.read(FILE).await?)?;
+    daemon["userland-proxy"] = json!(false);
+    world.host.copy_in(FILE, daemon.to_string(), 0o644).await?;
+    world.run(&["systemctl", "restart", "docker.service"]).await?;
+    world.run(&["docker", "restart", "kamal-proxy"]).await?;
+    let begun = Instant::now();
+    while served(site).await.is_err() || board(world).await.is_err() {
+        ensure!(begun.elapsed().as_secs() < 60, "kamal-proxy does not come back");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let helpers = world.host.run(["pgrep", "docker-proxy"]).await;
+    ensure!(helpers.is_err(), "Docker still has helpers");
     Ok(())
 }

@@ -62,7 +62,8 @@ async fn what_kamals_own_tests_show_holds_here() -> anyhow::Result<()> {
     maintenance(&world).await?;
     one_role_of_two(&world).await?;
     lock(&world).await?;
-    destinations_and_certificates(&world).await
+    destinations_and_certificates(&world).await?;
+    crate::parts::of_one_app(&world).await
 }
 
 /// Every byte arrives, whatever shells and files make of it elsewhere.

@@ -23,6 +23,7 @@ mod images;
 mod kamal;
 mod matrix;
 mod outages;
+mod parts;
 mod postgres;
 mod refusals;
 mod relay;

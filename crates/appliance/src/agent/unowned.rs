@@ -27,9 +27,13 @@ pub async fn sweep(agent: &Arc<Agent>, suspects: &mut BTreeSet<ServiceName>) -> 
         .into_iter()
         .map(|status| status.service)
         .collect();
-    let Some(owned) = owned(agent)? else {
-        return Ok(());
-    };
+    // Accessories that were adopted need no record of ours.
+    for app in agent.apps.ids()? {
+        if agent.apps.read(&app)?.adopted.is_some() {
+            return Ok(());
+        }
+    }
+    let owned = owned(agent)?;
     if listed.iter().all(|service| owned.contains(&service.name)) {
         return Ok(());
     }
@@ -45,15 +49,26 @@ pub async fn sweep(agent: &Arc<Agent>, suspects: &mut BTreeSet<ServiceName>) -> 
     Ok(())
 }
 
-/// Names of the services that apps and accessories have; none on a host with adopted apps, whose accessories need no
-/// record of ours.
-fn owned(agent: &Agent) -> anyhow::Result<Option<BTreeSet<ServiceName>>> {
+/// Takes away what an earlier time on this host left in the proxy, which did not run when it ended; `wanted` stays too.
+///
+/// # Errors
+/// When a ledger cannot be read, or the proxy does not answer.
+pub async fn clear(agent: &Agent, wanted: &BTreeSet<&str>) -> anyhow::Result<()> {
+    let owned = owned(agent)?;
+    for status in agent.proxy.list().await? {
+        let name = &status.service.name;
+        if !owned.contains(name) && !wanted.contains(name.as_str()) {
+            agent.proxy.remove_service(name).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Names of the services that apps and accessories have on record.
+fn owned(agent: &Agent) -> anyhow::Result<BTreeSet<ServiceName>> {
     let mut names = BTreeSet::new();
     for app in agent.apps.ids()? {
         let state = agent.apps.read(&app)?;
-        if state.adopted.is_some() {
-            return Ok(None);
-        }
         let rollout = state.rollout.as_ref().filter(|rollout| !rollout.is_over());
         let plan = rollout.map(|rollout| rollout.plan());
         let under_way = plan
@@ -64,7 +79,7 @@ fn owned(agent: &Agent) -> anyhow::Result<Option<BTreeSet<ServiceName>>> {
         }
     }
     names.extend(agent.accessory_services()?);
-    Ok(Some(names))
+    Ok(names)
 }
 
 /// Where containers run, and whether each is an app's.

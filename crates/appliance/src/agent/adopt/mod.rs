@@ -31,11 +31,11 @@ use self::plan::{App, Plan};
 use self::ports::Rule;
 use self::survey::PROXY;
 use super::apps::{Accepted, Adopted};
-use super::change::{self, done};
+use super::change::done;
 use super::container::{self, Making};
 use super::drive::Audience;
 use super::lease::Holder;
-use super::{Agent, chain, effects, identity, parts, random, roll_out, route};
+use super::{Agent, chain, effects, identity, parts, random, roll_out, route, unowned};
 use crate::wire::{AdoptedApp, AdoptedRole, Adoption, End, Event};
 
 /// The lease that keeps two adoptions apart; no app can have this name.
@@ -363,6 +363,9 @@ async fn routes(agent: &Arc<Agent>, plan: &Plan, audience: &Audience) -> anyhow:
             .await;
         }
     }
+    // Another app may have had the host names before the host was given back.
+    let accessories = (plan.accessories.iter()).map(|accessory| accessory.spec.service_name.as_str());
+    unowned::clear(agent, &accessories.collect()).await?;
     for app in &plan.apps {
         let state = agent.apps.read(&app.id)?;
         let current = state.numbers.current.context("was just recorded")?;
@@ -430,7 +433,7 @@ async fn abandon(agent: &Arc<Agent>, plan: &Plan) {
         tracing::error!("adopt: {}", chain(&error));
     }
     for app in &plan.apps {
-        if let Err(error) = forget(agent, &app.id).await {
+        if let Err(error) = forget(agent, &app.id) {
             tracing::error!("adopt: {}: {}", app.id, chain(&*error));
         }
     }
@@ -596,7 +599,7 @@ async fn give_back(agent: &Arc<Agent>, holder: &Holder, audience: &Audience) -> 
         for container in adopted.containers.values() {
             own_name(agent, container).await?;
         }
-        forget(agent, id).await?;
+        forget(agent, id)?;
     }
     let names: Vec<&str> = apps.iter().map(|(id, _)| id.as_str()).collect();
     Ok(done(format!(
@@ -606,14 +609,10 @@ async fn give_back(agent: &Arc<Agent>, holder: &Holder, audience: &Audience) -> 
 }
 
 /// Forgets an app but for the numbers that it used up: containers of ours that stay behind carry them.
-async fn forget(agent: &Agent, app: &str) -> anyhow::Result<()> {
+///
+/// Its routes stay in the proxy, which does not run any more; they go when the host is adopted again.
+fn forget(agent: &Agent, app: &str) -> anyhow::Result<()> {
     let used = agent.apps.read(app)?.numbers;
-    // Another app may have the host names when the host is adopted again.
-    if let Some(current) = &used.current {
-        for name in change::services(agent, app, current)? {
-            agent.proxy.remove_service(&name).await?;
-        }
-    }
     agent.apps.forget(app)?;
     agent.apps.update(app, |state| {
         state.numbers.last_release = used.last_release;
