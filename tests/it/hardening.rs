@@ -11,7 +11,7 @@ use appliance_tests::World;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// `ssh` from this machine, by the developer's key.
-fn ssh(world: &World, address: &str, user: &str, more: &[&str]) -> tokio::process::Command {
+pub(crate) fn ssh(world: &World, address: &str, user: &str, more: &[&str]) -> tokio::process::Command {
     let home = world.developer.home();
     let mut ssh = tokio::process::Command::new("ssh");
     ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"])
@@ -34,7 +34,17 @@ fn ssh(world: &World, address: &str, user: &str, more: &[&str]) -> tokio::proces
 
 /// An SSH connection that is open until it is dropped.
 pub(crate) async fn connected(world: &World, address: &str) -> anyhow::Result<tokio::process::Child> {
-    let mut child = ssh(world, address, "root", &["echo in; exec sleep 600"]).spawn()?;
+    connected_as(world, address, "root", "22").await
+}
+
+/// The same, as that user by that port.
+pub(crate) async fn connected_as(
+    world: &World,
+    address: &str,
+    user: &str,
+    port: &str,
+) -> anyhow::Result<tokio::process::Child> {
+    let mut child = ssh(world, address, user, &["-p", port, "echo in; exec sleep 600"]).spawn()?;
     let mut line = String::new();
     let stdout = child.stdout.take().context("has an output")?;
     tokio::io::AsyncBufReadExt::read_line(&mut tokio::io::BufReader::new(stdout), &mut line).await?;
@@ -42,7 +52,7 @@ pub(crate) async fn connected(world: &World, address: &str) -> anyhow::Result<to
     Ok(child)
 }
 
-async fn effective(world: &World, keyword: &str) -> anyhow::Result<String> {
+pub(crate) async fn effective(world: &World, keyword: &str) -> anyhow::Result<String> {
     let all = world.run(&["sshd", "-T"]).await?;
     let found = all
         .lines()
@@ -50,7 +60,7 @@ async fn effective(world: &World, keyword: &str) -> anyhow::Result<String> {
     Ok(found.context("sshd says nothing of it")?.to_owned())
 }
 
-async fn apply(world: &World, host_yml: &str) -> anyhow::Result<String> {
+pub(crate) async fn apply(world: &World, host_yml: &str) -> anyhow::Result<String> {
     world
         .host
         .copy_in("/root/host.yml", host_yml.to_owned(), 0o644)
@@ -118,6 +128,7 @@ async fn settings_of_sshd_stay_only_if_somebody_comes_in_after_them() -> anyhow:
     bans(&world, &outside, &address).await?;
 
     // Not confirmed, then the power goes: sshd starts with what was confirmed.
+    loosely_mounted(&world).await?;
     apply(&world, "ssh: {agent_forwarding: true, tcp_forwarding: false}\n").await?;
     ensure!(effective(&world, "allowtcpforwarding").await? == "no");
     drop(before);
@@ -137,7 +148,46 @@ async fn settings_of_sshd_stay_only_if_somebody_comes_in_after_them() -> anyhow:
         "{}",
         String::from_utf8_lossy(&login.stderr)
     );
-    keys(&world, &address).await?;
+    ensure!(
+        flags(&world).await? && temporary_files(&world).await?["ok"] == true,
+        "what fstab leaves out was not put right after the boot"
+    );
+    crate::sshd_door::doors(&world, &outside, &address).await?;
+    keys(&world, &address).await
+}
+
+/// Whether `/tmp` is a mount without devices and setuid programs, as large as fstab says.
+async fn flags(world: &World) -> anyhow::Result<bool> {
+    let options = ["findmnt", "--noheadings", "--output=OPTIONS", "/tmp"];
+    let options = world.run(&options).await?;
+    Ok(["nosuid", "nodev", "size=65536k"]
+        .iter()
+        .all(|flag| options.contains(flag)))
+}
+
+/// What the audit says of `/tmp`.
+async fn temporary_files(world: &World) -> anyhow::Result<serde_json::Value> {
+    let audit = ["appliance", "host", "audit", "--allow-container", "--json"];
+    let told = world.host.exec(&Command::new(audit)).await?;
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+    let mut items = told["items"].as_array().into_iter().flatten();
+    let item = items.find(|item| item["id"] == "temporary-files");
+    Ok(item.context("no such item")?.clone())
+}
+
+/// Somebody's line of fstab mounts `/tmp` with nothing but a size: told, put right, and so after a boot.
+async fn loosely_mounted(world: &World) -> anyhow::Result<()> {
+    const LINE: &str = "systemctl disable --quiet tmp.mount 2>/dev/null || true; rm -f /etc/systemd/system/tmp.mount\n\
+        echo 'tmpfs /tmp tmpfs size=64m 0 0' >>/etc/fstab; systemctl daemon-reload\n\
+        umount --lazy /tmp || true; mount /tmp";
+    world.run(&["bash", "-euc", LINE]).await?;
+    let item = temporary_files(world).await?;
+    ensure!(
+        item["ok"] == false && item["differs"].to_string().contains("/tmp"),
+        "{item}"
+    );
+    apply(world, "ssh: {agent_forwarding: true}\n").await?;
+    ensure!(flags(world).await?, "it was not put right");
     Ok(())
 }
 

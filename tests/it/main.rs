@@ -31,6 +31,7 @@ mod retention;
 mod rollouts;
 mod sandbox;
 mod silence;
+mod sshd_door;
 mod stages;
 mod stores;
 mod strict;

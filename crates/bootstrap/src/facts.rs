@@ -48,8 +48,10 @@ pub enum Temporary {
     Plain,
     /// Mounted by our unit, or about to be.
     Ours,
-    /// Mounted by somebody else.
+    /// Mounted by somebody else, in a way that holds over a reboot.
     Mounted,
+    /// Mounted by a line of fstab that lets it hold devices or grant rights.
+    Fstab,
 }
 
 /// A mail server that runs here.
@@ -321,8 +323,10 @@ fn base(host: &dyn Host, options: &Options) -> Result<Facts, ObserveError> {
     }
     let tmp_unit = read("who mounts /tmp", "/etc/systemd/system/tmp.mount")?.unwrap_or_default();
     let mounts = read("what is mounted", crate::want::MOUNTS)?.unwrap_or_default();
+    let fstab = read("what is mounted at boot", "/etc/fstab")?.unwrap_or_default();
     let tmp = match crate::want::mount_flags(&mounts, "/tmp") {
         _ if tmp_unit.contains("managed by appliance") => Temporary::Ours,
+        Some(_) if crate::want::is_loose(&fstab, "/tmp") => Temporary::Fstab,
         Some(_) => Temporary::Mounted,
         None => Temporary::Plain,
     };

@@ -322,6 +322,7 @@ fn carry_out(
         }
         FirewallChange::Confirm { nonce, session } => {
             let armed = pending::confirm(host, nonce, session, now)?;
+            firewall::moved::close_former_ports(host, now)?;
             Ok(done(format!("confirmed: {}", armed.changes.join("; "))))
         }
     }

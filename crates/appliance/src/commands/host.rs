@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use appliance_bootstrap::firewall;
+use appliance_bootstrap::host::Host as _;
 use appliance_bootstrap::item::{Item, Level};
 use appliance_bootstrap::sshd::pending::PendingError;
 use appliance_bootstrap::{Local, gate, observe, plan, rollback, sshd};
@@ -93,6 +95,12 @@ pub fn run(command: &HostCommand, globals: &Globals) -> anyhow::Result<ExitCode>
             } else {
                 "nothing waits for a confirmation"
             });
+            match firewall::moved::close_former_ports(&Local, Local.now()) {
+                Ok(ports) => ports
+                    .iter()
+                    .for_each(|port| ui::note(&format!("port {port}, where sshd was, is closed"))),
+                Err(error) => ui::warn(&format!("the firewall: {}", crate::agent::chain(&error))),
+            }
             Ok(ExitCode::SUCCESS)
         }
         HostCommand::RevertSsh { at_boot } => {

@@ -84,10 +84,7 @@ async fn on(link: &Link, words: &[String], reach: &ReachArgs, prefix: String) ->
 
 /// Confirms what waits for it, over a connection that began after it.
 async fn settle(link: &Link, reach: &ReachArgs) -> anyhow::Result<()> {
-    let again = link
-        .again()
-        .await
-        .context("a new connection is not let in; what was armed goes back by itself")?;
+    let again = anew(link).await?;
     firewall::confirm_pending(&again, reach).await?;
     match on(&again, &["confirm".to_owned()], reach, String::new()).await? {
         0 => Ok(()),
@@ -99,4 +96,22 @@ async fn settle(link: &Link, reach: &ReachArgs) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// A new connection, by the port of the one that is open or, where sshd has moved, by the port it moved to.
+async fn anew(link: &Link) -> anyhow::Result<Link> {
+    let refused = match link.again().await {
+        Ok(again) => return Ok(again),
+        Err(error) => error,
+    };
+    let shown: wire::Firewall = link.get("/v1/firewall").await?;
+    for port in shown.rules.iter().flat_map(|rules| &rules.ssh_ports) {
+        if let Ok(Some(again)) = link.again_at(*port).await {
+            ui::warn(&format!(
+                "sshd listens on port {port} now: `ssh: {{port: {port}}}` in config/deploy.yml, and Port in ~/.ssh/config"
+            ));
+            return Ok(again);
+        }
+    }
+    Err(refused).context("a new connection is not let in; what was armed goes back by itself")
 }

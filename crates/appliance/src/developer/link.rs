@@ -72,6 +72,22 @@ impl Link {
         Self::open(self.transport.clone(), "the connection that is open still works").await
     }
 
+    /// A new connection to the same agent, by another port of sshd; none on the host itself.
+    ///
+    /// # Errors
+    /// When the host cannot be reached or entered there.
+    pub async fn again_at(&self, port: u16) -> anyhow::Result<Option<Self>> {
+        let Transport::Ssh(target) = &self.transport else {
+            return Ok(None);
+        };
+        let mut target = target.as_ref().clone();
+        target.port = Some(port);
+        let transport = Transport::Ssh(Box::new(target));
+        Self::open(transport, "the connection that is open still works")
+            .await
+            .map(Some)
+    }
+
     /// The host's address as this machine resolves it; `None` on the host itself.
     pub async fn address(&self) -> Option<std::net::IpAddr> {
         self.addresses().await.first().copied()

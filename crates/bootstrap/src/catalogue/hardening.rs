@@ -557,7 +557,20 @@ fn temporary(facts: &Facts) -> Item {
             name: "tmp.mount".to_owned(),
         });
     }
-    // What another unit or a line of fstab mounts is theirs; its flags are tightened in place, and said.
+    if facts.tmp == Temporary::Fstab {
+        // The line is theirs: what it leaves out is added after each boot's mount.
+        wants.push(Want::Files {
+            files: vec![FileWant::ours(
+                "/etc/systemd/system/appliance-tmp-flags.service",
+                include_str!("../../../../systemd/appliance-tmp-flags.service"),
+            )],
+            after: vec![Handler::DaemonReload],
+        });
+        wants.push(Want::Unit {
+            name: "appliance-tmp-flags.service".to_owned(),
+        });
+    }
+    // What another unit mounts is theirs too; its flags are tightened in place, and said.
     wants.extend(["/tmp", "/dev/shm"].map(|path| Want::Mount {
         path,
         flags: &["nosuid", "nodev"],
@@ -568,7 +581,7 @@ fn temporary(facts: &Facts) -> Item {
         "Directories that everybody may write to hold no devices and grant no rights",
         "a setuid program or a device left there has no effect; programs still run, since packages need that",
         &["S21", "U1.1.2.1", "U1.1.2.2", "L FILE-6374"],
-        "systemctl disable tmp.mount; rm /etc/systemd/system/tmp.mount; reboot",
+        "systemctl disable tmp.mount appliance-tmp-flags; rm -f /etc/systemd/system/tmp.mount /etc/systemd/system/appliance-tmp-flags.service; reboot",
         wants,
     )
 }

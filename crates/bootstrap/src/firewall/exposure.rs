@@ -87,6 +87,9 @@ pub fn audit(host: &dyn Host, rules: &Rules) -> Result<Report, HostError> {
             format!("network {name} ({driver}): its containers have addresses of their own on the wire, where no firewall of this host sees them")
         }));
     }
+    report.warnings.extend(rules.trusted.iter().map(|name| {
+        format!("{name} is trusted: whoever is there reaches every port of this host, whatever is said above")
+    }));
     for interface in interfaces::classified(host).unwrap_or_default() {
         if interface.kind == interfaces::Kind::Vpn && !rules.trusted.contains(&interface.name) {
             report.warnings.push(format!(

@@ -11,6 +11,7 @@
 //! - [`kernel`] reduces what the kernel holds to a fingerprint;
 //! - [`load`] puts the confirmed file into the kernel, in one transaction, and remembers that fingerprint;
 //! - [`pending`] lets new rules hold for a while until they are confirmed;
+//! - [`moved`] closes the port that sshd left;
 //! - [`bans`] counts failed logins; [`exposure`] joins sockets, containers and rules.
 //!
 //! Nothing else of the host's rules is read or written.
@@ -21,6 +22,7 @@ pub mod exposure;
 pub mod follow;
 pub mod interfaces;
 pub mod kernel;
+pub mod moved;
 pub mod opening;
 pub mod pending;
 pub mod rules;

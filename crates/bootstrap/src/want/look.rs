@@ -201,6 +201,19 @@ pub(crate) fn mount_flags(mountinfo: &str, path: &str) -> Option<String> {
         .next_back()
 }
 
+/// Whether a line of fstab mounts `path` without `nosuid` or without `nodev` (fstab(5): the fourth field).
+pub(crate) fn is_loose(fstab: &str, path: &str) -> bool {
+    fstab
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields.get(1) == Some(&path))
+        .any(|fields| {
+            let options: Vec<&str> = fields.get(3).map_or("", |options| options).split(',').collect();
+            ["nosuid", "nodev"].iter().any(|flag| !options.contains(flag))
+        })
+}
+
 /// A wanted file as found, and whether somebody edited it. A path that several programs share is nobody's alone.
 fn ours(host: &dyn Host, wanted: &FileWant) -> Result<FileSeen, HostError> {
     let mut seen = file(host, &wanted.path)?;
@@ -294,7 +307,16 @@ impl Accounts {
 
 #[cfg(test)]
 mod tests {
-    use super::mount_flags;
+    use super::{is_loose, mount_flags};
+
+    #[test]
+    fn a_line_of_fstab_that_leaves_a_flag_out_is_loose() {
+        let line =
+            |options: &str| format!("# /tmp\nUUID=1 / ext4 defaults 0 1\ntmpfs /tmp tmpfs {options} 0 0\n");
+        assert!(is_loose(&line("defaults"), "/tmp") && is_loose(&line("nosuid,size=1g"), "/tmp"));
+        assert!(!is_loose(&line("size=1g,nodev,nosuid"), "/tmp") && !is_loose(&line("defaults"), "/var"));
+        assert!(!is_loose("# tmpfs /tmp tmpfs defaults 0 0\n", "/tmp"));
+    }
 
     #[test]
     fn the_flags_of_the_mount_on_top_count() {

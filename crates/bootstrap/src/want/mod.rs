@@ -17,7 +17,7 @@ use serde::Serialize;
 
 pub use file::{Check, Conflict, Content, FileWant};
 pub use handler::Handler;
-pub(crate) use look::{Accounts, MOUNTS, mount_flags};
+pub(crate) use look::{Accounts, MOUNTS, is_loose, mount_flags};
 
 use crate::firewall;
 use crate::firewall::rules::Rules;

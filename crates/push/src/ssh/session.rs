@@ -100,6 +100,8 @@ struct Resolved {
     user: String,
     /// Name in known_hosts.
     known_as: String,
+    /// Its name without a port, where `known_as` has one.
+    also_known_as: Option<String>,
     jump: Vec<String>,
     options: Options,
     policy: HostKeyPolicy,
@@ -158,6 +160,7 @@ fn resolve(target: &Target) -> Result<Resolved, SshError> {
         _ => HostKeyPolicy::Strict,
     });
     Ok(Resolved {
+        also_known_as: (host_key_alias.is_none() && port != 22).then(|| known_hosts::name(&host, 22)),
         known_as: match host_key_alias {
             Some(alias) => alias.to_ascii_lowercase(),
             None => known_hosts::name(&host, port),
@@ -222,9 +225,13 @@ async fn enter(stream: Box<dyn Duplex>, entry: &Resolved) -> Result<Handle<Check
         },
     ];
     let known = known_hosts::lookup(&entry.options.known_hosts, &entry.known_as)?;
+    let by_name = match &entry.also_known_as {
+        Some(name) if known.is_empty() => known_hosts::lookup(&entry.options.known_hosts, name)?,
+        _ => Vec::new(),
+    };
     let config = client::Config {
         preferred: Preferred {
-            key: known_hosts::preferred(&known, &supported).into(),
+            key: known_hosts::preferred(if known.is_empty() { &by_name } else { &known }, &supported).into(),
             ..Preferred::DEFAULT
         },
         window_size: WINDOW,
@@ -236,6 +243,7 @@ async fn enter(stream: Box<dyn Duplex>, entry: &Resolved) -> Result<Handle<Check
     let checker = Checker {
         name: entry.known_as.clone(),
         known,
+        by_name,
         policy: entry.policy,
         learn: entry.options.known_hosts.first().cloned(),
     };
@@ -260,6 +268,8 @@ async fn enter(stream: Box<dyn Duplex>, entry: &Resolved) -> Result<Handle<Check
 pub(super) struct Checker {
     name: String,
     known: Vec<KnownKey>,
+    /// Keys of the same host on port 22, where none is known for its port.
+    by_name: Vec<KnownKey>,
     policy: HostKeyPolicy,
     learn: Option<PathBuf>,
 }
@@ -275,7 +285,16 @@ impl Handler for Checker {
         };
         let host = self.name.clone();
         let fingerprint = key.fingerprint(HashAlg::Sha256).to_string();
-        match (known_hosts::judge(&self.known, key), self.policy) {
+        let verdict = match known_hosts::judge(&self.known, key) {
+            // As OpenSSH does: a host whose sshd has moved to another port is known by its key; one that shows
+            // another key there may be another daemon, and is as unknown as before.
+            Verdict::Unknown => match known_hosts::judge(&self.by_name, key) {
+                Verdict::Changed { .. } => Verdict::Unknown,
+                other => other,
+            },
+            other => other,
+        };
+        match (verdict, self.policy) {
             (Verdict::Known, _) => Ok(true),
             (Verdict::Unknown, HostKeyPolicy::AcceptNew) => {
                 if let Some(file) = &self.learn {

@@ -311,9 +311,29 @@ async fn unknown_and_changed_hosts_are_refused_and_accept_new_remembers() {
         "HELLO"
     );
     assert_eq!(
-        round_trip(peer.target(strict)).await.expect("known by now"),
+        round_trip(peer.target(strict.clone()))
+            .await
+            .expect("known by now"),
         "HELLO"
     );
+
+    // Known by its name alone, as before its sshd moved to another port; who shows another key there is unknown.
+    let line = std::fs::read_to_string(&known).expect("text");
+    let (ip, port) = (peer.address.ip(), peer.address.port());
+    fs_write(
+        &known,
+        line.replace(&format!("[{ip}]:{port} "), &format!("{ip} "))
+            .as_bytes(),
+    );
+    assert_eq!(
+        round_trip(peer.target(strict.clone()))
+            .await
+            .expect("known by name"),
+        "HELLO"
+    );
+    let error = cause(round_trip(other.target(strict)).await.expect_err("another key"));
+    assert!(matches!(error, SshError::HostKeyUnknown { .. }), "{error:?}");
+    fs_write(&known, line.as_bytes());
 
     // Another server answers at the known address: the name stands for the old key.
     let line = std::fs::read_to_string(&known).expect("text");
