@@ -43,7 +43,7 @@ servers:
     stop_timeout: 8
   admin:
     hosts: [{ip}]
-    proxy: {{host: admin.test, app_port: 80}}
+    proxy: {{host: desk.test, app_port: 80}}
     labels: {{team: ops}}
     env: {{clear: {{WHO: admins}}}}
     options: {{cap-drop: [NET_RAW, CHOWN], restart: always, add-host: "db:192.0.2.7"}}
@@ -136,7 +136,7 @@ async fn as_configured(world: &World) -> anyhow::Result<()> {
     );
     let both = (
         status(world, "parts.test").await?,
-        status(world, "admin.test").await?,
+        status(world, "desk.test").await?,
     );
     ensure!(both == (200, 200), "{both:?}");
     Ok(())
@@ -147,7 +147,7 @@ async fn closed_and_opened(world: &World) -> anyhow::Result<()> {
     let look = async |web: u16, admin: u16, when: &str| {
         let found = (
             status(world, "parts.test").await?,
-            status(world, "admin.test").await?,
+            status(world, "desk.test").await?,
         );
         ensure!(found == (web, admin), "{when}: {found:?}");
         anyhow::Ok(())

@@ -44,6 +44,8 @@ const LEASE: &str = "/adopt";
 const READY: Duration = Duration::from_secs(30);
 /// kamal-proxy's own time to end what is open when it is stopped.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long new visitors may be kept waiting for those who are connected already.
+const HELD: Duration = Duration::from_secs(3);
 
 /// What would be taken over, and what could be given back.
 ///
@@ -301,6 +303,8 @@ async fn switch(
             )
             .await;
             ports::put(Rule::HoldAll).await?;
+            // Those who are connected get their answers first; those who wait meanwhile are not kept waiting long.
+            drain(agent, proxy, patience.min(HELD)).await?;
             agent.docker.stop(&proxy.id, Some(GRACE)).await?;
             stopped = true;
             if let Err(error) = ports::listen().await {
@@ -326,12 +330,7 @@ async fn switch(
     if !stopped {
         ports::put(Rule::Redirect).await?;
         tell(audience, "switched", "new visitors come to the appliance").await;
-        let pid = agent
-            .docker
-            .inspect(&proxy.id)
-            .await?
-            .map_or(0, |found| found.pid);
-        let left = ports::drain(pid, patience).await;
+        let left = drain(agent, proxy, patience).await?;
         if left > 0 {
             let message = format!(
                 "{left} connections were still open in kamal-proxy after {} s and are closed; --drain SECONDS waits longer",
@@ -343,6 +342,12 @@ async fn switch(
     }
     tell(audience, "drained", "kamal-proxy is stopped").await;
     Ok(ports::release().await?)
+}
+
+/// Waits until nobody is connected to kamal-proxy, at most `patience`; who is left.
+async fn drain(agent: &Agent, proxy: &plan::Proxy, patience: Duration) -> anyhow::Result<usize> {
+    let found = agent.docker.inspect(&proxy.id).await?;
+    Ok(ports::drain(found.map_or(0, |found| found.pid), patience).await)
 }
 
 async fn routes(agent: &Arc<Agent>, plan: &Plan, audience: &Audience) -> anyhow::Result<()> {
