@@ -294,7 +294,7 @@ async fn two_hosts_go_together_or_not_at_all() -> anyhow::Result<()> {
     hooks_were_told(&fleet).await?;
 
     let loads = fleet.load();
-    for version in ["v2", "v3"] {
+    for version in ["v0", "v2", "v3"] {
         fleet.push(good(version)).await?.expect_code(0)?;
         fleet.timeline(version).await?;
     }
@@ -523,12 +523,52 @@ async fn canary(fleet: &Fleet) -> anyhow::Result<()> {
         .await
         .context("one host could not be promoted")?;
 
-    fleet.push(push).await?.expect_code(0)?;
+    let share = Push {
+        arguments: &["--canary", "40%"],
+        ..push
+    };
+    fleet.push(share).await?.expect_code(0)?;
+    shared(fleet).await?;
     let loads = fleet.load();
     developer.appliance(["promote"]).run().await?.expect_code(0)?;
     fleet.timeline("a promotion").await?;
     fleet.serves("v5").await.context("the canary was promoted")?;
     unharmed("a promotion", loads).await
+}
+
+/// Two fifths of the visitors get v5, and whoever got it once gets it again.
+async fn shared(fleet: &Fleet) -> anyhow::Result<()> {
+    const VISITORS: u32 = 150;
+    for site in &fleet.sites {
+        let mut chosen = 0;
+        let mut cookies = Vec::new();
+        for _ in 0..VISITORS {
+            let answer = site.get().await?;
+            let version = answer.version().context("a version")?.to_owned();
+            chosen += u32::from(version == "v5");
+            let cookie = answer.headers.get("set-cookie").context("a cookie")?;
+            let cookie = cookie.to_str()?.split(';').next().context("a value")?;
+            cookies.push((cookie.to_owned(), version));
+        }
+        // Nine of ten thousand runs are further than this from 60 of 150.
+        ensure!(
+            (40..=80).contains(&chosen),
+            "{chosen} of {VISITORS} got the canary"
+        );
+        for (cookie, version) in cookies.iter().take(20) {
+            let mut request = site.request()?;
+            request.headers_mut().insert("cookie", cookie.parse()?);
+            let answer = site.connect().await?.send_request(request).await?;
+            ensure!(
+                answer
+                    .headers()
+                    .get("x-version")
+                    .is_some_and(|shown| shown == version.as_str()),
+                "{cookie} got {version} before, and now {answer:?}"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// `app boot` changes all hosts or none, too. v5 serves, and v2 did before.

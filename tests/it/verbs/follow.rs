@@ -14,7 +14,13 @@ pub(super) async fn logs(world: &World) -> anyhow::Result<()> {
         let line = "sh -c 'echo followed > /proc/1/fd/1'";
         ours(world, &["app", "exec", "--reuse", line]).await.map(drop)
     };
-    until_ctrl_c(world, &arguments, "followed", write).await
+    until_ctrl_c(world, &arguments, "followed", write).await?;
+    let arguments = ["proxy", "logs", "-f", "-n", "1", "-g", "/asked-for"];
+    let visit = async || {
+        let site = world.http("demo.test", "/asked-for").await?;
+        site.get().await.map(drop)
+    };
+    until_ctrl_c(world, &arguments, "/asked-for", visit).await
 }
 
 /// `cause` is repeated until what it writes is seen: which of the two comes first is not known.
