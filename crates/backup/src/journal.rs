@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{BackupId, Subject};
 
+/// Extension of a file that is being written.
+const TEMPORARY: &str = "new";
+
 /// An operation that is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "operation", rename_all = "kebab-case", deny_unknown_fields)]
@@ -134,13 +137,21 @@ pub struct Entry {
 }
 
 impl Journal {
-    /// The journal in `directory`, which is made.
+    /// The journal in `directory`, which is made. What writes that a crash ended have left is removed: nobody else may
+    /// write there yet.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be made or tidied.
     pub fn open(directory: impl Into<PathBuf>) -> io::Result<Self> {
         let directory = directory.into();
         fs_err::create_dir_all(&directory)?;
+        for entry in fs_err::read_dir(&directory)? {
+            let path = entry?.path();
+            // Its entry, if it has one, still says what it said before.
+            if path.extension().is_some_and(|extension| extension == TEMPORARY) {
+                fs_err::remove_file(&path)?;
+            }
+        }
         Ok(Self {
             directory,
             behalf: None,
@@ -174,7 +185,8 @@ impl Journal {
         Ok(entry)
     }
 
-    /// What was interrupted, oldest first. A file that makes no sense is set aside and said.
+    /// What is under way or was interrupted, oldest first. A file that makes no sense is set aside and said; others may
+    /// begin, go on and end meanwhile.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -187,13 +199,15 @@ impl Journal {
         paths.sort();
         for path in paths {
             if path.extension().is_none_or(|extension| extension != "json") {
-                // A temporary file of a write that did not end: its entry still says what it said before.
-                if path.extension().is_some_and(|extension| extension == "new") {
-                    fs_err::remove_file(&path)?;
-                }
+                // Somebody may be about to give it its name.
                 continue;
             }
-            match serde_json::from_slice(&fs_err::read(&path)?) {
+            let bytes = match fs_err::read(&path) {
+                // It ended since the directory was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                read => read?,
+            };
+            match serde_json::from_slice(&bytes) {
                 Ok(intent) => entries.push(Entry {
                     path,
                     behalf: None,
@@ -243,7 +257,7 @@ impl Entry {
     }
 
     fn write(&self) -> io::Result<()> {
-        let temporary = self.path.with_extension("new");
+        let temporary = self.path.with_extension(TEMPORARY);
         let mut file = fs_err::File::create(&temporary)?;
         file.write_all(&serde_json::to_vec(&self.intent)?)?;
         file.sync_all()?;
@@ -253,5 +267,43 @@ impl Entry {
 
     fn sync(&self) -> io::Result<()> {
         fs_err::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taking_over() -> Intent {
+        let subject = Subject {
+            app: "shop".to_owned(),
+            kind: crate::names::Kind::Redis,
+            accessory: "cache".to_owned(),
+            unit: "data".to_owned(),
+        };
+        Intent::TakeOver { subject }
+    }
+
+    #[test]
+    fn whoever_looks_is_in_nobodys_way() {
+        let place = tempfile::tempdir().expect("a directory");
+        let journal = Journal::open(place.path()).expect("opens");
+        let entry = journal.begin("one", taking_over()).expect("begins");
+        // Somebody writes, and is about to give it its name.
+        let half = place.path().join("one.new");
+        fs_err::write(&half, "half").expect("written");
+        // Somebody has ended since the directory was listed.
+        std::os::unix::fs::symlink(place.path().join("gone"), place.path().join("two.json")).expect("linked");
+        let found = journal.interrupted().expect("what ends meanwhile is no failure");
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].intent, taking_over());
+        assert!(half.exists(), "it is another's");
+
+        // The next process finds what a crash left of a write, and what the entry said before.
+        let journal = Journal::open(place.path()).expect("opens");
+        assert!(!half.exists());
+        assert_eq!(journal.interrupted().expect("read").len(), 1);
+        entry.done().expect("ends");
+        assert!(journal.interrupted().expect("read").is_empty());
     }
 }

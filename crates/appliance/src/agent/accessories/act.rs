@@ -154,11 +154,7 @@ impl Agent {
                 Ok(done(format!("{which}: the configuration is noted")))
             }
             AccessoryAction::Boot(definition) => {
-                let booted = self.boot_accessory(which, verified, definition, audience).await;
-                if booted.is_ok() {
-                    self.revive_job(&which.app, &which.name);
-                }
-                booted
+                self.boot_accessory(which, verified, definition, audience).await
             }
             AccessoryAction::Reboot { .. } => {
                 let definition = definition()?;

@@ -135,6 +135,20 @@ impl Opened {
 }
 
 impl Agent {
+    /// Whether an accessory is on this host; one whose record cannot be read is not taken for one that was removed.
+    pub fn has_accessory(&self, which: &Which) -> bool {
+        match self.accessories.records.read(which) {
+            Ok(record) => record.definition.is_some(),
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "{which} may be on this host"
+                );
+                true
+            }
+        }
+    }
+
     fn open_accessory(&self, definition: &Accessory) -> Result<Opened, IdentityError> {
         use base64::Engine as _;
         let sealed = base64::engine::general_purpose::STANDARD

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::jobs::Spec;
+use crate::agent::accessories::Which;
 use crate::agent::{Agent, identity};
 
 /// One job.
@@ -27,7 +28,8 @@ pub struct Kept {
     pub sealed: String,
     /// Whether it came by itself, not with a release.
     pub own: bool,
-    /// Whether its accessory was removed since: no backups are made until a newer release has it, or it is booted again.
+    /// Whether its accessory was removed since: no backups are made until a newer release has it, or the accessory is on
+    /// this host again, however it came back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
 }
@@ -54,11 +56,22 @@ fn renew(jobs: &mut Jobs, app: &str, new: Vec<Kept>) {
     }
 }
 
-/// Ends a job with its accessory. One that a release brought leaves a mark, or that release would bring it again.
+/// Ends a job with its accessory, by a mark: the release that brought it would bring it again, and an accessory that
+/// comes back is backed up as before.
 fn end(jobs: &mut Jobs, key: &str) {
-    match jobs.get_mut(key) {
-        Some(kept) if !kept.own => kept.gone = true,
-        _ => drop(jobs.remove(key)),
+    if let Some(kept) = jobs.get_mut(key) {
+        kept.gone = true;
+    }
+}
+
+impl Kept {
+    /// Whether backups are made of it; `here` says whether its accessory is on this host.
+    fn stands(&self, here: impl FnOnce(&Which) -> bool) -> bool {
+        !self.gone
+            || here(&Which {
+                app: self.app.clone(),
+                name: self.spec.accessory.clone(),
+            })
     }
 }
 
@@ -104,8 +117,8 @@ impl Agent {
                 jobs = renewed;
             }
         }
-        let here = |kept: &Kept| kept.app == app && !kept.gone;
-        Ok(jobs.into_values().filter(here).collect())
+        let stands = |kept: &Kept| kept.app == app && kept.stands(|which| self.has_accessory(which));
+        Ok(jobs.into_values().filter(stands).collect())
     }
 
     /// Those secrets alone that a job needs, sealed to this host.
@@ -151,8 +164,8 @@ impl Agent {
             .jobs
             .read()
             .context("cannot read which backups are made here")?;
-        let here = jobs.data.into_values().filter(|kept| !kept.gone);
-        apps.extend(here.map(|kept| kept.app));
+        let stand = (jobs.data.into_values()).filter(|kept| kept.stands(|which| self.has_accessory(which)));
+        apps.extend(stand.map(|kept| kept.app));
         Ok(apps.into_iter().collect())
     }
 
@@ -198,27 +211,7 @@ impl Agent {
         Ok(format!("{accessory} is backed up to {to}: {schedule}"))
     }
 
-    /// Backs an accessory up again that was removed and is booted again.
-    pub fn revive_job(&self, app: &str, accessory: &str) {
-        let key = format!("{app}/{accessory}");
-        let gone = self.backups.jobs.read();
-        if !gone.is_ok_and(|jobs| jobs.data.get(&key).is_some_and(|kept| kept.gone)) {
-            return;
-        }
-        let revived = (self.backups.jobs).update(|jobs| {
-            if let Some(kept) = jobs.get_mut(&key) {
-                kept.gone = false;
-            }
-        });
-        if let Err(error) = revived {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "{key} is back, and not backed up"
-            );
-        }
-    }
-
-    /// Forgets the job of an accessory that is gone.
+    /// Ends the job of an accessory that is gone, until it is back.
     pub fn forget_job(&self, app: &str, accessory: &str) {
         let key = format!("{app}/{accessory}");
         if let Err(error) = self.backups.jobs.update(|jobs| end(jobs, &key)) {
@@ -299,6 +292,27 @@ mod tests {
         end(&mut jobs, "shop/db");
         assert_eq!(look(&mut jobs, 1, &db), [""; 0], "the same release");
         assert_eq!(look(&mut jobs, 2, &db), ["db=postgres:17"]);
+    }
+
+    #[test]
+    fn an_accessory_that_is_back_is_backed_up_however_it_came_back() {
+        for own in [false, true] {
+            let mut jobs = Jobs::new();
+            look(&mut jobs, 1, &[spec("db", "postgres:17")]);
+            jobs.get_mut("shop/db").expect("it is there").own = own;
+            end(&mut jobs, "shop/db");
+            let kept = jobs.get("shop/db").expect("only marked");
+            assert!(!kept.stands(|_| false), "it was removed");
+            assert!(
+                kept.stands(|which| which.to_string() == kept_name()),
+                "it was booted"
+            );
+        }
+    }
+
+    fn kept_name() -> String {
+        let (app, name) = ("shop".to_owned(), "db".to_owned());
+        Which { app, name }.to_string()
     }
 
     #[test]
