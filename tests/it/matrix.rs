@@ -139,6 +139,8 @@ async fn whole(distro: Distro) -> anyhow::Result<()> {
         .await?;
     lab.look().await?;
     lab.check("a network was made").await?;
+    lab.bridged().await?;
+    lab.hairpin().await?;
     lab.where_ufw_keeps_the_host().await?;
     lab.reboot().await
 }
@@ -330,6 +332,72 @@ impl Lab {
         self.world.run(argv).await?;
         self.healed().await.with_context(|| argv.join(" "))?;
         self.check(&argv.join(" ")).await
+    }
+
+    /// A card becomes part of a bridge, as where virtual machines live beside containers, and is itself again:
+    /// such a bridge is no network of containers, and leads outside for as long as it is there.
+    async fn bridged(&self) -> anyhow::Result<()> {
+        // Another kind of card than the end of a container's cable, which the host's own are here.
+        const BRIDGE: &str = "card=$(ip -brief -4 address show to $1 | cut -d' ' -f1 | cut -d@ -f1)\n\
+            four=$(ip -brief -4 address show to $1 | awk '{print $3}')\n\
+            ip link add link $card name nic0 type macvlan mode passthru; ip link add br0 type bridge forward_delay 0\n\
+            ip link set nic0 master br0; ip address flush dev $card\n\
+            ip link set nic0 up; ip link set br0 up; sysctl --quiet --write net.ipv6.conf.br0.disable_ipv6=0\n\
+            ip address add $four dev br0; ip address add $2/64 dev br0 nodad; echo $card $four";
+        const BACK: &str = "ip link delete br0; ip link delete nic0; ip address add $2 dev $1; ip address add $3/64 dev $1 nodad";
+        let (four, six) = (self.lan_host.0.to_string(), self.lan_host.1.to_string());
+        let found = self
+            .world
+            .run(&["bash", "-euc", BRIDGE, "bash", &four, &six])
+            .await?;
+        let (card, four) = found.split_once(' ').context("a card and its address")?;
+        self.leads_outside("br0", true).await?;
+        self.check("a card is in a bridge").await?;
+        self.world
+            .run(&["bash", "-euc", BACK, "bash", card, four, &six])
+            .await?;
+        self.leads_outside("br0", false).await?;
+        self.check("the bridge is gone").await
+    }
+
+    /// Waits until the kernel's table takes an interface for one that leads outside, or no more.
+    async fn leads_outside(&self, name: &str, expect: bool) -> anyhow::Result<()> {
+        let script = format!(
+            "until {} nft list set inet appliance outside_if | grep --quiet '\"{name}\"'; do read -rt 0.1 <> <(:); done; true",
+            if expect { "" } else { "!" }
+        );
+        let wait = Command::new(["bash", "-c", &script]).timeout(Duration::from_secs(30));
+        let waited = self.world.host.exec(&wait).await;
+        ensure!(
+            waited.is_ok_and(|output| output.success()),
+            "{name} is not taken for what it is: {}",
+            self.world.run(&["ip", "-brief", "link"]).await?
+        );
+        Ok(())
+    }
+
+    /// Containers reach the host by its public address where everybody does, and not where nobody does.
+    async fn hairpin(&self) -> anyhow::Result<()> {
+        let (four, _) = self.world.host.addresses().await?;
+        let rows: Vec<_> = TRIED
+            .iter()
+            .filter(|port| [22, 80, 443, 9000, 9100].contains(*port))
+            .map(|port| (four, *port, [80, 443].contains(port)))
+            .collect();
+        let json = serde_json::to_string(&rows)?;
+        for container in ["unpub", "six"] {
+            let probe = Command::new(["docker", "exec", container, "python3", "-c", PROBE, &json]);
+            let output = self.world.host.exec(&probe).await?;
+            let states: Vec<PortState> =
+                serde_json::from_slice(&output.stdout).with_context(|| output.error_text())?;
+            for ((_, port, open), state) in rows.iter().zip(states) {
+                ensure!(
+                    (state == PortState::Open) == *open,
+                    "from container {container}: port {port} of the host is {state:?}"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// The same table where UFW keeps the host's own ports and ours the containers', whoever takes UFW's rules away.

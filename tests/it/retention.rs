@@ -1,6 +1,9 @@
 //! What is left after several deploys: counted per role and destination.
 
+use std::time::Duration;
+
 use anyhow::ensure;
+use appliance_sandbox::Command;
 use appliance_tests::World;
 
 /// The host has no app `keeps` and needs none of the images `demo:v3` to `demo:v6`.
@@ -46,6 +49,46 @@ pub(crate) async fn after_several_deploys(world: &World) -> anyhow::Result<()> {
     ] {
         ensure!(images.contains(&image.to_owned()) == there, "{image}: {images:?}");
     }
+    on_a_disk_that_is_short(world, &images).await
+}
+
+/// What a rollback needs stays, and so does what somebody else built here, its build cache included.
+async fn on_a_disk_that_is_short(world: &World, before: &[String]) -> anyhow::Result<()> {
+    const BUILD: &str = "printf 'FROM demo:v6\\nLABEL of=others\\nRUN true\\n' | DOCKER_BUILDKIT=0 docker build --quiet --tag others:1 - 2>/dev/null";
+    world.run(&["bash", "-euc", BUILD]).await?;
+    let everything = ["docker", "images", "--all", "--quiet", "--no-trunc"];
+    let held = world.run(&everything).await?;
+    let limits = "limits: {disk_free: 99.9%}\n";
+    let host_yml = "/etc/appliance/host.yml";
+    let was = world.host.read(host_yml).await.unwrap_or_default();
+    world.host.copy_in(host_yml, limits, 0o644).await?;
+    // It looks when it starts, and every five minutes.
+    let since = world.run(&["date", "+%s.%N"]).await?;
+    world.run(&["systemctl", "restart", "appliance-agent"]).await?;
+    world.ready().await?;
+    let script = "until journalctl --unit appliance-agent --output cat --since @$1 | grep --quiet 'the image store is tidy'; do read -rt 0.3 <> <(:); done; true";
+    let tidied = Command::new(["bash", "-c", script, "bash", &since]).timeout(Duration::from_secs(60));
+    let tidied = world.host.exec(&tidied).await;
+    ensure!(
+        tidied.is_ok_and(|output| output.success()),
+        "nobody made room: {}",
+        world
+            .run(&["journalctl", "--no-pager", "--lines=20", "--unit=appliance-agent"])
+            .await?
+    );
+    let left = world.run(&everything).await?;
+    ensure!(
+        held.lines().all(|id| left.contains(id)),
+        "of {held} only {left} is left"
+    );
+    let names = images(world).await?;
+    ensure!(
+        before.iter().all(|name| names.contains(name)) && names.contains(&"others:1".to_owned()),
+        "{names:?}"
+    );
+    let back = world.developer.appliance(["rollback", "v5"]).run().await?;
+    back.expect_code(0)?;
+    world.host.copy_in(host_yml, was, 0o644).await?;
     Ok(())
 }
 

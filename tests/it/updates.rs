@@ -351,11 +351,8 @@ async fn a_newer_binary_takes_over_a_sick_one_goes_back_and_nobody_notices() -> 
     socket.echoes("after the sick one").await?;
 
     // The updater dies in the middle: the guard goes back. Its timer is not waited for here.
-    let script = "appliance update \"$1\" & pid=$!\n\
-                  until systemctl is-active --quiet appliance-update-revert.timer; do :; done\n\
-                  until appliance version | grep -q \"$2\"; do :; done\n\
-                  kill -KILL $pid; wait $pid || true; systemctl start appliance-update-revert.service";
-    let cut_off = Command::new(["bash", "-euc", script, "bash", &file, &sick]).timeout(LIMIT);
+    let script = format!("{CUT_OFF}systemctl start appliance-update-revert.service");
+    let cut_off = Command::new(["bash", "-euc", &script, "bash", &file, &sick]).timeout(LIMIT);
     let cut_off = world.host.exec(&cut_off).await?;
     ensure!(cut_off.success(), "{}", cut_off.error_text());
     world.ready().await?;
@@ -392,14 +389,21 @@ async fn a_newer_binary_takes_over_a_sick_one_goes_back_and_nobody_notices() -> 
     a_reboot_in_the_middle(&world, &own, &sick).await
 }
 
+/// An update to the program `$1` of version `$2` whose updater dies as soon as that is in place.
+///
+/// Until then the program and the one that is guarded are one file.
+/// Should it have ended before anybody looked, the script fails at once instead of waiting for what never comes.
+const CUT_OFF: &str = "appliance update \"$1\" & pid=$!; cd /usr/local/bin\n\
+    while kill -0 $pid && [ ! -e .appliance.guarded -o appliance -ef .appliance.guarded ]; do :; done\n\
+    kill -STOP $pid; appliance version | grep --quiet \"$2\"\n\
+    kill -KILL $pid; wait $pid || true\n";
+
 /// The host loses its power with a program in place that nobody has found healthy: its own timer goes back.
 async fn a_reboot_in_the_middle(world: &World, own: &str, sick: &str) -> anyhow::Result<()> {
-    let script = "appliance update /root/sick & pid=$!\n\
-                  until systemctl is-active --quiet appliance-update-revert.timer; do :; done\n\
-                  until appliance version | grep -q \"$1\"; do :; done\n\
-                  kill -KILL $pid; wait $pid || true\n\
-                  sed -i 's/OnActiveSec=.*/OnActiveSec=3/' /etc/systemd/system/appliance-update-revert.timer; sync";
-    let cut_off = Command::new(["bash", "-euc", script, "bash", sick]).timeout(LIMIT);
+    let script = format!(
+        "{CUT_OFF}sed -i 's/OnActiveSec=.*/OnActiveSec=3/' /etc/systemd/system/appliance-update-revert.timer; sync"
+    );
+    let cut_off = Command::new(["bash", "-euc", &script, "bash", "/root/sick", sick]).timeout(LIMIT);
     let cut_off = world.host.exec(&cut_off).await?;
     ensure!(cut_off.success(), "{}", cut_off.error_text());
     match world.host.reboot().await {
