@@ -111,6 +111,9 @@ pub struct App {
     pub app: String,
     /// The release that serves.
     pub current: Option<Release>,
+    /// The rollout that brought it; another one of the same release, as a restart is, counts on.
+    #[serde(default)]
+    pub brought_by: Option<u64>,
     /// The releases that can be rolled back to, newest first.
     pub previous: Vec<Release>,
     /// Where a rollback goes that names no release: the one that served before the current.

@@ -77,6 +77,8 @@ impl App {
         let coming = self.rollout.as_ref().map(|rollout| rollout.plan().new.release);
         let coming = coming.filter(|number| !self.served.contains(number));
         needed.extend(coming);
+        // The way back to Kamal asks what its containers were.
+        needed.extend(self.adopted.as_ref().map(|adopted| adopted.release));
         let counted = self.releases.iter().filter(|number| Some(**number) != coming);
         let excess = counted.count().saturating_sub(keep);
         let unneeded = self.releases.iter().filter(|number| !needed.contains(number));

@@ -133,9 +133,8 @@ pub fn spec(making: &Making<'_>, role: &Role, instance: &Instance) -> Result<Con
         volumes: [role.volumes.clone(), making.volumes.clone()].concat(),
         log,
         restart: restart(role)?,
-        stop_timeout: role
-            .stop_timeout
-            .map(|seconds| Duration::from_secs(u64::from(seconds))),
+        // Whoever stops it, a reboot too, gives it the time that a rollout does.
+        stop_timeout: grace(release, role),
         ..ContainerSpec::default()
     };
     for (option, values) in &role.options {
@@ -149,6 +148,16 @@ pub fn spec(making: &Making<'_>, role: &Role, instance: &Instance) -> Result<Con
         })?;
     }
     Ok(spec)
+}
+
+/// Kamal's rule: the role's own, else Docker's default behind the proxy, else the drain time.
+pub fn grace(release: &Release, role: &Role) -> Option<Duration> {
+    let seconds = match (role.stop_timeout, &role.proxy) {
+        (Some(seconds), _) => Some(seconds),
+        (None, Some(_)) => None,
+        (None, None) => Some(release.drain_timeout),
+    };
+    seconds.map(|seconds| Duration::from_secs(u64::from(seconds)))
 }
 
 /// Clear values, then secrets: of a name that is both, Docker lets `--env` win over the file.

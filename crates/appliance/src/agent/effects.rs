@@ -8,6 +8,7 @@ use std::time::Duration;
 use appliance_containers::engine::{ContainerInfo, LogQuery, NETWORK, State};
 use appliance_containers::{EngineError, names, ready};
 use appliance_proxy::control::{Batch, Counts};
+use appliance_proxy::names::ServiceName;
 use appliance_proxy::snapshot::Service;
 use appliance_push::change::{self, Role};
 use appliance_rollout::{Effect, Instance, Plan, ReleaseNumber, Route};
@@ -21,7 +22,7 @@ use super::drive::{Audience, std_duration};
 use super::identity::IdentityError;
 use super::images::ImagesError;
 use super::parts::Part;
-use super::{Agent, host_env, random, route};
+use super::{Agent, host_env, random, route, unowned};
 use crate::wire;
 
 /// Lines of a failed container shown to the developer.
@@ -57,6 +58,27 @@ pub enum EffectError {
     /// The proxy would refuse it.
     #[error("the proxy cannot serve the release: {0}")]
     Unserved(String),
+    /// Another app, or an accessory, has a service of that name.
+    #[error(
+        "the proxy would know it as {service}, and {other} on this host has that name; give the role or the service another name"
+    )]
+    NamedAlike {
+        /// The name.
+        service: ServiceName,
+        /// Whose it is.
+        other: String,
+    },
+    /// The ledgers of the other apps.
+    #[error("cannot see which services the other apps have")]
+    Owners(#[source] anyhow::Error),
+    /// Another app's container has the name.
+    #[error("the container {name} belongs to {other}; give the role or the service another name")]
+    TakenContainer {
+        /// The container.
+        name: String,
+        /// The app.
+        other: String,
+    },
     /// The certificates.
     #[error(transparent)]
     Certificates(#[from] super::certificates::CertificatesError),
@@ -280,12 +302,28 @@ impl Effects {
                 return Err(EffectError::Unserved(problem));
             }
         }
+        self.named_by_nobody_else(&services)?;
         self.unclaimed(services).await?;
         Ok(self
             .agent
             .certificates
             .ensure(&specs.iter().collect::<Vec<_>>())
             .await?)
+    }
+
+    /// Two apps can come to the same name of a service, as `shop` with a role `web-admin` and `shop-web` with `admin` do:
+    /// each would take the other's visitors.
+    fn named_by_nobody_else(&self, services: &[Service]) -> Result<(), EffectError> {
+        let owners = unowned::owners(&self.agent, |other| other != self.app).map_err(EffectError::Owners)?;
+        for service in services {
+            if let Some(other) = owners.get(&service.name) {
+                return Err(EffectError::NamedAlike {
+                    service: service.name.clone(),
+                    other: other.clone(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Another app may have the host names and paths already.
@@ -364,6 +402,13 @@ impl Effects {
         let spec = container::spec(&making, &role, instance)?;
         // The same version again, or one that a stock Kamal left: its container makes room, as in Kamal.
         if let Some(former) = self.agent.docker.inspect(&spec.name).await? {
+            let owner = former.labels.get(container::APP);
+            if let Some(other) = owner.filter(|owner| **owner != self.app) {
+                return Err(EffectError::TakenContainer {
+                    name: spec.name,
+                    other: other.clone(),
+                });
+            }
             let name = names::replaced(&spec.name, random());
             self.agent.docker.rename(&former.id.0, &name).await?;
         }
@@ -629,7 +674,7 @@ impl Effects {
         Ok(self
             .agent
             .docker
-            .stop(&found.id.0, grace(&accepted, &role))
+            .stop(&found.id.0, container::grace(&accepted.release, &role))
             .await?)
     }
 
@@ -638,7 +683,7 @@ impl Effects {
         if let Some(found) = self.find(instance).await? {
             self.agent
                 .docker
-                .stop(&found.id.0, grace(&accepted, &role))
+                .stop(&found.id.0, container::grace(&accepted.release, &role))
                 .await?;
             // A container whose death ended the wait for it was not heard yet, and soon nobody can hear it any more.
             self.last_words(&found).await;
@@ -724,16 +769,6 @@ pub fn address(found: &ContainerInfo) -> Result<IpAddr, EffectError> {
         .ip_on(NETWORK)
         .map(IpAddr::from)
         .ok_or_else(|| EffectError::NoAddress(found.name.clone()))
-}
-
-/// Kamal's rule: the role's own, else Docker's default behind the proxy, else the drain time.
-pub fn grace(accepted: &Accepted, role: &Role) -> Option<Duration> {
-    let seconds = match (role.stop_timeout, &role.proxy) {
-        (Some(seconds), _) => Some(seconds),
-        (None, Some(_)) => None,
-        (None, None) => Some(accepted.release.drain_timeout),
-    };
-    seconds.map(|seconds| Duration::from_secs(u64::from(seconds)))
 }
 
 /// Bytes of an app as one line of output.

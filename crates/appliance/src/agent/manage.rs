@@ -1,14 +1,16 @@
 //! Containers started and stopped on request, and what no rollback needs removed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use appliance_containers::engine::State;
 use appliance_proxy::names::ServiceName;
 use appliance_push::change::{ContainersAction, RoleName};
 
 use super::change::{done, not_deployed};
 use super::parts::Part;
-use super::{Agent, container, effects, exec, images};
+use super::{Agent, adopt, container, effects, exec, images};
 use crate::wire::End;
 use appliance_rollout::Deployment;
 
@@ -51,9 +53,15 @@ pub async fn containers(
                 && let Some(found) = agent.find(app, instance).await?
             {
                 let secrets = agent.open_secrets(accepted)?;
-                agent
-                    .put_route(accepted, role, effects::address(&found)?, &secrets)
-                    .await?;
+                let address = effects::address(&found)?;
+                // As Kamal does: visitors come when it is well, and the command says so when it is not.
+                if let Some(proxy) = &role.proxy {
+                    let patience = Duration::from_secs(accepted.release.deploy_timeout.into());
+                    adopt::healthy(agent, &found.name, proxy, address, patience)
+                        .await
+                        .context("it is started and gets no visitors; next: appliance app logs")?;
+                }
+                agent.put_route(accepted, role, address, &secrets).await?;
             }
         } else {
             let service = role.proxy.as_ref().map(|proxy| &proxy.service_name);
@@ -62,7 +70,8 @@ pub async fn containers(
             if let Some(service) = &service {
                 agent.proxy.remove_service(service).await?;
             }
-            agent.docker.stop(&found.id.0, None).await?;
+            let grace = container::grace(&accepted.release, role);
+            agent.docker.stop(&found.id.0, grace).await?;
             // A look at the routes that was under way when this began may have put it back meanwhile.
             if let Some(service) = &service {
                 agent.proxy.remove_service(service).await?;

@@ -147,6 +147,7 @@ impl Agent {
         Ok(wire::App {
             app: id.to_owned(),
             current: current.and_then(|current| list(current.release)),
+            brought_by: current.map(|current| current.rollout.0),
             previous,
             back: state
                 .numbers

@@ -33,7 +33,7 @@ pub async fn sweep(agent: &Arc<Agent>, suspects: &mut BTreeSet<ServiceName>) -> 
             return Ok(());
         }
     }
-    let owned = owned(agent)?;
+    let owned: BTreeSet<ServiceName> = owners(agent, |_| true)?.into_keys().collect();
     if listed.iter().all(|service| owned.contains(&service.name)) {
         return Ok(());
     }
@@ -49,25 +49,36 @@ pub async fn sweep(agent: &Arc<Agent>, suspects: &mut BTreeSet<ServiceName>) -> 
     Ok(())
 }
 
-/// Takes away what an earlier time on this host left in the proxy, which did not run when it ended; `wanted` stays too.
+/// Takes away what an earlier adoption left in the proxy, which did not run any more when that ended.
 ///
 /// # Errors
 /// When a ledger cannot be read, or the proxy does not answer.
-pub async fn clear(agent: &Agent, wanted: &BTreeSet<&str>) -> anyhow::Result<()> {
-    let owned = owned(agent)?;
+pub async fn clear(agent: &Agent) -> anyhow::Result<()> {
+    let mut adopted = BTreeSet::new();
+    for app in agent.apps.ids()? {
+        if agent.apps.read(&app)?.adopted.is_some() {
+            adopted.insert(app);
+        }
+    }
+    let owners = owners(agent, |app| !adopted.contains(app))?;
     for status in agent.proxy.list().await? {
-        let name = &status.service.name;
-        if !owned.contains(name) && !wanted.contains(name.as_str()) {
-            agent.proxy.remove_service(name).await?;
+        if !owners.contains_key(&status.service.name) {
+            agent.proxy.remove_service(&status.service.name).await?;
         }
     }
     Ok(())
 }
 
-/// Names of the services that apps and accessories have on record.
-fn owned(agent: &Agent) -> anyhow::Result<BTreeSet<ServiceName>> {
-    let mut names = BTreeSet::new();
-    for app in agent.apps.ids()? {
+/// The services that accessories and these apps have on record, with whose they are.
+///
+/// # Errors
+/// When a ledger cannot be read.
+pub fn owners(agent: &Agent, apps: impl Fn(&str) -> bool) -> anyhow::Result<BTreeMap<ServiceName, String>> {
+    let mut owners = BTreeMap::new();
+    for name in agent.accessory_services()? {
+        owners.insert(name, "an accessory".to_owned());
+    }
+    for app in agent.apps.ids()?.into_iter().filter(|app| apps(app)) {
         let state = agent.apps.read(&app)?;
         let rollout = state.rollout.as_ref().filter(|rollout| !rollout.is_over());
         let plan = rollout.map(|rollout| rollout.plan());
@@ -75,11 +86,12 @@ fn owned(agent: &Agent) -> anyhow::Result<BTreeSet<ServiceName>> {
             .into_iter()
             .flat_map(|plan| plan.old.iter().chain([&plan.new]));
         for deployment in state.numbers.current.iter().chain(under_way) {
-            names.extend(change::services(agent, &app, deployment)?);
+            for name in change::services(agent, &app, deployment)? {
+                owners.insert(name, app.clone());
+            }
         }
     }
-    names.extend(agent.accessory_services()?);
-    Ok(names)
+    Ok(owners)
 }
 
 /// Where containers run, and whether each is an app's.

@@ -15,7 +15,7 @@ use super::container;
 use super::effects::EffectError;
 use super::gate::app_id;
 use super::identity::IdentityError;
-use super::{Agent, assets, extras, images, route};
+use super::{Agent, adopt, assets, extras, images, route};
 
 impl Agent {
     /// The container of one role of one rollout of `app`.
@@ -198,6 +198,12 @@ impl Agent {
         if let Err(error) = pruned.await? {
             tracing::warn!(app, "{app}: old assets stay: {}", super::chain(&error));
         }
+        let mut ways_back = Vec::new();
+        if let Some(adopted) = &state.adopted
+            && self.docker.inspect(adopt::PROXY).await?.is_some()
+        {
+            ways_back.extend(adopted.containers.values().cloned());
+        }
         let mut kept = BTreeMap::<String, usize>::new();
         for found in self.containers(app).await? {
             let rollout = found.labels.get(container::ROLLOUT).cloned().unwrap_or_default();
@@ -212,6 +218,10 @@ impl Agent {
                 continue;
             }
             if needed.contains(&rollout) {
+                continue;
+            }
+            // The way back to Kamal, which stands for as long as its proxy's container does.
+            if ways_back.contains(&found.id.0) {
                 continue;
             }
             // Counted per role, so that a role with many restarts never costs another its rollback.

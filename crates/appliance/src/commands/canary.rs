@@ -6,7 +6,7 @@ use appliance_push::change::{Expectation, Verb};
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use crate::developer::canary::{Standing, agreed};
+use crate::developer::canary::{Standing, agreed, brings, newest};
 use crate::developer::change::{conclude, submit};
 use crate::developer::fleet::{self, Host, Way, take_back};
 use crate::developer::project::Project;
@@ -156,6 +156,8 @@ pub async fn hold(way: &Way<'_>, hosts: &[&Host], version: &str, time: Duration)
     ));
     let until = Instant::now() + time;
     let mut links: Vec<_> = hosts.iter().map(|host| host.link.clone()).collect();
+    // What was just pushed, as each host counts it.
+    let mut pushed: Option<Vec<_>> = None;
     loop {
         tokio::time::sleep(PAUSE.min(until.saturating_duration_since(Instant::now()))).await;
         let over = Instant::now() >= until;
@@ -186,10 +188,11 @@ pub async fn hold(way: &Way<'_>, hosts: &[&Host], version: &str, time: Duration)
             continue;
         }
         let standings: Vec<_> = apps.iter().map(Standing::of).collect();
+        let pushed = pushed.get_or_insert_with(|| apps.iter().map(newest).collect());
         let gone: Vec<_> = hosts
             .iter()
-            .zip(&standings)
-            .filter(|(_, standing)| !standing.brings(version))
+            .zip(apps.iter().zip(&*pushed))
+            .filter(|(_, (app, number))| !brings(app, **number))
             .map(|(host, _)| host.name.clone())
             .collect();
         if !gone.is_empty() {

@@ -106,6 +106,7 @@ pub async fn run(args: &PushArgs, globals: &Globals) -> anyhow::Result<()> {
     let releases = join_all(reached.iter_mut().map(|host| cargo.bring(&way, host))).await;
     let releases: Vec<Release> = releases.into_iter().collect::<anyhow::Result<_>>()?;
 
+    patience.free(&way, reached.iter_mut()).await?;
     hooks.locked();
     hooks.run("pre-deploy")?;
     let verbs = releases

@@ -64,6 +64,9 @@ pub async fn run(args: &RollbackArgs, globals: &Globals) -> anyhow::Result<()> {
         changes.push((host, Verb::Rollback { to, roles }));
     }
     hooks.about(&target.version);
+    patience
+        .free(&way, changes.iter_mut().map(|(host, _)| host))
+        .await?;
     hooks.locked();
     hooks.run("pre-deploy")?;
     let order = Order::of(&project.loaded.config);

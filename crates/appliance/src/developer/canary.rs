@@ -2,7 +2,7 @@
 
 use appliance_config::Extension;
 use appliance_config::units::{Seconds, Share};
-use appliance_push::change::{Canary, CanaryHeader};
+use appliance_push::change::{Canary, CanaryHeader, ReleaseNumber};
 
 use crate::failure::{Failure, Kind, failure};
 use crate::wire;
@@ -120,14 +120,23 @@ impl<'a> Standing<'a> {
     pub fn is_canary(&self) -> bool {
         matches!(self, Self::Canary(_))
     }
+}
 
-    /// Whether this version is here, for a part of the visitors or for all.
-    pub fn brings(&self, version: &str) -> bool {
-        match self {
-            Self::Canary(found) | Self::Moving(found) | Self::Still(Some(found)) => *found == version,
-            Self::GoingBack | Self::Still(None) => false,
-        }
-    }
+/// The release that an app's last rollout is about, and the one that serves where none is on record.
+pub fn newest(app: &wire::App) -> Option<ReleaseNumber> {
+    let rollout = app.rollout.as_ref().map(|rollout| rollout.number);
+    rollout.or(app.current.as_ref().map(|current| current.number))
+}
+
+/// Whether this release is there, for a part of the visitors or for all.
+///
+/// By its number: the same version again, with other secrets, is another release.
+pub fn brings(app: &wire::App, number: Option<ReleaseNumber>) -> bool {
+    let serves = number.is_some() && app.current.as_ref().map(|current| current.number) == number;
+    serves
+        || app.rollout.as_ref().is_some_and(|rollout| {
+            Some(rollout.number) == number && !matches!(rollout.phase.as_str(), "reverting" | "reverted")
+        })
 }
 
 impl std::fmt::Display for Standing<'_> {
@@ -174,7 +183,6 @@ mod tests {
     use super::*;
 
     fn app(current: &str, rollout: Option<(&str, &str)>) -> wire::App {
-        use appliance_push::change::ReleaseNumber;
         wire::App {
             app: "shop".to_owned(),
             current: Some(wire::Release {
@@ -233,8 +241,19 @@ mod tests {
         ] {
             let app = app("a", rollout);
             assert_eq!(Standing::of(&app).is_in_progress(), expect, "{rollout:?}");
-            assert_eq!(Standing::of(&app).brings("b"), expect, "{rollout:?}");
+            let of_the_rollout = rollout.map(|_| ReleaseNumber(2));
+            assert_eq!(brings(&app, of_the_rollout), expect, "{rollout:?}");
         }
+    }
+
+    #[test]
+    fn the_same_version_again_is_another_release() {
+        let went_back = app("b", Some(("reverted", "b")));
+        assert_eq!(newest(&went_back), Some(ReleaseNumber(2)));
+        assert!(!brings(&went_back, newest(&went_back)), "the former one serves");
+        let promoted = app("b", None);
+        assert!(brings(&promoted, Some(ReleaseNumber(1))));
+        assert!(!brings(&promoted, Some(ReleaseNumber(2))));
     }
 
     fn resolve(canary: &[&str], serves: bool) -> Result<Option<Canary>, String> {

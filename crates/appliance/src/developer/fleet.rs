@@ -135,8 +135,11 @@ impl Way<'_> {
             given_up = Instant::now() + OUT_OF_REACH;
             match app.rollout.as_ref().map(|rollout| rollout.phase.as_str()) {
                 None => {
-                    let then = host.app.current.as_ref().map(|then| then.number);
-                    return Some(app.current.map(|now| now.number) != then);
+                    let served = |app: &wire::App| {
+                        let number = app.current.as_ref().map(|release| release.number);
+                        (number, app.brought_by)
+                    };
+                    return Some(served(&app) != served(&host.app));
                 }
                 Some("reverted") => return Some(false),
                 Some("canary") => return Some(true),

@@ -91,5 +91,41 @@ impl Patience {
     }
 }
 
+impl Patience {
+    /// Waits as [`Self::wait`] does, and without patience sees that nobody holds the app on any of the hosts.
+    ///
+    /// What follows is not for two at once, as a hook that migrates.
+    ///
+    /// # Errors
+    /// When somebody holds it; tells who.
+    pub async fn free(&self, way: &Way<'_>, hosts: impl Iterator<Item = &mut Host>) -> anyhow::Result<()> {
+        if self.deadline.is_some() {
+            return self.wait(way, hosts).await;
+        }
+        for host in hosts {
+            // What the change expects stays what was seen when it was prepared.
+            let now = way.app(&host.link).await?;
+            let holds = match (&now.lock, &now.changing) {
+                (Some(lock), _) => (
+                    format!("locked by {} at {}: {}", lock.by, lock.at, lock.message),
+                    "appliance lock release",
+                ),
+                (None, Some(holder)) => (
+                    format!(
+                        "{} is being changed by {} ({}) since {}",
+                        now.app, holder.owner, holder.verb, holder.since
+                    ),
+                    "push again when it is done; appliance status shows how far it is",
+                ),
+                (None, None) => continue,
+            };
+            return Err(failure(Kind::Refused, format!("{}: {}", host.name, holds.0))
+                .hint(holds.1)
+                .into());
+        }
+        Ok(())
+    }
+}
+
 /// Asking costs the host nothing, so that a turn begins soon after the one before.
 pub const PAUSE: Duration = Duration::from_millis(500);

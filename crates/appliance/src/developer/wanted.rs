@@ -9,6 +9,7 @@ use super::image::{self, ImageArgs, Local};
 use super::link::Link;
 use super::project::Project;
 use super::remote::{self, InRegistry};
+use crate::ui;
 
 /// Prefix of `--image` for an image that was pushed to the host through a tunnel.
 const ON_HOST: &str = "host:";
@@ -55,7 +56,21 @@ impl Wanted {
         }
         // Of what is built here every version has its name; another image under that name would be nobody's wish.
         let or_latest = !args.skip_push && !build::wanted(project) && !project.version_was_given;
-        let local = Local::find(config, args.image.as_deref(), or_latest).await?;
+        let found = Local::find(config, args.image.as_deref(), or_latest).await;
+        let local = match found {
+            // With `-P` Kamal's hosts always pull: what was built elsewhere is in the registry and not here.
+            Err(missing) if args.skip_push && args.image.is_none() && !config.registry.local => {
+                let found = match InRegistry::find(project).await {
+                    Ok(found) => found,
+                    Err(error) => {
+                        ui::warn(&format!("the registry has it neither: {error:#}"));
+                        return Err(missing);
+                    }
+                };
+                return Ok(Wanted::Pulled(Box::new(found)));
+            }
+            found => found?,
+        };
         local.check_service(&config.service);
         Ok(Wanted::Sent(local))
     }

@@ -29,7 +29,7 @@ use jiff::Timestamp;
 
 use self::plan::{App, Plan};
 use self::ports::Rule;
-use self::survey::PROXY;
+pub use self::survey::PROXY;
 use super::apps::{Accepted, Adopted};
 use super::change::done;
 use super::container::{self, Making};
@@ -283,7 +283,8 @@ async fn switch(
     audience: &Audience,
 ) -> anyhow::Result<()> {
     let mut stopped = false;
-    if !ports::ours().await {
+    let visited = ports::ours().await;
+    if !visited {
         tell(
             audience,
             "ports",
@@ -319,7 +320,7 @@ async fn switch(
         "certificates and routes are set, and each container is asked whether it is healthy",
     )
     .await;
-    let routed = routes(agent, plan, audience).await;
+    let routed = routes(agent, plan, visited, audience).await;
     if let Err(error) = routed {
         if stopped {
             ports::leave().await?;
@@ -350,7 +351,8 @@ async fn drain(agent: &Agent, proxy: &plan::Proxy, patience: Duration) -> anyhow
     Ok(ports::drain(found.map_or(0, |found| found.pid), patience).await)
 }
 
-async fn routes(agent: &Arc<Agent>, plan: &Plan, audience: &Audience) -> anyhow::Result<()> {
+/// Puts routes and certificates; `visited` where visitors may come to the appliance already.
+async fn routes(agent: &Arc<Agent>, plan: &Plan, visited: bool, audience: &Audience) -> anyhow::Result<()> {
     for found in &plan.certificates {
         let taken = agent
             .certificates
@@ -368,9 +370,11 @@ async fn routes(agent: &Arc<Agent>, plan: &Plan, audience: &Audience) -> anyhow:
             .await;
         }
     }
-    // Another app may have had the host names before the host was given back.
-    let accessories = (plan.accessories.iter()).map(|accessory| accessory.spec.service_name.as_str());
-    unowned::clear(agent, &accessories.collect()).await?;
+    // Another app may have had the host names before the host was given back, and a maintenance page of that time is not
+    // of this one.
+    if !visited {
+        unowned::clear(agent).await?;
+    }
     for app in &plan.apps {
         let state = agent.apps.read(&app.id)?;
         let current = state.numbers.current.context("was just recorded")?;
@@ -402,7 +406,11 @@ async fn routes(agent: &Arc<Agent>, plan: &Plan, audience: &Audience) -> anyhow:
     Ok(())
 }
 
-async fn healthy(
+/// Asks a container's health check until it answers well, for as long as `patience`.
+///
+/// # Errors
+/// When it does not, with what it answered last.
+pub async fn healthy(
     agent: &Agent,
     name: &str,
     spec: &ProxySpec,
@@ -469,6 +477,10 @@ async fn compare(agent: &Arc<Agent>, app: &App, audience: &Audience) -> anyhow::
             random: random(),
         };
         let mut spec = container::spec(&making, role, &instance)?;
+        // Kamal says the time with each stop, ours lies in the container: that is no difference.
+        spec.stop_timeout = role
+            .stop_timeout
+            .map(|seconds| Duration::from_secs(u64::from(seconds)));
         spec.name = format!("{}-compare-{}", spec.name, hex::encode(random::<4>()));
         // Nothing may find it and take it for the app's.
         spec.labels.retain(|label, _| !label.starts_with("appliance."));

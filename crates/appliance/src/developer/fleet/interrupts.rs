@@ -1,7 +1,9 @@
 //! Ctrl-C while hosts are being changed.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::failure::{Failure, Kind, failure};
@@ -9,25 +11,48 @@ use crate::failure::{Failure, Kind, failure};
 /// What a shell says of a command that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
+/// Who hears of Ctrl-C now: whoever asked last.
+static LISTENER: Mutex<Option<mpsc::Sender<()>>> = Mutex::new(None);
+
 /// Each Ctrl-C as a message for as long as somebody listens; after that it ends the command, as it does by default.
+///
+/// Only the last of several receivers hears it.
 ///
 /// # Errors
 /// When the system refuses to hand signals over.
+pub fn interrupts() -> anyhow::Result<mpsc::Receiver<()>> {
+    let (sender, receiver) = mpsc::channel(4);
+    let former = listener().replace(sender);
+    if former.is_none() {
+        let signals = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+        tokio::spawn(listen(signals));
+    }
+    Ok(receiver)
+}
+
+fn listener() -> MutexGuard<'static, Option<mpsc::Sender<()>>> {
+    LISTENER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[expect(
     clippy::exit,
     reason = "this is what Ctrl-C does where nobody listens; the default cannot be had back once a signal was asked for"
 )]
-pub fn interrupts() -> anyhow::Result<mpsc::Receiver<()>> {
-    let mut signals = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
-    let (sender, receiver) = mpsc::channel(4);
-    tokio::spawn(async move {
-        while signals.recv().await.is_some() {
-            if sender.send(()).await.is_err() {
-                std::process::exit(INTERRUPTED);
-            }
+async fn listen(mut signals: Signal) {
+    while signals.recv().await.is_some() {
+        if !told().await {
+            std::process::exit(INTERRUPTED);
         }
-    });
-    Ok(receiver)
+    }
+}
+
+/// Tells whoever listens; whether somebody does.
+async fn told() -> bool {
+    let sender = listener().clone();
+    match sender {
+        Some(sender) => sender.send(()).await.is_ok(),
+        None => false,
+    }
 }
 
 /// What `work` comes to; with Ctrl-C it is dropped, and an error says how things were left, with the next command.
@@ -51,6 +76,17 @@ pub async fn unless_interrupted<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_last_who_asked_hears_it_whoever_asked_before() {
+        let mut first = interrupts().expect("signals");
+        drop(interrupts().expect("signals"));
+        assert!(!told().await, "the last one has gone: the command ends");
+        assert!(first.try_recv().is_err(), "it is not for the first any more");
+        let mut second = interrupts().expect("signals");
+        assert!(told().await);
+        assert_eq!(second.recv().await, Some(()));
+    }
 
     struct Ends<'a>(&'a std::cell::Cell<bool>);
 
