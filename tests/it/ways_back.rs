@@ -153,7 +153,7 @@ async fn a_name_that_another_app_has_is_refused_before_anything_starts(world: &W
 
 /// Docker starts the old container again, with another address, while the new release is far from ready.
 async fn a_serving_container_is_followed_during_a_migration(world: &World) -> anyhow::Result<()> {
-    let more = extension("  watch: false\n  release: {command: sleep 25, timeout: 40s}\n");
+    let more = extension("  watch: false\n  release: {command: sleep 25, timeout: 120s}\n");
     world.developer.demo_app("v2", world, &more).await?;
     let pushed = push(world, "v2");
     let moved = async {
