@@ -18,6 +18,7 @@ pub(crate) async fn of_one_app(world: &World) -> anyhow::Result<()> {
         "nobody waited for Docker's health check"
     );
     as_configured(world).await?;
+    two_apps_of_one_name(world).await?;
     closed_and_opened(world).await?;
     booted(world).await?;
     removed(world).await
@@ -41,7 +42,7 @@ servers:
     hosts: [{ip}]
     cmd: sh -c "python3 /app/app.py & trap '' TERM; while true; do sleep 1; done"
     stop_timeout: 8
-  admin:
+  back-office:
     hosts: [{ip}]
     proxy: {{host: desk.test, app_port: 80}}
     labels: {{team: ops}}
@@ -85,7 +86,7 @@ async fn as_configured(world: &World) -> anyhow::Result<()> {
     for (role, who, logs) in [
         ("web", "everybody", serde_json::json!({"max-size": "3m"})),
         (
-            "admin",
+            "back-office",
             "admins",
             serde_json::json!({"max-size": "3m", "max-file": "2"}),
         ),
@@ -101,7 +102,10 @@ async fn as_configured(world: &World) -> anyhow::Result<()> {
         ] {
             ensure!(labels[label] == value, "{role}: {label} of {labels}");
         }
-        ensure!((labels["team"] == "ops") == (role == "admin"), "{role}: {labels}");
+        ensure!(
+            (labels["team"] == "ops") == (role == "back-office"),
+            "{role}: {labels}"
+        );
         let hostname = told["Config"]["Hostname"].as_str().context("a hostname")?;
         let random = hostname.strip_prefix(&format!("{ip}-")).context("Kamal's form")?;
         ensure!(
@@ -120,7 +124,7 @@ async fn as_configured(world: &World) -> anyhow::Result<()> {
         let env = told["Config"]["Env"].as_array().context("an environment")?;
         ensure!(env.contains(&format!("WHO={who}").into()), "{role}: {env:?}");
     }
-    let admin = inspect(world, "admin").await?;
+    let admin = inspect(world, "back-office").await?;
     let host = &admin["HostConfig"];
     ensure!(
         host["CapDrop"].as_array().map(Vec::len) == Some(2)
@@ -142,6 +146,30 @@ async fn as_configured(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `parts` with a role `back-office` and `parts-back` with `office` come to the same name, and the first one keeps it.
+async fn two_apps_of_one_name(world: &World) -> anyhow::Result<()> {
+    let path = world.developer.app().join("config/deploy.yml");
+    let yml = fs_err::read_to_string(path)?;
+    let (head, tail) = yml.split_once("servers:").context("servers")?;
+    let (_, tail) = tail.split_once("proxy: {host: parts.test").context("a proxy")?;
+    let other = format!(
+        "{}servers:\n  office:\n    hosts: [{}]\nprimary_role: office\nproxy: {{host: office.test{tail}",
+        head.replace("service: parts", "service: parts-back"),
+        world.ip().await?
+    );
+    world.developer.write("config/other.yml", &other)?;
+    let push = ["push", "--version", "v1", "-c", "config/other.yml"];
+    let refused = world.developer.appliance(push).run().await?;
+    refused
+        .expect_code(5)?
+        .expect_error("would know it as parts-back-office, and parts on this host has that name")?;
+    ensure!(
+        status(world, "desk.test").await? == 200,
+        "the route went to another app"
+    );
+    Ok(())
+}
+
 /// Maintenance of one role leaves the others alone.
 async fn closed_and_opened(world: &World) -> anyhow::Result<()> {
     let look = async |web: u16, admin: u16, when: &str| {
@@ -154,11 +182,11 @@ async fn closed_and_opened(world: &World) -> anyhow::Result<()> {
     };
     ours(
         world,
-        &["app", "maintenance", "-r", "admin", "--message", "later"],
+        &["app", "maintenance", "-r", "back-office", "--message", "later"],
     )
     .await?;
     look(200, 503, "one role is closed").await?;
-    ours(world, &["app", "live", "-r", "a*"]).await?;
+    ours(world, &["app", "live", "-r", "b*"]).await?;
     look(200, 200, "it is open again").await?;
     ours(world, &["app", "maintenance"]).await?;
     look(503, 503, "all are closed").await?;
@@ -172,13 +200,13 @@ async fn closed_and_opened(world: &World) -> anyhow::Result<()> {
 async fn booted(world: &World) -> anyhow::Result<()> {
     let ids = async || {
         let mut ids = Vec::new();
-        for role in ["web", "admin", "jobs"] {
+        for role in ["web", "back-office", "jobs"] {
             ids.push(inspect(world, role).await?["Id"].clone());
         }
         anyhow::Ok(ids)
     };
     let before = ids().await?;
-    ours(world, &["app", "boot", "-r", "admin"]).await?;
+    ours(world, &["app", "boot", "-r", "back-office"]).await?;
     let after = ids().await?;
     let same: Vec<bool> = before
         .iter()
