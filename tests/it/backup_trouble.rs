@@ -347,6 +347,21 @@ async fn shrinkage_and_undo(world: &World) -> anyhow::Result<()> {
         .await?;
     good(world, &["backup", "now", "db"]).await?;
     ensure!(!problems(world).await?.contains("not like those before"));
+    // Somebody takes one away, and leaves the newer ones.
+    let taken = listed(world).await?.0.first().context("a backup")?.clone();
+    let manifest = world
+        .run(&["find", PLACE, "-path", &format!("*{taken}/manifest.json")])
+        .await?;
+    world.run(&["mv", &manifest, "/root/taken"]).await?;
+    good(world, &["backup", "now", "db"]).await?;
+    let status = problems(world).await?;
+    ensure!(
+        status.contains("which this host did not remove") && status.contains(&taken),
+        "{status}"
+    );
+    world.run(&["mv", "/root/taken", &manifest]).await?;
+    good(world, &["backup", "now", "db"]).await?;
+    ensure!(!problems(world).await?.contains("not like those before"));
     Ok(())
 }
 
@@ -610,6 +625,10 @@ async fn a_disk_that_fills_up_under_a_restore(world: &World) -> anyhow::Result<(
         .await?
         .expect_code(1)?
         .expect_error("the restore needs about")?;
+    appliance(world, &["restore", "small", "--table", "public.n"])
+        .await?
+        .expect_code(1)?
+        .expect_error("the rows of public.n need about")?;
     world.run(&["docker", "exec", "demo-small", "rm", filler]).await?;
     good(world, &["restore", "small", "--into", "copy"]).await?;
     // What was backed up under another name goes the same way.
@@ -630,6 +649,15 @@ async fn a_disk_that_fills_up_under_a_restore(world: &World) -> anyhow::Result<(
     ensure!(world.run(&renamed).await? == "6000");
     let list = good(world, &["backup", "list", "--from", "db"]).await?.stdout;
     ensure!(list.contains("6000 rows"), "{list}");
+    // Off the host, and back by another way than a boot: it is backed up as before.
+    good(world, &["accessory", "remove", "small", "--keep-data", "-y"]).await?;
+    ensure!(!problems(world).await?.contains("small to file"));
+    good(world, &["accessory", "reboot", "small"]).await?;
+    until("the server answers", || async {
+        Ok(ask("SELECT 1").await.is_ok())
+    })
+    .await?;
+    good(world, &["backup", "now", "small"]).await?;
     Ok(())
 }
 

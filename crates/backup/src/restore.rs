@@ -9,6 +9,8 @@
 
 mod table;
 
+pub use self::table::Part;
+
 use std::io;
 
 use jiff::Timestamp;
@@ -104,6 +106,19 @@ pub enum RestoreError {
         /// What was looked for, and what there is.
         why: String,
     },
+    /// Its rows would fill the disk; none was brought.
+    #[error(
+        "the disk of the server has {free} bytes free, and the rows of {table} need about {needed}; free some, or restore on \
+         another host"
+    )]
+    Room {
+        /// The table.
+        table: String,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        free: u64,
+    },
     /// The name is taken.
     #[error("there is a database {name} already")]
     Taken {
@@ -141,7 +156,7 @@ pub async fn restore(
     server: &Postgres,
     manifest: &Manifest,
     target: &Target,
-    table: Option<&str>,
+    table: Option<Part<'_>>,
     outside: Outside,
 ) -> Result<Restored, RestoreError> {
     let live = &manifest.subject.unit;
@@ -392,7 +407,7 @@ async fn fill(
     manifest: &Manifest,
     side: &str,
     mark: &str,
-    table: Option<&str>,
+    table: Option<Part<'_>>,
     outside: Outside,
 ) -> Result<Restored, RestoreError> {
     let (Some(database), Some(of)) = (&manifest.database, &manifest.server) else {
@@ -420,7 +435,9 @@ async fn fill(
     let begun = (outside.now)();
     let millis = || (outside.now)().duration_since(begun).as_millis();
     let (millis, tables, rows) = if let Some(table) = table {
-        let (tables, rows) = table::fill(repository, server, manifest, side, mark_word(mark), table).await?;
+        let (tables, rows, unsure) =
+            table::fill(repository, server, manifest, side, mark_word(mark), table).await?;
+        warnings.extend(unsure);
         let millis = millis();
         warnings.push(table::LEFT_OUT.to_owned());
         server.run(side, "ANALYZE").await?;

@@ -17,7 +17,14 @@ use crate::place::{Offered, Place};
 use crate::postgres::{Postgres, sql};
 use crate::repository::Repository;
 use crate::stream;
-use crate::tap::Tap;
+use crate::tap::{Counts, Tap};
+
+impl Relation {
+    /// As the counts of a backup name it.
+    fn key(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+}
 
 /// What whoever gets one table should know.
 pub(super) const LEFT_OUT: &str =
@@ -53,19 +60,59 @@ struct Relation {
     asked: bool,
 }
 
-/// Fills the side database with one table. Answers with how many tables have rows of their own, and how many rows.
+/// One table of a backup, and the room for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'a> {
+    /// Its name, as people write it.
+    pub table: &'a str,
+    /// Bytes that are free on the server's disk; `None` where nobody can tell.
+    pub free: Option<u64>,
+}
+
+/// What rows need on the disk, in tenths of their text: themselves, their indexes, and what the server writes meanwhile.
+const TENTHS: u64 = 22;
+/// What a new database takes before any rows are in it, and what its server writes meanwhile, bytes.
+const EMPTY: u64 = 64 << 20;
+
+/// Looks whether the rows of these tables fit; answers with a warning where the backup does not tell how many they are.
+fn fits(
+    counts: Option<&Counts>,
+    relations: &[Relation],
+    part: Part<'_>,
+) -> Result<Option<String>, RestoreError> {
+    let Some(counts) = counts else {
+        return Ok(Some(format!(
+            "the backup does not tell how large {} is: whether there is room for it was not looked at",
+            part.table
+        )));
+    };
+    let known = |relation: &Relation| counts.tables.get(&relation.key());
+    let bytes: u64 = relations.iter().filter_map(known).map(|table| table.bytes).sum();
+    let needed = (bytes / 10).saturating_mul(TENTHS).saturating_add(EMPTY);
+    match part.free {
+        Some(free) if free < needed => Err(RestoreError::Room {
+            table: part.table.to_owned(),
+            needed,
+            free,
+        }),
+        _ => Ok(None),
+    }
+}
+
+/// Fills the side database with one table. Answers with how many tables have rows of their own, how many rows, and what
+/// whoever asked should know.
 ///
 /// # Errors
-/// When there is no such table, anything fails, or its rows are not as many as were backed up.
+/// When there is no such table or no room for it, anything fails, or its rows are not as many as were backed up.
 pub(super) async fn fill(
     repository: &Repository,
     server: &Postgres,
     manifest: &Manifest,
     side: &str,
     word: &str,
-    table: &str,
-) -> Result<(u64, u64), RestoreError> {
-    let name = Name::parse(table)?;
+    part: Part<'_>,
+) -> Result<(u64, u64, Option<String>), RestoreError> {
+    let name = Name::parse(part.table)?;
     let place = server.place();
     let listed = stream::show(repository, manifest, place, server.contents(), word).await?;
     let list = String::from_utf8_lossy(&listed.stdout).into_owned();
@@ -75,6 +122,7 @@ pub(super) async fn fill(
 
     let relations: Vec<Relation> = server.ask(side, "its tables", &name.question()).await?;
     name.one(&relations)?;
+    let unsure = fits(manifest.counts.as_ref(), &relations, part)?;
     bring(
         repository,
         server,
@@ -85,8 +133,7 @@ pub(super) async fn fill(
     )
     .await?;
 
-    let key = |relation: &Relation| format!("{}.{}", relation.schema, relation.name);
-    let wanted: Vec<String> = relations.iter().map(key).collect();
+    let wanted: Vec<String> = relations.iter().map(Relation::key).collect();
     let all = server.tables(side).await?;
     let (ours, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|table| wanted.contains(&table.name));
     let counts = server.count(side, &ours).await?;
@@ -102,7 +149,7 @@ pub(super) async fn fill(
     if others.len() <= REMOVED {
         server.run(side, &without_others(&wanted)).await?;
     }
-    Ok((ours.len() as u64, counts.iter().sum()))
+    Ok((ours.len() as u64, counts.iter().sum(), unsure))
 }
 
 async fn bring(
@@ -274,6 +321,39 @@ mod tests {
         for wrong in ["", ".", "a.", ".b", "a.b.c", r#""a"#, r#""a"b"#, r#""""#] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_table_that_does_not_fit_is_refused_before_its_first_row() {
+        let of = |name: &str| Relation {
+            schema: "app".to_owned(),
+            name: name.to_owned(),
+            asked: name == "items",
+        };
+        let mut counts = Counts::default();
+        for (name, bytes) in [
+            ("app.items", 0),
+            ("app.items_1", 400 << 20),
+            ("app.items_2", 600 << 20),
+            ("app.log", 1 << 40),
+        ] {
+            let table = crate::tap::TableCounts { rows: 1, bytes };
+            counts.tables.insert(name.to_owned(), table);
+        }
+        // Its partitions are a part of it, other tables are not.
+        let relations = ["items", "items_1", "items_2"].map(of);
+        let look = |counts: Option<&Counts>, free| fits(counts, &relations, Part { table: "items", free });
+        assert!(matches!(look(Some(&counts), Some(2_300 << 20)), Ok(None)));
+        let refused = look(Some(&counts), Some(2_200 << 20)).expect_err("too little");
+        assert!(
+            refused
+                .to_string()
+                .contains("the rows of items need about 2373976"),
+            "{refused}"
+        );
+        assert!(matches!(look(Some(&counts), None), Ok(None)));
+        let unsure = look(None, Some(0)).expect("an old backup is restored all the same");
+        assert!(unsure.is_some_and(|why| why.contains("items")));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use appliance_backup::manifest::Manifest;
 use appliance_backup::names::{Kind, Subject};
 use appliance_backup::postgres::Postgres;
 use appliance_backup::repository::Repository;
-use appliance_backup::restore::{self, RestoreError, Target, drill, restore};
+use appliance_backup::restore::{self, Part, RestoreError, Target, drill, restore};
 use appliance_backup::store::PART;
 use appliance_backup::stream::{self, Feed};
 
@@ -26,6 +26,11 @@ async fn back_up(repository: &Repository, directory: &Path, server: &Postgres, d
     )
     .await
     .expect("a backup")
+}
+
+/// A table, where nobody can tell how much room there is.
+fn part(table: &str) -> Option<Part<'_>> {
+    Some(Part { table, free: None })
 }
 
 /// A database of its own with everything in it.
@@ -162,7 +167,7 @@ async fn comes_back_equal(version: u32) {
         &server,
         &manifest,
         &Target::Beside,
-        Some("public.no_columns"),
+        part("public.no_columns"),
         outside(),
     )
     .await
@@ -195,7 +200,7 @@ async fn comes_back_equal(version: u32) {
             &server,
             &manifest,
             &Target::Beside,
-            Some(table),
+            part(table),
             outside(),
         )
         .await
@@ -220,11 +225,26 @@ async fn comes_back_equal(version: u32) {
         &server,
         &manifest,
         &Target::Beside,
-        Some("public.nowhere"),
+        part("public.nowhere"),
         outside(),
     )
     .await;
     assert!(matches!(missing, Err(RestoreError::Table { .. })), "{missing:?}");
+    let full = Part {
+        table: "public.parted",
+        free: Some(1 << 20),
+    };
+    let full = restore(
+        &repository,
+        &journal,
+        &server,
+        &manifest,
+        &Target::Beside,
+        Some(full),
+        outside(),
+    )
+    .await;
+    assert!(matches!(full, Err(RestoreError::Room { .. })), "{full:?}");
 
     // In a server that has none of the roles.
     let scratch = cluster::scratch(version).postgres(directory.path());

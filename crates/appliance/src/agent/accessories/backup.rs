@@ -59,8 +59,18 @@ impl Agent {
         audience: &Audience,
     ) -> anyhow::Result<()> {
         let Which { app, name } = which;
-        let doubt = || self.backups.record(&format!("{app}/{name}")).doubt();
-        let mut found = doubt();
+        let doubt = || -> anyhow::Result<Doubt> {
+            let record = self.backups.record(&format!("{app}/{name}"));
+            let record = record.map_err(|unread| {
+                anyhow::anyhow!(
+                    "whether the backup that comes first is one to rely on cannot be told: {}; to go on all the same: \
+                     --no-backup",
+                    unread.said()
+                )
+            })?;
+            Ok(record.doubt())
+        };
+        let mut found = doubt()?;
         // What failed is not tried again for a day by itself; its cause may be mended.
         if let Doubt::Drill(at, _) = &found
             && *at < begun
@@ -70,7 +80,7 @@ impl Agent {
                 Ok(End::Done { .. }) => {}
                 other => tracing::warn!("{which}: the drill did not go well: {other:?}"),
             }
-            found = doubt();
+            found = doubt()?;
         }
         match found {
             Doubt::None => Ok(()),
@@ -78,6 +88,11 @@ impl Agent {
                 let message = format!(
                     "the backup of {which} that comes first is restored by no drill, as there is no room for one: {why}"
                 );
+                audience.tell(Event::Warning { message }).await;
+                Ok(())
+            }
+            Doubt::LeftOut(why) => {
+                let message = format!("not every backup of {which} was restored by the last drill: {why}");
                 audience.tell(Event::Warning { message }).await;
                 Ok(())
             }

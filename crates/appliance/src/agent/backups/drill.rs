@@ -1,7 +1,7 @@
 //! Drills: backups that are restored into a throw-away server, and compared.
 //!
 //! ```text
-//!   each subject's newest ─► room? ─ no ─► left out: three in a row are a drill that failed
+//!   each subject's newest ─► room? ─ no ─► left out; three in a row are an alert, and say nothing of the backup
 //!                              └ yes ─► restored, compared ─► noted as the regular one, if every subject was in it
 //! ```
 
@@ -11,14 +11,10 @@ use appliance_backup::restore;
 use jiff::Timestamp;
 
 use super::jobs::Job;
-use super::restore::{choose, openable, spoiled};
-use super::{OUTSIDE, redis, room, run, sqlite, standing, volume};
+use super::{OUTSIDE, Record, choice, redis, room, run, sqlite, standing, volume};
 use crate::agent::Agent;
 use crate::agent::drive::Audience;
 use crate::wire::Event;
-
-/// So many drills that there is no room for, one after the other, are a drill that failed.
-const SKIPS: u32 = 3;
 
 /// Memory that has to be available for a throw-away PostgreSQL server, bytes: it takes a part of its limit only.
 const MEMORY: u64 = 256 << 20;
@@ -45,48 +41,34 @@ pub async fn drill(
     backup: Option<&str>,
     audience: Option<&Audience>,
 ) -> anyhow::Result<String> {
-    let drilled = drill_each(agent, job, backup, audience).await;
+    let mut tried = false;
+    let drilled = drill_each(agent, job, backup, audience, &mut tried).await;
     let now = Timestamp::now();
-    match &drilled {
-        Ok(done) if done.whole => {
-            agent.backups.note(&job.key(), |record| {
-                record.drilled = Some((now, done.millis));
-                record.drill_image = Some(done.image.clone());
-                record.drill_version = Some(run::VERSION.to_owned());
-                record.drill_failed = None;
-                record.drill_skipped = None;
-            });
-            if let Some(address) = &job.spec.settings.drill_ping {
-                let told = super::ping::ping(address).await;
-                agent.backups.note(&job.key(), |record| {
-                    record.drill_ping_failed = told.err().map(|error| (now, format!("{error:#}")));
-                });
-            }
-        }
-        Ok(done) => {
-            // The next backup may look right again; until then every one would be drilled.
-            if backup.is_none() {
-                agent.backups.note(&job.key(), |record| {
-                    let times = record.drill_skipped.as_ref().map_or(1, |(_, _, times)| times + 1);
-                    record.drill_skipped = Some((now, done.said.clone(), times));
-                });
-            }
-        }
+    let outcome = match &drilled {
+        Ok(done) => Outcome::Good(done),
         Err(error) => {
             tracing::error!("the drill of {} failed: {error:#}", job.key());
             let why = format!("{error:#}");
-            let lacking = room::lacking(error);
-            agent.backups.note(&job.key(), |record| {
-                let times = record.drill_skipped.as_ref().map_or(1, |(_, _, times)| times + 1);
-                if lacking {
-                    record.drill_skipped = Some((now, why.clone(), times));
-                }
-                // It says nothing about the backup that there was no room; that nothing is tried for weeks does.
-                if !lacking || times >= SKIPS {
-                    record.drill_failed = Some((now, why));
-                }
-            });
+            match room::lacking(error) {
+                true => Outcome::NoRoom(why),
+                false => Outcome::Failed(why),
+            }
         }
+    };
+    // That there is no such backup, or no room for one that is not the newest, says nothing of those that count.
+    let counts = backup.is_none() || (tried && !matches!(outcome, Outcome::NoRoom(_)));
+    if counts {
+        agent.backups.note(&job.key(), |record| {
+            noted(record, &outcome, backup.is_none(), now);
+        });
+    }
+    if drilled.as_ref().is_ok_and(|done| done.whole)
+        && let Some(address) = &job.spec.settings.drill_ping
+    {
+        let told = super::ping::ping(address).await;
+        agent.backups.note(&job.key(), |record| {
+            record.drill_ping_failed = told.err().map(|error| (now, format!("{error:#}")));
+        });
     }
     drilled.map(|done| match done.whole {
         true => done.said,
@@ -97,33 +79,59 @@ pub async fn drill(
     })
 }
 
+/// How a drill ended.
+enum Outcome<'a> {
+    Good(&'a Done),
+    NoRoom(String),
+    Failed(String),
+}
+
+/// Notes what came of a drill; `regular` is one of the newest backups.
+fn noted(record: &mut Record, outcome: &Outcome, regular: bool, now: Timestamp) {
+    match outcome {
+        Outcome::Good(done) if done.whole => {
+            record.drilled = Some((now, done.millis));
+            record.drill_image = Some(done.image.clone());
+            record.drill_version = Some(run::VERSION.to_owned());
+            record.drill_failed = None;
+            record.drill_skipped = None;
+            record.drill_partial = None;
+        }
+        // The next backup may look right again; until then every one would be drilled.
+        Outcome::Good(done) if regular => {
+            record.drill_skipped = None;
+            record.drill_partial = Some((now, done.said.clone()));
+        }
+        Outcome::Good(_) => {}
+        // One that did not restore is not taken for better because there is no room to try it again.
+        Outcome::NoRoom(why) => {
+            let times = record.drill_skipped.as_ref().map_or(0, |(_, _, times)| *times);
+            record.drill_skipped = Some((now, why.clone(), times.saturating_add(1)));
+        }
+        Outcome::Failed(why) => {
+            record.drill_failed = Some((now, why.clone()));
+            record.drill_skipped = None;
+        }
+    }
+}
+
 async fn drill_each(
     agent: &Agent,
     job: &Job,
     backup: Option<&str>,
     audience: Option<&Audience>,
+    tried: &mut bool,
 ) -> anyhow::Result<Done> {
     let repository = agent.repository(job).await?;
     let info = agent.running(job).await?;
     let image = info.image_id.clone();
-    let record = agent.backups.record(&job.key());
-    let accepted = record.accepted;
-    let (mut chosen, mut left_out) = (Vec::new(), Vec::new());
-    for (subject, mut catalogue) in openable(&repository, job.subjects(&repository).await?, backup) {
-        record.own.recall(&repository, &mut catalogue);
-        spoiled(&subject, &catalogue)?;
-        match choose(&catalogue, backup, None, accepted) {
-            Ok(found) => chosen.push(found.manifest),
-            Err(_) if catalogue.backups.is_empty() => {}
-            Err(_) => left_out.push(subject.to_string()),
-        }
-    }
+    let record = agent.backups.known(&job.key());
+    let choice::Meant { chosen, left_out } =
+        choice::meant(&repository, job.subjects(&repository).await?, backup, &record)?;
     if chosen.is_empty() {
         bail!("there is no backup to restore; next: appliance backup list");
     }
-    let postgres = chosen
-        .iter()
-        .any(|manifest| manifest.subject.kind == Kind::Postgres);
+    let postgres = chosen.iter().any(|(subject, _)| subject.kind == Kind::Postgres);
     if postgres {
         room::host_memory(MEMORY, "the throw-away server of the drill")?;
     }
@@ -134,12 +142,8 @@ async fn drill_each(
     let mut millis = 0;
     let mut said = Vec::new();
     let mut outcome = Ok(());
-    for manifest in &chosen {
-        let last = agent
-            .backups
-            .record(&job.key())
-            .drilled
-            .map_or(0, |(_, millis)| millis);
+    let last = record.drilled.map_or(0, |(_, millis)| millis);
+    for (_, manifest) in &chosen {
         let limit = std::time::Duration::from_millis(standing::drill_limit(last, manifest.plain_bytes));
         let drill = async {
             match (manifest.subject.kind, &scratch) {
@@ -152,7 +156,9 @@ async fn drill_each(
                 _ => volume::drill(agent, &repository, manifest, &image).await,
             }
         };
-        match tokio::time::timeout(limit, drill).await {
+        let ended = tokio::time::timeout(limit, drill).await;
+        *tried |= !matches!(&ended, Ok(Err(error)) if room::lacking(error));
+        match ended {
             Ok(Ok(result)) => {
                 millis += result.restore_ms;
                 let what = match manifest.subject.kind {
@@ -200,10 +206,11 @@ async fn drill_each(
         scratch.remove(agent).await;
     }
     outcome?;
-    if backup.is_none() && !left_out.is_empty() {
+    if !left_out.is_empty() {
+        let names: Vec<String> = left_out.iter().map(ToString::to_string).collect();
         said.push(format!(
             "left out, since none of theirs looks right: {}",
-            left_out.join(", ")
+            names.join(", ")
         ));
     }
     Ok(Done {
@@ -212,4 +219,47 @@ async fn drill_each(
         whole: backup.is_none() && left_out.is_empty(),
         said: said.join("; "),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::backups::Doubt;
+
+    #[test]
+    fn no_room_for_a_drill_hides_no_backup_that_does_not_restore() {
+        let at = |hour: i64| Timestamp::from_second(hour * 3600).expect("a time");
+        let mut record = Record::default();
+        noted(&mut record, &Outcome::Failed("damaged".to_owned()), true, at(1));
+        let bad = Doubt::Drill(at(1), "damaged".to_owned());
+        for hour in 2..8 {
+            noted(&mut record, &Outcome::NoRoom("full".to_owned()), true, at(hour));
+            assert_eq!(record.doubt(), bad);
+            let told = standing::drill_alarm(&record).expect("told");
+            assert_eq!(told, (at(1), "damaged".to_owned()));
+        }
+        let done = |whole| Done {
+            millis: 7,
+            image: "postgres".to_owned(),
+            whole,
+            said: "left out: audit".to_owned(),
+        };
+        // One that had to leave some out is no want of room, and no proof.
+        noted(&mut record, &Outcome::Good(&done(false)), true, at(9));
+        assert_eq!(record.doubt(), bad);
+        assert_eq!(record.drill_skipped, None);
+        noted(&mut record, &Outcome::Good(&done(true)), true, at(10));
+        assert_eq!(record.doubt(), Doubt::None);
+        assert_eq!(standing::drill_alarm(&record), None);
+
+        // What is tried for the third time in vain is told, as what it is.
+        for (hour, told) in [(11, false), (12, false), (13, true)] {
+            noted(&mut record, &Outcome::NoRoom("full".to_owned()), true, at(hour));
+            assert_eq!(standing::drill_alarm(&record).is_some(), told, "{hour}");
+            assert_eq!(record.doubt(), Doubt::Room("full".to_owned()));
+        }
+        noted(&mut record, &Outcome::Good(&done(false)), true, at(14));
+        assert_eq!(standing::drill_alarm(&record), None);
+        assert_eq!(record.doubt(), Doubt::LeftOut("left out: audit".to_owned()));
+    }
 }

@@ -8,18 +8,21 @@
 //!
 //! One run at a time on the whole host: backups must not take the machine from the apps.
 
+mod choice;
 mod download;
 mod drill;
 mod helper;
 mod hold;
 mod jobs;
 mod kept;
+mod memory;
 mod own;
 mod ping;
 mod place;
 #[cfg(test)]
 mod pretended;
 mod probe;
+mod queue;
 mod redis;
 mod redis_password;
 mod report;
@@ -38,14 +41,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use appliance_backup::backup::Outside;
 use appliance_backup::journal::{Entry, Intent, Journal};
+use appliance_backup::names::{BackupId, Subject};
 use appliance_backup::spool;
 use appliance_backup::store::Patience;
 use appliance_push::change::BackupAction;
 use appliance_state::{Key, Ledger, Store};
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 
 pub use self::jobs::{Job, SECTION, Spec};
+pub use self::memory::{Record, Unread};
 pub use self::ping::ping;
 pub use self::probe::look as probe;
 pub use self::restore::RECOVERY;
@@ -67,54 +71,6 @@ const OUTSIDE: Outside = Outside {
     random,
 };
 
-/// What the host remembers of one job.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Record {
-    /// When it was first seen: what was due before is not missed.
-    pub since: Option<Timestamp>,
-    /// When it last began.
-    pub last_run: Option<Timestamp>,
-    /// When it last went well, and for how many milliseconds.
-    pub good: Option<(Timestamp, u64)>,
-    /// When and why it last failed; gone with the next good run.
-    pub failed: Option<(Timestamp, String)>,
-    /// When a drill last went well, and how many milliseconds its restore took.
-    pub drilled: Option<(Timestamp, u64)>,
-    /// When and why a drill last failed.
-    pub drill_failed: Option<(Timestamp, String)>,
-    /// When a drill was left out for want of room, why, and how often since the last one.
-    pub drill_skipped: Option<(Timestamp, String, u32)>,
-    /// The image of the last drill: another one is a reason for a drill.
-    pub drill_image: Option<String>,
-    /// The version of this program that did it: another one is a reason, too.
-    pub drill_version: Option<String>,
-    /// When and why the address that is told of good drills could not be told.
-    pub drill_ping_failed: Option<(Timestamp, String)>,
-    /// When and why the address that is told of good runs could not be told.
-    pub ping_failed: Option<(Timestamp, String)>,
-    /// The last run that began late: when it was due.
-    pub missed: Option<Timestamp>,
-    /// When what was never finished was last looked for.
-    pub swept: Option<Timestamp>,
-    /// Runs that failed since the last good one.
-    pub failures: u32,
-    /// When the last run found something that is not as it was, and what: much less data, a database gone.
-    pub odd: Option<(Timestamp, String)>,
-    /// Until when somebody said that all is as it should be.
-    pub accepted: Option<Timestamp>,
-    /// When and why nothing could be stored in the place, when that was last looked at.
-    pub probe_failed: Option<(Timestamp, String)>,
-    /// When and why old backups could not be removed.
-    pub prune_failed: Option<(Timestamp, String)>,
-    /// Where the last good run went: the place as configured, and the repository that is there.
-    pub place: Option<(String, String)>,
-    /// What the last good run backed up: databases, files, directories.
-    pub units: BTreeSet<String>,
-    /// Which backups there were at the last runs.
-    pub own: own::Own,
-}
-
 /// All of it.
 pub struct Backups {
     journal: Journal,
@@ -128,18 +84,10 @@ pub struct Backups {
     busy: Mutex<BTreeSet<String>>,
     /// One run at a time.
     turn: tokio::sync::Mutex<()>,
-}
-
-/// Says that a job runs, until dropped.
-struct Busy<'a> {
-    backups: &'a Backups,
-    key: String,
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.backups.lock().remove(&self.key);
-    }
+    /// What this process knows of the jobs by itself.
+    seen: Mutex<BTreeMap<String, memory::Seen>>,
+    /// Since when the ledger cannot be read.
+    unread: Mutex<Option<Timestamp>>,
 }
 
 impl Backups {
@@ -166,17 +114,8 @@ impl Backups {
             ledger: store.single(&single("backups"), SCHEMA),
             busy: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
-        })
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn claim(&self, key: &str) -> Option<Busy<'_>> {
-        self.lock().insert(key.to_owned()).then(|| Busy {
-            backups: self,
-            key: key.to_owned(),
+            seen: Mutex::default(),
+            unread: Mutex::default(),
         })
     }
 
@@ -190,25 +129,7 @@ impl Backups {
     /// Whether a restore was interrupted, and is not settled yet.
     fn left_open(&self, job: &Job) -> bool {
         // One that runs now is not interrupted.
-        !self.lock().contains(&job.key()) && self.interrupted(job).iter().any(Intent::touches_live_data)
-    }
-
-    /// What is remembered of a job.
-    pub fn record(&self, key: &str) -> Record {
-        self.ledger
-            .read()
-            .ok()
-            .and_then(|snapshot| snapshot.data.get(key).cloned())
-            .unwrap_or_default()
-    }
-
-    fn note(&self, key: &str, change: impl FnOnce(&mut Record)) {
-        let noted = self
-            .ledger
-            .update(|records| change(records.entry(key.to_owned()).or_default()));
-        if let Err(error) = noted {
-            tracing::error!("what came of the backup {key} cannot be noted: {}", chain(&error));
-        }
+        !self.runs(&job.key()) && self.interrupted(job).iter().any(Intent::touches_live_data)
     }
 }
 
@@ -240,17 +161,22 @@ pub async fn change(
             });
         }
     };
-    let Some(_busy) = agent.backups.claim(&job.key()) else {
-        return Ok(End::Refused {
-            code: "busy".to_owned(),
-            message: format!("a backup or restore of {} runs already", job.key()),
-            next: "appliance backup list shows when it is done".to_owned(),
-        });
+    let busy = || End::Refused {
+        code: "busy".to_owned(),
+        message: format!("a backup or restore of {} runs already", job.key()),
+        next: "appliance backup list shows when it is done".to_owned(),
     };
-    // Restores and checks that somebody waits for do not wait for backups of other accessories.
+    if agent.backups.runs(&job.key()) {
+        return Ok(busy());
+    }
+    // Restores and checks that somebody waits for do not wait for backups of other accessories; what waits is not under
+    // way yet, and keeps nobody from restoring meanwhile.
     let _turn = match action {
-        BackupAction::Now | BackupAction::Drill { .. } => Some(turn(agent, audience).await),
+        BackupAction::Now | BackupAction::Drill { .. } => Some(agent.backups.turn(audience).await),
         _ => None,
+    };
+    let Some(_busy) = agent.backups.claim(&job.key()) else {
+        return Ok(busy());
     };
     // What needs no place of backups must not wait for one.
     let settled = match action {
@@ -279,27 +205,6 @@ pub async fn change(
     Ok(super::change::done(message))
 }
 
-/// One run at a time; whoever has to wait is told so.
-async fn turn<'a>(agent: &'a Agent, audience: &Audience) -> tokio::sync::MutexGuard<'a, ()> {
-    if let Ok(turn) = agent.backups.turn.try_lock() {
-        return turn;
-    }
-    let running = agent
-        .backups
-        .lock()
-        .iter()
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    audience
-        .tell(Event::Phase {
-            phase: "waiting".to_owned(),
-            detail: format!("one backup at a time runs on a host; under way: {running}"),
-        })
-        .await;
-    agent.backups.turn.lock().await
-}
-
 /// Runs what is due. Called every minute; never waits for a run.
 pub async fn pass(agent: &Arc<Agent>) {
     let now = Timestamp::now();
@@ -315,7 +220,7 @@ pub async fn pass(agent: &Arc<Agent>) {
                 continue;
             }
         };
-        let record = agent.backups.record(&key);
+        let record = agent.backups.to_go_by(&key, now);
         if record.last_run.or(record.since).is_none() {
             agent.backups.note(&key, |record| record.since = Some(now));
             continue;
@@ -325,14 +230,20 @@ pub async fn pass(agent: &Arc<Agent>) {
         };
         let agent = Arc::clone(agent);
         tokio::spawn(async move {
-            let Some(_busy) = agent.backups.claim(&key) else {
+            let Some((_turn, _busy)) = agent.backups.queue(&key).await else {
                 return;
             };
+            // Somebody may have had it run meanwhile.
+            let begun = Timestamp::now();
+            let record = agent.backups.to_go_by(&key, begun);
+            if standing::due(&record, &rhythm, begun, jitter(&key)).is_none() {
+                return;
+            }
+            agent.backups.begins(&key, begun);
             if now.duration_since(due) > LATE {
                 tracing::warn!("the backup of {key} was due at {due}; the host was down or busy");
                 agent.backups.note(&key, |record| record.missed = Some(due));
             }
-            let _turn = agent.backups.turn.lock().await;
             if let Err(error) = settle_job(&agent, &job, Settled::All).await {
                 tracing::warn!("{key}: {error:#}");
             }
@@ -469,6 +380,15 @@ fn stays(agent: &Agent, job: &Job, error: &anyhow::Error) {
 }
 
 async fn settle_entry(agent: &Agent, job: &Job, entry: Entry, patience: Patience) -> anyhow::Result<String> {
+    if let Intent::Prune { subject, keys } = &entry.intent {
+        // It may have been seen again since it was planned.
+        let going: Vec<BackupId> = (keys.iter())
+            .filter_map(|key| Some(Subject::of_key(key)?.1))
+            .collect();
+        agent
+            .backups
+            .note(&job.key(), |record| record.own.forget(subject, &going));
+    }
     // Nor does the disk wait for it.
     spool::forget(&entry.intent).context("cannot remove what waited on the disk")?;
     if let Intent::TakeOver { .. } = &entry.intent {

@@ -7,7 +7,10 @@ use appliance_backup::names::{BackupId, Subject};
 use appliance_backup::repository::{Catalogue, Repository};
 use serde::{Deserialize, Serialize};
 
-/// The backups that this host made and has seen good.
+/// So many that are gone are told by name.
+const NAMED: usize = 5;
+
+/// The backups that this host made, has seen good and did not remove.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Own {
@@ -41,14 +44,50 @@ impl Own {
         }
     }
 
-    /// Whether there were backups of a subject and none of them can be used.
-    pub fn lost(&self, repository: &Repository, subject: &Subject, catalogue: &Catalogue) -> Option<String> {
-        let known = self.known(repository, subject)?;
-        let left = (catalogue.backups.iter()).any(|found| known.contains(&found.manifest.id));
-        (!left && !known.is_empty()).then(|| format!("all {} backups made before are gone", known.len()))
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 
-    /// Remembers what is there of a subject, and of what was remembered that which is there and cannot be used.
+    /// Which backups of a subject somebody took away; of those that are there and damaged others tell.
+    pub fn lost(&self, repository: &Repository, subject: &Subject, catalogue: &Catalogue) -> Option<String> {
+        let known = self.known(repository, subject)?;
+        let good = catalogue.backups.iter().map(|found| &found.manifest.id);
+        // Without its manifest a backup is none.
+        let bad = catalogue.unusable.iter().filter(|bad| !bad.uncommitted);
+        let there: BTreeSet<&BackupId> = good.chain(bad.map(|bad| &bad.id)).collect();
+        let gone: Vec<String> = (known.iter())
+            .filter(|id| !there.contains(id))
+            .map(ToString::to_string)
+            .collect();
+        let named = gone.get(..gone.len().min(NAMED))?.join(", ");
+        let more = match gone.len() > NAMED {
+            true => ", …",
+            false => "",
+        };
+        match gone.len() {
+            0 => None,
+            all if all == known.len() => {
+                Some(format!("all {all} backups made before are gone: {named}{more}"))
+            }
+            some => Some(format!(
+                "{some} of {} backups made before are gone, which this host did not remove: {named}{more}",
+                known.len()
+            )),
+        }
+    }
+
+    /// Takes backups out that are about to be removed as they should: what goes after that is nobody's loss. One that
+    /// stays after all is learned again.
+    pub fn forget<'a>(&mut self, subject: &Subject, going: impl IntoIterator<Item = &'a BackupId>) {
+        if let Some(ids) = self.ids.get_mut(&subject.prefix()) {
+            for id in going {
+                ids.remove(id);
+            }
+        }
+    }
+
+    /// Remembers what is there of a subject, beside what was there before.
     pub fn learn(&mut self, repository: &Repository, subject: &Subject, catalogue: &Catalogue) {
         let ours = repository.keys.signer.public();
         if !self.of(repository) {
@@ -61,11 +100,7 @@ impl Own {
         let good = (catalogue.backups.iter())
             .filter(|found| found.signer == ours)
             .map(|found| found.manifest.id.clone());
-        let ids = self.ids.entry(subject.prefix()).or_default();
-        let spoiled = (catalogue.unusable.iter())
-            .filter(|bad| !bad.uncommitted && ids.contains(&bad.id))
-            .map(|bad| bad.id.clone());
-        *ids = good.chain(spoiled).collect();
+        self.ids.entry(subject.prefix()).or_default().extend(good);
     }
 }
 

@@ -6,10 +6,35 @@ use appliance_alerts::rules::Backup;
 use jiff::Timestamp;
 
 use super::jobs::Job;
-use super::{Record, probe, run, standing};
+use super::{Record, Unread, probe, run, standing};
 use crate::agent::Agent;
 use crate::agent::schedule::Rhythm;
 use crate::wire::{BackupJob, BackupRow};
+
+/// What is remembered, or since when and why nobody knows of it.
+fn told(record: Result<Record, Unread>) -> (Record, Option<(Timestamp, String)>) {
+    match record {
+        Ok(record) => (record, None),
+        Err(unread) => (Record::default(), Some((unread.since, unread.said()))),
+    }
+}
+
+/// What the rules of alerts judge of one job.
+fn alert(job: &Job, record: Result<Record, Unread>, now: Timestamp) -> Backup {
+    let settings = &job.spec.settings;
+    let (record, unread) = told(record);
+    let rhythm = Rhythm::parse(settings.schedule.fields(), settings.timezone.as_deref());
+    Backup {
+        name: job.key(),
+        accessory: job.spec.accessory.clone(),
+        overdue: rhythm
+            .ok()
+            .and_then(|rhythm| standing::overdue(&record, &rhythm, now)),
+        drill_failed: standing::drill_alarm(&record),
+        failed: unread.or(record.failed),
+        odd: record.odd,
+    }
+}
 
 /// How long somebody who wants a list waits for a place.
 const LONGEST: std::time::Duration = std::time::Duration::from_secs(60);
@@ -32,29 +57,18 @@ impl Agent {
 
     /// What the rules of alerts judge.
     pub fn backup_alert(&self, job: &Job, now: Timestamp) -> Backup {
-        let settings = &job.spec.settings;
-        let record = self.backups.record(&job.key());
-        let rhythm = Rhythm::parse(settings.schedule.fields(), settings.timezone.as_deref());
-        Backup {
-            name: job.key(),
-            accessory: job.spec.accessory.clone(),
-            overdue: rhythm
-                .ok()
-                .and_then(|rhythm| standing::overdue(&record, &rhythm, now)),
-            drill_failed: record.drill_failed.clone(),
-            failed: record.failed,
-            odd: record.odd,
-        }
+        alert(job, self.backups.record(&job.key()), now)
     }
 
     fn backup_age(&self, job: &Job) -> BackupJob {
         let settings = &job.spec.settings;
-        let record = self.backups.record(&job.key());
         let now = Timestamp::now();
+        let (record, unread) = told(self.backups.record(&job.key()));
         let rhythm = Rhythm::parse(settings.schedule.fields(), settings.timezone.as_deref());
         let last = record.last_run.or(record.since).unwrap_or(now);
         let next = rhythm.as_ref().ok().and_then(|rhythm| rhythm.next(last));
-        let problems = self.backup_problems(job, &record, rhythm.as_ref(), now);
+        let mut problems = self.backup_problems(job, &record, rhythm.as_ref(), now);
+        problems.extend(unread.map(|(at, why)| format!("backup of {} failed at {at}: {why}", job.key())));
         BackupJob {
             accessory: job.spec.accessory.clone(),
             to: settings.to.0.clone(),
@@ -65,7 +79,7 @@ impl Agent {
             verified: record.drilled.map(|(at, _)| at),
             restore_ms: record.drilled.map(|(_, millis)| millis),
             missed: record.missed,
-            running: self.backups.lock().contains(&job.key()),
+            running: self.backups.runs(&job.key()),
             problems,
             backups: Vec::new(),
             frozen: Vec::new(),
@@ -117,9 +131,20 @@ impl Agent {
                 job.key()
             ));
         }
-        if let (None, Some((at, why, _))) = (&record.drill_failed, &record.drill_skipped) {
+        if let (None, Some((at, why, times))) = (&record.drill_failed, &record.drill_skipped) {
+            let often = match times {
+                0 | 1 => String::new(),
+                _ => format!(", {times} times in a row"),
+            };
             say(format!(
-                "drill of {} was left out at {at}: {why}; it is tried again after a day; next: appliance backup drill {accessory}",
+                "drill of {} was left out at {at}{often}: {why}; it is tried again after a day; next: appliance backup drill {accessory}",
+                job.key()
+            ));
+        }
+        if let Some((at, why)) = &record.drill_partial {
+            say(format!(
+                "drill of {} at {at} was not of all: {why}; next: appliance backup list, and if that is as it should be: \
+                 appliance backup prune {accessory} --yes",
                 job.key()
             ));
         }
@@ -196,7 +221,7 @@ impl Agent {
 
     async fn backup_rows(&self, job: &Job, list: &mut BackupJob) -> anyhow::Result<()> {
         let repository = self.repository_within(job, probe::SHORT).await?;
-        let accepted = self.backups.record(&job.key()).accepted;
+        let accepted = self.backups.known(&job.key()).accepted;
         for (subject, catalogue) in job.subjects(&repository).await? {
             let plan = run::plan(job, &repository, &catalogue, accepted, false).await;
             list.frozen
@@ -235,5 +260,41 @@ impl Agent {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use appliance_state::Store;
+
+    use super::*;
+    use crate::agent::backups::{Backups, Spec};
+
+    #[test]
+    fn a_ledger_that_cannot_be_read_is_an_alert_with_its_cure() {
+        let place = tempfile::tempdir().expect("a directory");
+        let store = Store::open(place.path()).expect("opens");
+        let backups = Backups::open(&store, place.path()).expect("opens");
+        let job = Job {
+            app: "shop".to_owned(),
+            spec: Spec {
+                accessory: "db".to_owned(),
+                container: "shop-db".to_owned(),
+                image: "postgres:17".to_owned(),
+                settings: appliance_config::extension::Backup::default(),
+            },
+            credentials: None,
+        };
+        let now = Timestamp::now();
+        assert_eq!(alert(&job, backups.record("shop/db"), now).failed, None);
+        fs_err::write(place.path().join("backups.json"), "{").expect("written");
+        let told = alert(&job, backups.record("shop/db"), now);
+        let (at, why) = told.failed.clone().expect("told");
+        assert!(
+            why.contains("cannot be read") && why.contains("backups.json") && why.contains("mv "),
+            "{why}"
+        );
+        let later = alert(&job, backups.record("shop/db"), now).failed.expect("still");
+        assert_eq!(later.0, at, "the same alert");
     }
 }

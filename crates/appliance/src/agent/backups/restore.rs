@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, bail};
 use appliance_backup::manifest::{DrillResult, Manifest};
-use appliance_backup::names::{BackupId, Kind, Subject};
-use appliance_backup::repository::{Catalogue, Found, Repository};
+use appliance_backup::names::{Kind, Subject};
+use appliance_backup::repository::{Catalogue, Repository};
 use appliance_backup::restore::{self, RestoreError, Target};
 use appliance_backup::sign::PublicKey;
 use appliance_backup::stream;
@@ -13,8 +13,9 @@ use appliance_containers::engine::ContainerInfo;
 use appliance_push::change::Restore;
 use jiff::Timestamp;
 
+use super::choice::{choose, meant, only_of, opens};
 use super::jobs::Job;
-use super::{OUTSIDE, redis, room, run, sqlite, standing, volume};
+use super::{OUTSIDE, redis, room, run, sqlite, volume};
 use crate::agent::Agent;
 use crate::agent::drive::Audience;
 use crate::wire::Event;
@@ -94,43 +95,6 @@ impl Job {
     }
 }
 
-/// The backup that is meant: by id, by time, or the newest that looks right or was `accepted`.
-pub fn choose(
-    catalogue: &Catalogue,
-    backup: Option<&str>,
-    at: Option<Timestamp>,
-    accepted: Option<Timestamp>,
-) -> anyhow::Result<Found> {
-    let found = match backup {
-        Some(id) => {
-            let id = BackupId::parse(id)?;
-            if let Some(bad) = catalogue.unusable.iter().find(|one| one.id == id) {
-                bail!("the backup {id} cannot be used: {}", bad.why);
-            }
-            catalogue.backups.iter().find(|found| found.manifest.id == id)
-        }
-        None => catalogue
-            .backups
-            .iter()
-            .rev()
-            .filter(|found| at.is_none_or(|at| found.manifest.snapshot_at <= at))
-            .find(|found| standing::trusted(&found.manifest, accepted)),
-    };
-    found.cloned().context(
-        "there is no such backup; those that do not look right are used only by their id: appliance backup list",
-    )
-}
-
-/// Leaves those backups that the host with this key made.
-pub(super) fn only_of(catalogue: &mut Catalogue, key: &str, subject: &Subject) -> anyhow::Result<()> {
-    let by = PublicKey::try_from(key.to_ascii_lowercase()).map_err(anyhow::Error::msg)?;
-    catalogue.backups.retain(|found| found.signer == by);
-    if catalogue.backups.is_empty() {
-        bail!("there is no backup of {subject} that is signed by {by}; next: appliance backup list");
-    }
-    Ok(())
-}
-
 /// Restores, and says how long it took.
 ///
 /// # Errors
@@ -154,7 +118,7 @@ pub async fn restore(
     }
     let (subject, mut catalogue) =
         former.pick(former.subjects(&repository).await?, wanted.database.as_deref())?;
-    let accepted = agent.backups.record(&job.key()).accepted;
+    let accepted = agent.backups.known(&job.key()).accepted;
     // Whoever names the key of a lost host wants what was there, not what this one has backed up of its empty database.
     if let (Some(key), None) = (&wanted.trust, &wanted.backup) {
         only_of(&mut catalogue, key, &subject)?;
@@ -175,7 +139,7 @@ pub async fn restore(
         return restore_other(agent, &repository, manifest, &subject, &info, wanted, audience).await;
     }
     let server = agent.postgres(&info);
-    // One table's rows are a part of it that nobody knows; a disk that is full is told of afterwards.
+    // How much of it one table is shows once its definition is there.
     if wanted.table.is_none()
         && let Some(message) = room::database(&server, data_directory(&info), manifest).await?
     {
@@ -193,7 +157,11 @@ pub async fn restore(
             detail,
         })
         .await;
-    let table = wanted.table.as_deref();
+    let free = match &wanted.table {
+        Some(_) => room::left(&**server.place(), data_directory(&info)).await,
+        None => None,
+    };
+    let table = wanted.table.as_deref().map(|table| restore::Part { table, free });
     let restored = restore::restore(
         &repository,
         &agent.backups.journal.on_behalf_of(&job.app, &job.spec.accessory),
@@ -207,6 +175,9 @@ pub async fn restore(
     let restored = match restored {
         Ok(restored) => restored,
         Err(closed @ RestoreError::Closed { .. }) => return Err(closed.into()),
+        Err(room @ RestoreError::Room { .. }) => {
+            return Err(anyhow::Error::from(room).context("nothing was changed"));
+        }
         Err(other) => {
             let full = room::full(&**server.place(), data_directory(&info)).await;
             let full = full.map(|full| format!("{full}: ")).unwrap_or_default();
@@ -254,20 +225,6 @@ fn elsewhere(agent: &Agent, mut repository: Repository, wanted: &Restore) -> any
             .map_err(|why| anyhow::anyhow!("what was given is no recovery key (AGE-SECRET-KEY-…): {why}"))?;
     }
     Ok(repository)
-}
-
-/// Whether the key at hand opens a backup, which its manifest tells before a byte is fetched.
-fn opens(repository: &Repository, manifest: &Manifest) -> anyhow::Result<()> {
-    let ours = repository.keys.identity.to_public().to_string();
-    if manifest.recipients.contains(&ours) {
-        return Ok(());
-    }
-    bail!(
-        "the backup {} was made on another host and is sealed for {}, of which {ours} is none; with the recovery key: \
-         appliance restore --recovery-key FILE",
-        manifest.id,
-        manifest.recipients.join(" and ")
-    )
 }
 
 /// Restores what is no PostgreSQL database.
@@ -365,39 +322,6 @@ pub async fn undo(agent: &Agent, job: &Job, database: Option<&str>) -> anyhow::R
     ))
 }
 
-/// That there is one to look at: of a database whose backups are all damaged, silence would be praise.
-pub(super) fn spoiled(subject: &Subject, catalogue: &Catalogue) -> anyhow::Result<()> {
-    let committed = catalogue
-        .unusable
-        .iter()
-        .rev()
-        .find(|bad| !bad.uncommitted && !bad.foreign);
-    match committed {
-        Some(bad) if catalogue.backups.is_empty() => bail!(
-            "no backup of {subject} can be used; the newest, {}: {}",
-            bad.id,
-            bad.why
-        ),
-        _ => Ok(()),
-    }
-}
-
-/// Without those that only the key of a former host opens, unless one is asked for by its id.
-pub(super) fn openable(
-    repository: &Repository,
-    mut subjects: Vec<(Subject, Catalogue)>,
-    backup: Option<&str>,
-) -> Vec<(Subject, Catalogue)> {
-    if backup.is_none() {
-        for (_, catalogue) in &mut subjects {
-            catalogue
-                .backups
-                .retain(|found| opens(repository, &found.manifest).is_ok());
-        }
-    }
-    subjects
-}
-
 /// Reads backups whole and compares them with their manifests.
 ///
 /// # Errors
@@ -409,21 +333,14 @@ pub async fn verify(
     audience: &Audience,
 ) -> anyhow::Result<String> {
     let repository = agent.repository(job).await?;
-    let accepted = agent.backups.record(&job.key()).accepted;
-    let mut count = 0;
-    let own = agent.backups.record(&job.key()).own;
-    for (subject, mut catalogue) in openable(&repository, job.subjects(&repository).await?, backup) {
-        own.recall(&repository, &mut catalogue);
-        spoiled(&subject, &catalogue)?;
-        let Ok(found) = choose(&catalogue, backup, None, accepted) else {
-            continue;
-        };
-        let tap = found.manifest.counts.as_ref().map(|_| Tap::of(subject.kind));
-        stream::read(&repository, &found.manifest, tap, Box::new(std::io::sink()))
+    let record = agent.backups.known(&job.key());
+    let meant = meant(&repository, job.subjects(&repository).await?, backup, &record)?;
+    for (subject, manifest) in &meant.chosen {
+        let tap = manifest.counts.as_ref().map(|_| Tap::of(subject.kind));
+        stream::read(&repository, manifest, tap, Box::new(std::io::sink()))
             .await
-            .with_context(|| format!("the backup {} of {subject} is no good", found.manifest.id))?;
-        count += 1;
-        let detail = format!("{subject} {}", found.manifest.id);
+            .with_context(|| format!("the backup {} of {subject} is no good", manifest.id))?;
+        let detail = format!("{subject} {}", manifest.id);
         audience
             .tell(Event::Phase {
                 phase: "verified".to_owned(),
@@ -431,6 +348,7 @@ pub async fn verify(
             })
             .await;
     }
+    let count = meant.chosen.len();
     if count == 0 {
         bail!("there is no such backup; next: appliance backup list");
     }

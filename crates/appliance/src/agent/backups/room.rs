@@ -97,7 +97,7 @@ pub(super) async fn full(place: &dyn Place, directory: &str) -> Option<String> {
 }
 
 /// Free bytes where `directory` of `place` lies.
-async fn left(place: &dyn Place, directory: &str) -> Option<u64> {
+pub(super) async fn left(place: &dyn Place, directory: &str) -> Option<u64> {
     let text = output(place, &["df", "-P", "-k", directory]).await.ok()?;
     free(&text)
 }

@@ -73,12 +73,13 @@ pub async fn run(agent: &Agent, job: &Job, audience: Option<&Audience>) -> anyho
         record.last_run = Some(begun);
         record.since.get_or_insert(begun);
     });
-    let before = agent.backups.record(&key);
+    let before = agent.backups.known(&key);
     let limit = standing::limit(&before).unsigned_abs();
     let made = match tokio::time::timeout(limit, all(agent, job, audience)).await {
         Ok(made) => made,
         Err(_) => Err(anyhow::anyhow!(
-            "it took longer than {} hours and was given up; what it had stored is removed at the next run",
+            "it took longer than {} hours and was given up; what it had stored is removed at the next run, which may take \
+             longer",
             limit.as_secs() / 3600
         )),
     };
@@ -153,7 +154,7 @@ async fn tell_watcher(agent: &Agent, job: &Job) {
 /// Once a day: what crashes left in the place that no journal knows of.
 async fn sweep_if_due(agent: &Agent, job: &Job) {
     let now = Timestamp::now();
-    let record = agent.backups.record(&job.key());
+    let record = agent.backups.known(&job.key());
     if record.swept.is_some_and(|at| {
         standing::believed(at, now) && now.duration_since(at) < jiff::SignedDuration::from_hours(24)
     }) {
@@ -186,7 +187,7 @@ async fn drill_if_due(agent: &Agent, job: &Job, audience: Option<&Audience>) {
     let Some(interval) = job.spec.drill_interval() else {
         return;
     };
-    let record = agent.backups.record(&job.key());
+    let record = agent.backups.known(&job.key());
     let image = agent.running(job).await.ok().map(|info| info.image_id);
     let now = Timestamp::now();
     let same = record.drill_image == image && record.drill_version.as_deref() == Some(VERSION);
@@ -382,7 +383,7 @@ impl Run<'_> {
 
     async fn one(&self, subject: Subject, content: Content, odd: Option<String>) -> anyhow::Result<One> {
         let (agent, job, repository) = (self.agent, self.job, self.repository);
-        let record = agent.backups.record(&job.key());
+        let record = agent.backups.known(&job.key());
         let accepted = record.accepted;
         let before = repository.catalogue(&subject.prefix()).await?;
         let lost = record.own.lost(repository, &subject, &before);
@@ -417,11 +418,9 @@ impl Run<'_> {
             .filter(|bad| !bad.uncommitted && !bad.foreign && accepted.is_none_or(|at| bad.id.time() > at));
         odd.extend(spoiled.map(|bad| format!("the backup {} cannot be used any more: {}", bad.id, bad.why)));
         // Told until somebody says that it is as it should be.
-        if lost.is_none() {
-            agent.backups.note(&job.key(), |record| {
-                record.own.learn(repository, &subject, &catalogue);
-            });
-        }
+        agent.backups.note(&job.key(), |record| {
+            record.own.learn(repository, &subject, &catalogue);
+        });
         odd.extend(lost);
         self.prune(&subject, &catalogue, accepted).await;
         Ok(One { manifest, odd })
@@ -435,7 +434,12 @@ impl Run<'_> {
         if waits.iter().any(|intent| matches!(intent, Intent::Prune { .. })) {
             return;
         }
+        // Nor is anything removed by somebody who cannot read what was accepted and what was there.
+        if agent.backups.record(&job.key()).is_err() {
+            return;
+        }
         let plan = plan(job, repository, catalogue, accepted, false).await;
+        forget(agent, job, subject, &plan);
         let word = OUTSIDE.word();
         let pruned = recover::prune(repository, &agent.backups.journal, catalogue, &plan, &word).await;
         let failed = match pruned {
@@ -499,6 +503,15 @@ pub async fn plan(
     retention::plan(&candidates, keep, &circumstances)
 }
 
+/// What goes as planned is missed by nobody; noted before it goes, so that a crash raises no alarm.
+fn forget(agent: &Agent, job: &Job, subject: &Subject, plan: &Plan) {
+    if plan.frozen.is_none() && !plan.remove.is_empty() {
+        agent
+            .backups
+            .note(&job.key(), |record| record.own.forget(subject, &plan.remove));
+    }
+}
+
 /// Removes what the retention of each subject does not keep.
 ///
 /// # Errors
@@ -515,7 +528,7 @@ pub async fn prune(agent: &Agent, job: &Job, confirmed: bool) -> anyhow::Result<
             record.own = Own::default();
         });
     }
-    let accepted = agent.backups.record(&job.key()).accepted;
+    let accepted = agent.backups.record(&job.key())?.accepted;
     let mut removed = 0;
     let mut frozen = Vec::new();
     for (subject, catalogue) in job.subjects(&repository).await? {
@@ -523,6 +536,7 @@ pub async fn prune(agent: &Agent, job: &Job, confirmed: bool) -> anyhow::Result<
         if let Some(why) = &plan.frozen {
             frozen.push(format!("{subject}: {why}"));
         }
+        forget(agent, job, &subject, &plan);
         removed += recover::prune(
             &repository,
             &agent.backups.journal,

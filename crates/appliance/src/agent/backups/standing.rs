@@ -1,6 +1,7 @@
 //! When a job runs, when it is late, and which of its backups are believed: pure, from what is remembered and the clock.
 
 use appliance_backup::manifest::Manifest;
+use appliance_backup::recover::STALE;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Record;
@@ -16,6 +17,10 @@ const GRACE: SignedDuration = SignedDuration::from_hours(1);
 const DRILL_REST: SignedDuration = SignedDuration::from_hours(24);
 /// Longest time of a run that has none before it to compare with.
 const LONGEST: SignedDuration = SignedDuration::from_hours(6);
+/// How often that is doubled at most.
+const DOUBLED: u32 = 3;
+/// So many drills that there is no room for, one after the other, are told as one that failed.
+const SKIPS: u32 = 3;
 
 /// Whether a moment that was written down can be true.
 pub(super) fn believed(at: Timestamp, now: Timestamp) -> bool {
@@ -67,11 +72,14 @@ pub(super) fn overdue(record: &Record, rhythm: &Rhythm, now: Timestamp) -> Optio
     (now > expected.saturating_add(grace).ok()?).then_some(since)
 }
 
-/// How long a run may take: four times what the last good one did, six hours at least.
+/// How long a run may take: four times what the last good one did, six hours at least; with each failure since twice as
+/// long, up to what no backup takes: the first one of very much data has nothing to be compared with.
 pub(super) fn limit(record: &Record) -> SignedDuration {
     let last = record.good.map_or(0, |(_, millis)| millis);
     let last = SignedDuration::from_millis(i64::try_from(last).unwrap_or(i64::MAX / 8));
-    LONGEST.max(last * 4)
+    let limit = LONGEST.max(last * 4);
+    let doubled = STALE.min(limit * (1 << record.failures.min(DOUBLED)));
+    limit.max(doubled)
 }
 
 /// Whether it is time for a drill: after the first backup, after the interval, after a change of the image, and a day
@@ -80,10 +88,19 @@ pub(super) fn drill_due(record: &Record, interval: SignedDuration, same_image: b
     let within = |at: Timestamp, rest: SignedDuration| believed(at, now) && now.duration_since(at) < rest;
     let failed = record.drill_failed.as_ref().map(|(at, _)| *at);
     let skipped = record.drill_skipped.as_ref().map(|(at, ..)| *at);
-    match failed.max(skipped) {
+    let partial = record.drill_partial.as_ref().map(|(at, _)| *at);
+    match failed.max(skipped).max(partial) {
         Some(at) => !within(at, DRILL_REST),
         None => !(same_image && record.drilled.is_some_and(|(at, _)| within(at, interval))),
     }
+}
+
+/// What somebody is woken for: a backup that does not restore, or that nothing was tried for weeks.
+pub(super) fn drill_alarm(record: &Record) -> Option<(Timestamp, String)> {
+    let skipped = record.drill_skipped.as_ref();
+    let skipped = skipped.filter(|(_, _, times)| *times >= SKIPS);
+    let untried = || skipped.map(|(at, why, times)| (*at, format!("{times} times in a row {why}")));
+    record.drill_failed.clone().or_else(untried)
 }
 
 /// How long the restore of a drill may take: four times the last one, what its bytes take at 2 MB/s, half an hour at
@@ -109,6 +126,8 @@ pub enum Doubt {
     Odd(String),
     /// There was no room to try them.
     Room(String),
+    /// Some were not tried, since none of theirs looks right.
+    LeftOut(String),
     /// They did not restore, when that was last tried.
     Drill(Timestamp, String),
 }
@@ -119,12 +138,11 @@ impl Record {
         if let Some((_, why)) = &self.odd {
             return Doubt::Odd(why.clone());
         }
-        // Several drills that there was no room for are noted as one that failed, at the same moment.
-        match (&self.drill_failed, &self.drill_skipped) {
-            (Some((failed, why)), Some((skipped, ..))) if failed == skipped => Doubt::Room(why.clone()),
-            (Some((failed, why)), _) => Doubt::Drill(*failed, why.clone()),
-            (None, Some((_, why, _))) => Doubt::Room(why.clone()),
-            (None, None) => Doubt::None,
+        match (&self.drill_failed, &self.drill_skipped, &self.drill_partial) {
+            (Some((failed, why)), ..) => Doubt::Drill(*failed, why.clone()),
+            (None, Some((_, why, _)), _) => Doubt::Room(why.clone()),
+            (None, None, Some((_, why))) => Doubt::LeftOut(why.clone()),
+            (None, None, None) => Doubt::None,
         }
     }
 }
@@ -269,6 +287,24 @@ mod tests {
     }
 
     #[test]
+    fn a_first_backup_that_takes_a_day_is_done_within_a_few_tries() {
+        let after = |failures, last_hours: u64| {
+            let record = Record {
+                failures,
+                good: (last_hours > 0).then_some((Timestamp::UNIX_EPOCH, last_hours * 3_600_000)),
+                ..Record::default()
+            };
+            limit(&record).as_hours()
+        };
+        assert_eq!(
+            [0, 1, 2, 3, 4, u32::MAX].map(|failures| after(failures, 0)),
+            [6, 12, 24, 48, 48, 48]
+        );
+        assert_eq!([0, 1, 2, 9].map(|failures| after(failures, 5)), [20, 40, 48, 48]);
+        assert_eq!(after(5, 20), 80, "never less than without a failure");
+    }
+
+    #[test]
     fn a_drill_that_failed_is_not_repeated_after_every_backup() {
         let now: Timestamp = "2026-03-01T12:00:00Z".parse().expect("time");
         let ago = |hours| now - SignedDuration::from_hours(hours);
@@ -311,15 +347,14 @@ mod tests {
         let why = || "because".to_owned();
         let mut record = Record::default();
         assert_eq!(record.doubt(), Doubt::None);
-        record.drill_skipped = Some((early, why(), 2));
+        record.drill_skipped = Some((early, why(), 3));
         assert_eq!(record.doubt(), Doubt::Room(why()));
-        record.drill_failed = Some((early, why()));
-        assert_eq!(record.doubt(), Doubt::Room(why()), "the third in a row");
-        record.drill_failed = Some((late, why()));
-        assert_eq!(record.doubt(), Doubt::Drill(late, why()), "tried since");
-        record.drill_failed = Some((early, why()));
-        record.drill_skipped = Some((late, why(), 1));
-        assert_eq!(record.doubt(), Doubt::Drill(early, why()), "not tried since");
+        // Whatever is noted beside it, and when.
+        for (failed, skipped) in [(early, early), (late, early), (early, late)] {
+            record.drill_failed = Some((failed, why()));
+            record.drill_skipped = Some((skipped, why(), 3));
+            assert_eq!(record.doubt(), Doubt::Drill(failed, why()));
+        }
         record.odd = Some((late, why()));
         assert_eq!(record.doubt(), Doubt::Odd(why()));
     }

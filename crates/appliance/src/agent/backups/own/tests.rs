@@ -7,7 +7,8 @@ use appliance_backup::sign::Signer;
 use appliance_backup::store::FileStore;
 use jiff::Timestamp;
 
-use super::super::restore::{choose, only_of};
+use super::super::Record;
+use super::super::choice::{choose, meant, only_of};
 use super::*;
 
 /// The place as the host with this seed sees it, which trusts the hosts of `trusted`.
@@ -46,7 +47,7 @@ async fn back_up(repository: &Repository, hour: i64) -> BackupId {
         "format": 1, "repository": repository.id, "subject": subject(), "id": id, "host": repository.keys.host,
         "snapshot_at": at(hour), "started_at": at(hour), "ended_at": at(hour), "appliance": "1.0.0", "image": null,
         "server": null, "database": null, "volumes": [], "globals": null, "plain_bytes": 0, "plain_sha256": "",
-        "counts": null, "recipients": [], "previous": null, "suspicious": [], "warnings": [],
+        "counts": null, "recipients": repository.keys.recipients, "previous": null, "suspicious": [], "warnings": [],
     }))
     .expect("a manifest");
     repository.commit(&manifest).await.expect("stored");
@@ -74,8 +75,7 @@ async fn what_was_ours_is_not_foreign_because_somebody_else_signed_it_since() {
     assert!(seen(&ours, &Own::default()).await.unusable[0].foreign);
     let catalogue = seen(&ours, &own).await;
     assert!(!catalogue.unusable[0].foreign, "{catalogue:?}");
-    let lost = own.lost(&ours, &subject(), &catalogue);
-    assert!(lost.is_some_and(|why| why.contains("all 1 backups")));
+    assert_eq!(own.lost(&ours, &subject(), &catalogue), None, "told as damaged");
 
     // It is ours as long as it lies there, whatever else is good.
     back_up(&ours, 2).await;
@@ -89,6 +89,86 @@ async fn what_was_ours_is_not_foreign_because_somebody_else_signed_it_since() {
     let catalogue = seen(&rebuilt, &own).await;
     assert!(catalogue.unusable.iter().all(|bad| bad.foreign), "{catalogue:?}");
     assert_eq!(own.lost(&rebuilt, &subject(), &catalogue), None);
+}
+
+#[tokio::test]
+async fn whatever_goes_that_this_host_did_not_remove_is_told() {
+    let place = tempfile::tempdir().expect("a directory");
+    let ours = host(&place, 1, &[]).await;
+    let mut ids = Vec::new();
+    for hour in 1..5 {
+        ids.push(back_up(&ours, hour).await);
+    }
+    let mut own = Own::default();
+    own.learn(&ours, &subject(), &seen(&ours, &own).await);
+    assert_eq!(own.lost(&ours, &subject(), &seen(&ours, &own).await), None);
+
+    // What the retention removes is forgotten first.
+    own.forget(&subject(), &ids[..1]);
+    ours.store
+        .delete(&subject().key(&ids[0], MANIFEST))
+        .await
+        .expect("gone");
+    assert_eq!(own.lost(&ours, &subject(), &seen(&ours, &own).await), None);
+
+    // Somebody leaves only the newest one.
+    for id in &ids[1..3] {
+        ours.store
+            .delete(&subject().key(id, MANIFEST))
+            .await
+            .expect("gone");
+    }
+    let catalogue = seen(&ours, &own).await;
+    let lost = own.lost(&ours, &subject(), &catalogue).expect("told");
+    assert!(
+        lost.contains("2 of 3 backups") && lost.contains(&ids[1].to_string()),
+        "{lost}"
+    );
+    // And is told of it until somebody says that it should be so.
+    own.learn(&ours, &subject(), &catalogue);
+    back_up(&ours, 5).await;
+    own.learn(&ours, &subject(), &seen(&ours, &own).await);
+    assert!(own.lost(&ours, &subject(), &seen(&ours, &own).await).is_some());
+    // One that was to be removed and stayed is known again.
+    own.forget(&subject(), &ids[3..]);
+    own.learn(&ours, &subject(), &seen(&ours, &own).await);
+    ours.store
+        .delete(&subject().key(&ids[3], MANIFEST))
+        .await
+        .expect("gone");
+    let lost = own
+        .lost(&ours, &subject(), &seen(&ours, &own).await)
+        .expect("told");
+    assert!(lost.contains("3 of 4 backups"), "{lost}");
+}
+
+#[tokio::test]
+async fn a_backup_that_is_asked_for_is_found_by_its_id_alone() {
+    let place = tempfile::tempdir().expect("a directory");
+    let ours = host(&place, 1, &[]).await;
+    let wanted = back_up(&ours, 1).await;
+    let damaged = back_up(&ours, 2).await;
+    let key = subject().key(&damaged, MANIFEST);
+    ours.store.delete(&key).await.expect("gone");
+    ours.store.put_new(&key, "nothing".into()).await.expect("stored");
+    let mut other = subject();
+    other.unit = "audit".to_owned();
+    let mut bad = seen(&ours, &Own::default()).await;
+    bad.backups.clear();
+    let subjects = vec![(other, bad), (subject(), seen(&ours, &Own::default()).await)];
+    let look = |backup: Option<&str>| meant(&ours, subjects.clone(), backup, &Record::default());
+    let why = |backup: Option<&str>| format!("{:#}", look(backup).expect_err("none"));
+
+    // Whatever the other database's are like.
+    let found = look(Some(&wanted.to_string())).expect("it is there");
+    assert_eq!(found.chosen.len(), 1);
+    assert_eq!((&found.chosen[0].0, &found.chosen[0].1.id), (&subject(), &wanted));
+    let said = why(Some(&damaged.to_string()));
+    assert!(said.contains("cannot be used: "), "{said}");
+    let nobodys = BackupId::new(at(9), [9; 10]).to_string();
+    assert!(why(Some(&nobodys)).contains("there is no such backup"));
+    assert!(why(Some("TYPO")).contains("TYPO"), "{}", why(Some("TYPO")));
+    assert!(why(None).contains("no backup of"), "{}", why(None));
 }
 
 #[tokio::test]
