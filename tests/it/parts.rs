@@ -133,6 +133,10 @@ async fn as_configured(world: &World) -> anyhow::Result<()> {
         "{host}"
     );
     let jobs = inspect(world, "jobs").await?;
+    // Whoever stops them, a reboot too, gives a worker the drain time, and a role of its own time that.
+    let web = inspect(world, "web").await?;
+    let times = [&web, &jobs].map(|told| &told["Config"]["StopTimeout"]);
+    ensure!(*times[0] == 8 && *times[1] == 1, "{times:?}");
     ensure!(
         jobs["State"]["Health"]["Status"] == "healthy",
         "{}",

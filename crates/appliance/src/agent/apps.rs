@@ -394,6 +394,23 @@ mod tests {
     }
 
     #[test]
+    fn what_was_adopted_stays_known_as_long_as_there_is_a_way_back() {
+        let (_keep, apps) = apps();
+        apps.update("shop", |app| {
+            app.releases = (1..=5).map(ReleaseNumber).collect();
+            app.numbers.record(current(5, 5));
+            app.adopted = Some(Adopted {
+                rollout: RolloutNumber(1),
+                release: ReleaseNumber(1),
+                containers: BTreeMap::new(),
+            });
+        })
+        .expect("written");
+        let dropped = apps.forget_old("shop", 1).expect("pruned");
+        assert_eq!(dropped, [2, 3, 4].map(ReleaseNumber));
+    }
+
+    #[test]
     fn old_releases_go_but_never_the_current_or_the_previous_one() {
         let (_keep, apps) = apps();
         apps.update("shop", |app| {
