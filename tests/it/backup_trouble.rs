@@ -632,7 +632,16 @@ async fn a_disk_that_fills_up_under_a_restore(world: &World) -> anyhow::Result<(
     world.run(&["docker", "exec", "demo-small", "rm", filler]).await?;
     good(world, &["restore", "small", "--into", "copy"]).await?;
     // What was backed up under another name goes the same way.
-    let former = ["restore", "small", "--from", "db", "--into", "renamed"];
+    let former = [
+        "restore",
+        "small",
+        "--from",
+        "db",
+        "--database",
+        "shop",
+        "--into",
+        "renamed",
+    ];
     good(world, &former).await?;
     let renamed = [
         "docker",
