@@ -713,7 +713,16 @@ async fn a_host_that_was_rebuilt(world: &World) -> anyhow::Result<()> {
         .and_then(|rest| rest.split([',', ' ']).next())
         .context("the key of the former host")?
         .to_owned();
-    let restore = ["restore", "db", "--into", "rebuilt", "--trust", &key];
+    let restore = [
+        "restore",
+        "db",
+        "--database",
+        "shop",
+        "--into",
+        "rebuilt",
+        "--trust",
+        &key,
+    ];
     appliance(world, &restore)
         .await?
         .expect_code(1)?
