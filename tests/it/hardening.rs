@@ -722,6 +722,9 @@ async fn whose_rules(world: &World) -> anyhow::Result<()> {
         "ufw delete has no effect"
     );
 
+    world.run(&["ufw", "disable"]).await?;
+    crate::doctor::mended(world, "firewall-ufw").await?;
+
     // Off is said, and what it means.
     let said = apply(world, "firewall: {mode: 'off'}\n").await?;
     ensure!(said.contains("the firewall is off"), "{said}");

@@ -311,10 +311,20 @@ async fn a_newer_binary_takes_over_a_sick_one_goes_back_and_nobody_notices() -> 
     let file = bring(&world, "newer", &v2, &key).await?;
     world.run(&["install", &file, "/root/downloaded"]).await?;
     let doctor = Command::new(["/root/downloaded", "doctor", "--json"]);
-    ensure!(world.host.exec(&doctor).await?.text().contains(r#""versions""#));
+    let report = async || -> anyhow::Result<serde_json::Value> {
+        Ok(serde_json::from_str(&world.host.exec(&doctor).await?.text())?)
+    };
+    let older = crate::doctor::first(&report().await?, "versions")?;
+    ensure!(older.next == "appliance update", "{}", older.next);
     let by_itself = Command::new(["/root/downloaded", "update"]).timeout(LIMIT);
     ended(&world.host.exec(&by_itself).await?, 0, &format!("{newer} runs"))?;
     ensure!(world.run(&["appliance", "version"]).await? == newer);
+    world.ready().await?;
+    let report = report().await?;
+    ensure!(
+        crate::doctor::findings(&report, "versions").is_empty(),
+        "{report}"
+    );
     let check = world.run(&["appliance", "update", "--check"]).await?;
     ensure!(check.contains(&format!("{newer} is the latest")), "{check}");
     let status = world
@@ -376,6 +386,7 @@ async fn a_newer_binary_takes_over_a_sick_one_goes_back_and_nobody_notices() -> 
     world.run(&["bash", "-euc", cut_off]).await?;
     ended(&update(&world, &["--rollback"]).await?, 0, &format!("{own} runs"))?;
     ensure!(world.run(&["appliance", "version"]).await? == own);
+    crate::doctor::gone(&world, "update-reverted").await?;
     socket.echoes("to the end").await?;
     load.more(200).await;
     let report = load.stop().await;

@@ -303,7 +303,7 @@ fn disk(found: Disk, limits: Limits, stands: bool) -> Option<Finding> {
         Kind::Disk,
         HOST,
         message,
-        "docker system df; du -xh --max-depth=2 /var | sort -h; appliance prune all",
+        "apt-get clean; journalctl --vacuum-size=200M; docker builder prune --all --force; docker system df; du -xh --max-depth=2 /var | sort -h | tail",
     ))
 }
 

@@ -82,6 +82,12 @@ impl Manager {
         } else {
             let loaded = disk.read_lenient();
             state.load_problems = loaded.problems;
+            // So that the next start finds it whole; this one tells what was lost.
+            if !state.load_problems.is_empty()
+                && let Err(error) = disk.replace_damaged(&loaded.snapshot)
+            {
+                state.load_problems.push(error.to_string());
+            }
             let mut snapshot = loaded.snapshot;
             hold::hold(&mut snapshot, boot);
             if !snapshot.held.is_empty() {

@@ -3,6 +3,7 @@
 //! ```text
 //! <state directory>/snapshot.json            the last good snapshot
 //!                   snapshot.previous.json   the one before, used when the last cannot be read
+//!                   snapshot.damaged.json    the last that could not be read, for people
 //!                   certificates/<name>.pem  chain and key in one file (0600), so that they change together
 //!                   local-ca/                see crate::local_ca
 //! ```
@@ -107,13 +108,26 @@ impl Disk {
         }
     }
 
+    /// Puts what could be read of a damaged snapshot in its place, be it nothing: whoever holds the routes puts them again.
+    ///
+    /// The damaged file is kept beside it, for people.
+    ///
+    /// # Errors
+    /// The failing system call's error; the copy before is read at the next start as well.
+    pub(crate) fn replace_damaged(&self, snapshot: &Snapshot) -> io::Result<()> {
+        match fs_err::rename(&self.snapshot, self.snapshot.with_extension("damaged.json")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        durable::write(&self.snapshot, &written(snapshot)?, 0o600)
+    }
+
     /// Makes `snapshot` the last good one.
     ///
     /// # Errors
     /// The failing system call's error; the former one stays.
     pub(crate) fn write(&self, snapshot: &Snapshot) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(snapshot).map_err(io::Error::other)?;
-        text.push(b'\n');
+        let text = written(snapshot)?;
         if !self.watched {
             durable::create_private_dir(&self.directory)?;
             // A hard link costs no room and cannot be half done.
@@ -163,6 +177,12 @@ impl Disk {
     pub(crate) fn remove_certificate(&self, name: &CertificateName) -> io::Result<()> {
         durable::remove(&self.certificate(name))
     }
+}
+
+fn written(snapshot: &Snapshot) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(snapshot).map_err(io::Error::other)?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 /// Reads a snapshot, refusing anything unknown or broken.
@@ -295,6 +315,11 @@ mod tests {
         let loaded = disk.read_lenient();
         assert_eq!(loaded.snapshot.generation, 1);
         assert_eq!(loaded.problems.len(), 1);
+        // Said once: the next start finds it whole, and the damaged one is there to be looked at.
+        disk.replace_damaged(&loaded.snapshot).unwrap();
+        let again = disk.read_lenient();
+        assert_eq!((again.snapshot.generation, again.problems.len()), (1, 0));
+        assert!(home.path().join("snapshot.damaged.json").exists());
     }
 
     #[test]

@@ -185,14 +185,15 @@ impl Certificates {
     /// One pass over every name: renewals, advice, what the proxy lost. Tells when to come again.
     ///
     /// A wrong `host.yml` stops no renewal that the last good one allows, nor a bad host those beside it;
-    /// both are told by [`Certificates::problems`].
+    /// both are told by [`Certificates::problems`], which looks at them itself.
     async fn pass(&self, specs: &[&ProxySpec]) -> Result<Pass, CertificatesError> {
-        let mut troubles = Vec::new();
         let mut lapsed = Vec::new();
-        let outcome = self.pass_noting(specs, &mut troubles, &mut lapsed).await;
-        if let Err(error) = &outcome {
-            troubles.push(chain(error));
-        }
+        let outcome = self.pass_noting(specs, &mut lapsed).await;
+        let failed = outcome
+            .as_ref()
+            .err()
+            .filter(|error| !matches!(error, CertificatesError::Host { .. }));
+        let troubles = failed.map(|error| chain(error)).into_iter().collect();
         *self.troubles.lock().unwrap_or_else(PoisonError::into_inner) = troubles;
         outcome.map(|tended| Pass { tended, lapsed })
     }
@@ -200,7 +201,6 @@ impl Certificates {
     async fn pass_noting(
         &self,
         specs: &[&ProxySpec],
-        troubles: &mut Vec<String>,
         lapsed: &mut Vec<Lapsed>,
     ) -> Result<appliance_acme::certificates::Tended, CertificatesError> {
         let section = match self.section.now() {
@@ -209,12 +209,10 @@ impl Certificates {
                 let section = self.section.last_good();
                 let Some(section) = section else { return Err(error) };
                 tracing::error!("{}; renewals go on as it said before", chain(&error));
-                troubles.push(chain(&error));
                 section
             }
         };
-        let (mut names, bad) = managed_among(&section, specs);
-        troubles.extend(bad.iter().map(|error| chain(error)));
+        let mut names = managed_among(&section, specs).0;
         if let Some(on_demand) = section.on_demand.as_ref().filter(|_| section.enabled) {
             let settings = settings(&section);
             let further: Vec<_> = self.desk.names();
@@ -271,19 +269,40 @@ impl Certificates {
     /// What `appliance status` should warn of: renewals that fail or do not happen while the end comes near,
     /// what stands in the way of all of them, and what the disk does not keep.
     pub fn problems(&self, specs: &[&ProxySpec], now: Timestamp) -> Vec<String> {
-        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        // As they are now: whoever has just mended the file is not told what the last pass saw.
+        let section = self.section.now();
+        let mut troubles: Vec<String> = section
+            .as_ref()
+            .err()
+            .map(|error| chain(error))
+            .into_iter()
+            .collect();
+        let section = section
+            .ok()
+            .or_else(|| self.section.last_good())
+            .unwrap_or_default();
+        let (mut used, bad) = managed_among(&section, specs);
+        troubles.extend(bad.iter().map(|error| chain(error)));
+        for why in self
+            .troubles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            if !troubles.contains(why) {
+                troubles.push(why.clone());
+            }
+        }
         let troubles = troubles
             .iter()
-            .map(|why| format!("certificates: {why}; next: see acme in /etc/appliance/host.yml on the host"));
+            .map(|why| format!("certificates: {why}; next: appliance host audit # and mend `acme:` in /etc/appliance/host.yml"));
         let mut problems: Vec<String> = troubles.collect();
         let unkept = self.inner.unkept().into_iter();
         problems.extend(unkept.map(|(name, why)| {
             format!(
-                "what is known of the certificate of {name} would not outlive a restart: {why}; next: df -h"
+                "what is known of the certificate of {name} would not outlive a restart: {why}; next: df -h /var/lib/appliance; systemctl restart appliance-agent"
             )
         }));
-        let section = self.section.last_good().unwrap_or_default();
-        let mut used = managed_among(&section, specs).0;
         used.extend(self.desk.names());
         let records = self.inner.list().into_iter();
         problems.extend(records.filter_map(|record| {

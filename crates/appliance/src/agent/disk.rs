@@ -30,6 +30,9 @@ const SHORTEST: u64 = 2 * 3_600;
 /// Seconds until the disk is full, below which somebody is told.
 const SOON: u64 = 3 * 24 * 3_600;
 
+/// Gives up what can be had again, and nothing that a rollback or an app needs; then shows what takes the room.
+const ROOM: &str = "apt-get clean; journalctl --vacuum-size=200M; docker builder prune --all --force; docker system df; du -xh --max-depth=2 /var | sort -h | tail";
+
 /// Free bytes over time, as `(Unix seconds, bytes)`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -175,14 +178,14 @@ impl Guard {
         for (of, room, followed) in [("", (free, total), &self.ours)].into_iter().chain(docker) {
             if share(room) < reserve {
                 problems.push(format!(
-                    "only {:.0} % of the disk{of} are free, {:.0} % are wanted: uploads may be refused; next: docker system df",
+                    "only {:.0} % of the disk{of} are free, {:.0} % are wanted: uploads may be refused; next: {ROOM}",
                     share(room) * 100.0,
                     reserve * 100.0
                 ));
             }
             if let Some(seconds) = followed.full_in().filter(|seconds| *seconds < SOON) {
                 problems.push(format!(
-                    "the disk{of} will be full in about {} h if it goes on like in the last day; next: docker system df; du -xh --max-depth=2 /var | sort -h",
+                    "the disk{of} will be full in about {} h if it goes on like in the last day; next: {ROOM}",
                     seconds / 3_600
                 ));
             }

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::{Agent, alerts, chain, disk, firewall, status};
 use crate::wire::doctor::{Area, Complaint, Examination};
 use crate::wire::finding::Id;
+use appliance_bootstrap::firewall::rules::Rules;
 
 /// Below this much memory a host without swap is one leak away from losing a process.
 const SMALL: u64 = 4 << 30;
@@ -77,6 +78,7 @@ pub async fn examine(agent: &Arc<Agent>) -> Examination {
     Examination {
         areas,
         addresses: addresses(),
+        trusted: tokio::task::spawn_blocking(trusted).await.unwrap_or_default(),
         names,
         elsewhere: alerts::settings(agent).dns.elsewhere,
         ports,
@@ -200,9 +202,22 @@ async fn proxy(agent: &Agent) -> Area {
         return away(why);
     }
     match agent.proxy.status().await {
-        Ok(status) => problems("proxy", Id::Proxy, &status.problems),
+        Ok(status) => Area::of(
+            "proxy",
+            status.problems.iter().map(|why| proxy_says(why)).collect(),
+        ),
         Err(error) => away(chain(&error)),
     }
+}
+
+/// What it could not read when it started, or a certificate that it cannot show.
+fn proxy_says(why: &str) -> Complaint {
+    let next = if why.starts_with("service ") {
+        "appliance push # with a certificate and key that fit"
+    } else {
+        "systemctl kill --kill-who=main --signal=SIGUSR2 appliance-proxy"
+    };
+    Complaint::new(Id::Proxy, why, next)
 }
 
 fn backups(agent: &Agent) -> Area {
@@ -270,7 +285,17 @@ fn told(agent: &Agent) -> Area {
     Area::of("alerts", found)
 }
 
+/// Whether this is a container, which has neither a clock nor swap of its own.
+fn contained() -> bool {
+    Local
+        .run(&Command::new(["systemd-detect-virt", "--container", "--quiet"]))
+        .is_ok_and(|output| output.ok())
+}
+
 fn swap() -> Area {
+    if contained() {
+        return Area::skipped("swap", "the machine around this container has it");
+    }
     let Ok(mut system) = sysinfo::System::new() else {
         return not_seen("swap", "the kernel does not say", JOURNAL);
     };
@@ -290,8 +315,12 @@ fn swap() -> Area {
     if system.total_swap() > 0 && system.used_swap() * 10 > system.total_swap() * 9 {
         found.push(Complaint::new(
             Id::SwapFull,
-            "more than nine tenths of the swap are in use",
-            "ps aux --sort -rss | head",
+            format!(
+                "more than nine tenths of the swap are in use, most by {}: restart what leaks, or give more, as `swap: {}GiB` in /etc/appliance/host.yml",
+                swapped().unwrap_or_else(|| "nobody who can be seen".to_owned()),
+                (system.total_swap() >> 30).max(1) * 2
+            ),
+            "appliance host apply # after that line, or after a restart: docker restart NAME, systemctl restart NAME",
         ));
     }
     Area::of("swap", found)
@@ -299,10 +328,7 @@ fn swap() -> Area {
 
 /// Signed changes are valid for minutes: a clock that is wrong shuts everybody out.
 fn clock() -> Area {
-    let inside = Local
-        .run(&Command::new(["systemd-detect-virt", "--container", "--quiet"]))
-        .is_ok_and(|output| output.ok());
-    if inside {
+    if contained() {
         return Area::skipped("clock", "the machine around this container keeps it");
     }
     let asked = Local.run(&Command::new([
@@ -316,7 +342,7 @@ fn clock() -> Area {
         Ok(_) => vec![Complaint::new(
             Id::Clock,
             "nobody keeps the clock right",
-            "timedatectl set-ntp true; timedatectl timesync-status",
+            "timedatectl set-ntp true # it takes half a minute; needs a time server to be reached",
         )],
         Err(error) => return not_seen("clock", &chain(&error), "timedatectl"),
     };
@@ -364,6 +390,49 @@ fn text(path: &str) -> Option<String> {
     fs_err::read_to_string(path).ok()
 }
 
+/// The processes with most of the swap, by their names.
+fn swapped() -> Option<String> {
+    let mut found: Vec<(u64, String)> = std::fs::read_dir("/proc")
+        .ok()?
+        .filter_map(|entry| swap_of(&text(entry.ok()?.path().join("status").to_str()?)?))
+        .filter(|(kib, _)| *kib > 0)
+        .collect();
+    found.sort_by(|one, other| other.cmp(one));
+    let most = found.iter().take(3);
+    let most: Vec<String> = most
+        .map(|(kib, name)| format!("{name} ({} MiB)", kib >> 10))
+        .collect();
+    (!most.is_empty()).then(|| most.join(", "))
+}
+
+/// KiB of swap and name, of a process's `/proc/PID/status`.
+fn swap_of(status: &str) -> Option<(u64, String)> {
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name))?;
+        Some(line[name.len()..].trim())
+    };
+    let kib = field("VmSwap:")?.strip_suffix(" kB")?.parse().ok()?;
+    Some((kib, field("Name:")?.to_owned()))
+}
+
+/// Addresses of interfaces from which everything is let in.
+fn trusted() -> Vec<IpAddr> {
+    let rules = appliance_bootstrap::firewall::rules(&Local, Local.now());
+    let trusts = |name: &str, rules: &Rules| rules.trusted.contains(name);
+    match (rules, nix::ifaddrs::getifaddrs()) {
+        (Ok(Some(rules)), Ok(interfaces)) => interfaces
+            .filter(|interface| trusts(&interface.interface_name, &rules))
+            .filter_map(|interface| of(interface.address?))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn of(address: nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+}
+
 /// Addresses that visitors could reach this host by.
 fn addresses() -> Vec<IpAddr> {
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
@@ -377,11 +446,7 @@ fn addresses() -> Vec<IpAddr> {
     };
     let mut found: Vec<IpAddr> = interfaces
         .filter(|interface| !inside(&interface.interface_name))
-        .filter_map(|interface| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
-        })
+        .filter_map(|interface| of(interface.address?))
         .filter(|address| match address {
             IpAddr::V4(address) => !address.is_link_local(),
             IpAddr::V6(address) => !address.is_unicast_link_local(),
@@ -390,4 +455,25 @@ fn addresses() -> Vec<IpAddr> {
     found.sort();
     found.dedup();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_swaps_is_read_from_the_kernels_words() {
+        let status =
+            "Name:\tpostgres\nUmask:\t0077\nVmRSS:\t   10240 kB\nVmSwap:\t  204800 kB\nThreads:\t1\n";
+        assert_eq!(swap_of(status), Some((204_800, "postgres".to_owned())));
+        // The kernel's own threads have no memory of that kind.
+        assert_eq!(swap_of("Name:\tkthreadd\nThreads:\t1\n"), None);
+    }
+
+    #[test]
+    fn a_certificate_that_the_proxy_cannot_show_is_for_who_pushes() {
+        let next = |why: &str| proxy_says(why).next;
+        assert!(next("service demo-web: the key does not fit").starts_with("appliance push # "));
+        assert!(next("/var/lib/appliance-proxy/snapshot.json: EOF").starts_with("systemctl kill "));
+    }
 }

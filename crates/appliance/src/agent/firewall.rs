@@ -88,6 +88,10 @@ pub fn problems() -> Vec<String> {
     match (firewall::confirmed(host), firewall::state(host)) {
         // Bootstrap with `mode: off`, or none yet.
         (Ok(None), _) => {}
+        (Ok(Some(text)), _) if Rules::from_file(&text).is_none() => problems.push(format!(
+            "{} is damaged, and what it opened by signed changes is forgotten: the kernel keeps its rules until the next boot, and has none then; next: appliance host apply",
+            firewall::CONFIRMED
+        )),
         (_, Ok(State::Confirmed)) => {}
         (_, Ok(State::Pending)) => {
             if let Ok(Some(armed)) = pending::armed(host, now) {
@@ -107,7 +111,7 @@ pub fn problems() -> Vec<String> {
         (_, Ok(state)) => problems.push(format!(
             "the kernel does not hold the confirmed firewall rules ({state:?}); next: appliance firewall load"
         )),
-        (_, Err(error)) => problems.push(chain(&error)),
+        (_, Err(error)) => problems.push(cannot(&error)),
     }
     if let Ok(Some(rules)) = firewall::rules(host, now)
         && rules.mode == Mode::Ufw
@@ -115,17 +119,22 @@ pub fn problems() -> Vec<String> {
         match ufw::presence(host) {
             Ok(Presence::There) => {}
             Ok(Presence::Off) => problems.push(
-                "UFW keeps this host's own ports, and is off: they are open to everyone; next: ufw enable # or `firewall: {mode: own}` in host.yml, and appliance host apply"
+                "UFW keeps this host's own ports, and is off: they are open to everyone; next: ufw --force enable # or `firewall: {mode: own}` in host.yml, and appliance host apply"
                     .to_owned(),
             ),
             Ok(Presence::Missing(families)) => problems.push(format!(
                 "UFW is on, and its rules are not in the kernel ({}); rules of ours stand in, with SSH open to everyone; next: ufw reload # and if that does not help, a reboot",
                 families.join(", ")
             )),
-            Err(error) => problems.push(chain(&error)),
+            Err(error) => problems.push(cannot(&error)),
         }
     }
     problems
+}
+
+/// What cannot be asked or read: whoever loads the rules by hand sees the whole reason, and may have mended it.
+fn cannot(error: &(dyn std::error::Error + 'static)) -> String {
+    format!("{}; next: appliance firewall load", chain(error))
 }
 
 fn text(path: &str) -> Option<String> {

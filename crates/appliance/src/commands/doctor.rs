@@ -245,6 +245,10 @@ async fn examine(link: &Link, reach: &ReachArgs, app: Option<&str>) -> anyhow::R
     areas.push(match (address, &inside.ports) {
         (None, _) => Area::skipped("ports", "seen from outside only: run this on your own machine"),
         (Some(_), None) => Area::skipped("ports", "there are no firewall rules to compare with"),
+        (Some(address), Some(_)) if inside.trusted.contains(&address) => Area::skipped(
+            "ports",
+            "the host is reached through an interface that is trusted: everything is meant to answer there",
+        ),
         (Some(address), Some(report)) => ports(address, report, !inside.names.is_empty()).await,
     });
     areas.extend(inside.areas);
@@ -402,11 +406,14 @@ async fn ports(address: IpAddr, report: &Report, serves: bool) -> Area {
             .iter()
             .any(|found| found.protocol == Protocol::Tcp && found.port == port && found.open);
         if open && !planned {
-            findings.push(Complaint::new(
-                Id::PortOpen,
-                format!("port {port} answers from here, and is meant to be closed"),
-                format!("appliance firewall explain tcp {port}; appliance firewall deny {port}"),
-            ));
+            findings.push(
+                Complaint::new(
+                    Id::PortOpen,
+                    format!("port {port} answers from here, and the rules mean it to be closed"),
+                    format!("appliance firewall load; appliance firewall explain tcp {port}"),
+                )
+                .by("on the host"),
+            );
         }
         if !open && serves && [80, 443].contains(&port) {
             findings.push(Complaint::new(

@@ -231,6 +231,10 @@ pub async fn run(command: &FirewallCommand, globals: &Globals) -> anyhow::Result
             Ok(())
         }
         FirewallCommand::Load => {
+            // Somebody may have edited the file: its rules are those of its model. What cannot be judged is loaded as it is.
+            if let Err(error) = firewall::renew(&Local, Local.now()) {
+                ui::warn(&format!("{:#}", anyhow::Error::from(error)));
+            }
             let loaded = firewall::load(&Local, Local.now())?;
             ui::note(&format!(
                 "table inet appliance loaded; outside: {}",

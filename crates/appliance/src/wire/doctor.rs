@@ -11,6 +11,9 @@ pub struct Examination {
     pub areas: Vec<Area>,
     /// Addresses of the host's own interfaces, without those of containers.
     pub addresses: Vec<std::net::IpAddr>,
+    /// Addresses of those of them that lead to networks from which the firewall lets everything in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted: Vec<std::net::IpAddr>,
     /// Host names that its proxy answers to.
     pub names: Vec<String>,
     /// Names that are meant to lead elsewhere first: to a CDN, to a load balancer.

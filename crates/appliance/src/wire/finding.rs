@@ -123,6 +123,58 @@ mod tests {
         );
     }
 
+    /// Every Rust file below `directory`, one after the other.
+    fn sources(directory: &std::path::Path) -> String {
+        let entries = std::fs::read_dir(directory).expect("the tests are beside the crates");
+        let mut text = String::new();
+        for entry in entries {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                text += &sources(&path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                text += &std::fs::read_to_string(&path).expect("a source");
+            }
+        }
+        text
+    }
+
+    /// Whether a call of a function with one of these words in its name gets this finding's word.
+    fn is_asked_for(sources: &str, word: &str, names: &[&str]) -> bool {
+        let quoted = format!("\"{word}\"");
+        sources.match_indices(&quoted).any(|(at, _)| {
+            // The statement that the word stands in.
+            let begins = sources[..at].rfind([';', '{', '}']).map_or(0, |end| end + 1);
+            let ends = sources[at..]
+                .find([';', '{', '}'])
+                .map_or(sources.len(), |end| at + end);
+            names.iter().any(|name| sources[begins..ends].contains(name))
+        })
+    }
+
+    /// The tests on real hosts provoke each finding and see it go; the exceptions are told with their reason.
+    #[test]
+    fn every_finding_is_provoked_and_mended_on_a_real_host() {
+        const NOT_YET: &[(&str, &str)] = &[];
+        let tests = sources(std::path::Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/it"
+        )));
+        let missing: Vec<&str> = Id::ALL
+            .iter()
+            .map(|id| id.word())
+            .filter(|word| !NOT_YET.iter().any(|(not, _)| not == word))
+            .filter(|word| {
+                let provoked = is_asked_for(&tests, word, &["found", "mended", "first(", "findings("]);
+                let mended = is_asked_for(&tests, word, &["gone", "mended", "is_empty"]);
+                !(provoked && mended)
+            })
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "no test on a host provokes and mends {missing:?}"
+        );
+    }
+
     #[test]
     fn sentences_of_backups_are_told_apart() {
         let of = |text| Id::of_sentence(text, Id::Backups);

@@ -121,8 +121,8 @@ impl Agent {
         }
         if let Some((at, what)) = &record.odd {
             say(format!(
-                "{of}: that of {at} is not like those before: {what}; next: appliance backup list, and if that is as it \
-                 should be: appliance backup prune {accessory} --yes"
+                "{of}: that of {at} is not like those before: {what}; next: appliance backup list # and if \
+                 that is as it should be: appliance backup prune {accessory} --yes"
             ));
         }
         if let Some((at, why)) = &record.drill_failed {
@@ -157,11 +157,13 @@ impl Agent {
             (&record.ping_failed, &settings.ping, "the run"),
             (&record.drill_ping_failed, &settings.drill_ping, "the drill"),
         ];
-        for (failed, address, what) in told {
+        for ((failed, address, what), again) in told.into_iter().zip(["now", "drill"]) {
             if let Some((at, why)) = failed {
                 // Whoever knows the whole address can say that a backup went well.
                 let watcher = crate::agent::alerts::host_of(address.as_deref().unwrap_or_default());
-                say(format!("{of}: {watcher} was not told of {what} at {at}: {why}"));
+                say(format!(
+                    "{of}: {watcher} was not told of {what} at {at}: {why}; next: appliance backup {again} {accessory}"
+                ));
             }
         }
         if let (Some((at, _)), Some(interval)) = (record.drilled, job.spec.drill_interval())
@@ -178,7 +180,7 @@ impl Agent {
         }
         if self.backups.left_open(job) {
             say(format!(
-                "{of}: a restore was interrupted and is settled once its server answers; until then a database may let nobody in"
+                "{of}: a restore was interrupted and is settled once its server answers; until then a database may let nobody in; next: appliance accessory start {accessory}"
             ));
         }
         if settings.recovery.is_none() {
