@@ -104,8 +104,10 @@ async fn walls(world: &World) -> anyhow::Result<()> {
         "--quiet",
         "--unit=listens",
         "systemd-socket-activate",
+        "--accept",
+        "--inetd",
         "--listen=8080",
-        "/bin/true",
+        "cat",
     ];
     world.run(&listens).await?;
     gone_by(&world.developer, &[], "port-open").await?;
@@ -116,7 +118,9 @@ async fn walls(world: &World) -> anyhow::Result<()> {
     // A hole, seen from outside.
     let hole = "nft insert rule inet appliance input tcp dport 8080 accept";
     world.run(&["bash", "-euc", hole]).await?;
-    let open = found_by(&world.developer, &[], "port-open").await?;
+    let open = found_by(&world.developer, &[], "port-open").await;
+    let listening = world.run(&["ss", "-Hltn", "sport = :8080"]).await?;
+    let open = open.with_context(|| format!("listening: {listening:?}"))?;
     ensure!(open.message.contains("8080"), "{}", open.message);
     mended_from_elsewhere(world, "port-open").await?;
     // Somebody who edits the file opens nothing: its model counts.
