@@ -93,84 +93,9 @@ async fn as_it_was(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A server of a provider's, and what it is made an appliance with.
-struct Cloud {
-    world: World,
-    receiver: Receiver,
-    program: Vec<u8>,
-    url: String,
-    own: String,
-    key: ReleaseKey,
-}
-
-impl Cloud {
-    /// With Debian's own cloud-init, of another major in each distribution.
-    async fn start(hint: &str, distro: Distro) -> anyhow::Result<Self> {
-        let world = World::empty(hint, distro).await?;
-        with_cloud_init(&world).await?;
-        let binary = bench::binary()?;
-        let program = fs_err::read(&binary)?;
-        let key = ReleaseKey::new().await?;
-        let receiver = Receiver::start().await?;
-        let url = format!("{}/appliance", receiver.url(&world).await?);
-        receiver.serve("/appliance", program.clone());
-        receiver.serve("/appliance.sig", key.sign(&binary).await?);
-        world.developer.write("host.yml", "timezone: Europe/Berlin\n")?;
-        let own = world.developer.public_key().context("has a key")?.to_owned();
-        Ok(Self {
-            world,
-            receiver,
-            program,
-            url,
-            own,
-            key,
-        })
-    }
-
-    async fn user_data(&self, more: &[&str]) -> anyhow::Result<String> {
-        let given = [
-            "cloud-init",
-            "--allow-container",
-            "--key",
-            &self.own,
-            "--host-yml",
-            "host.yml",
-            "--url",
-            &self.url,
-        ];
-        let asked = self.world.developer.appliance([&given, more].concat());
-        Ok(asked.run().await?.expect_code(0)?.stdout)
-    }
-
-    /// As it is meant to be.
-    async fn signed(&self) -> anyhow::Result<String> {
-        self.user_data(&["--release-key", &self.key.public()]).await
-    }
-
-    /// An appliance by what the user-data said, to which an app is pushed, and it is served.
-    async fn serves(&self) -> anyhow::Result<()> {
-        let world = &self.world;
-        world.ready().await?;
-        let host_yml = world.host.read("/etc/appliance/host.yml").await?;
-        ensure!(host_yml == b"timezone: Europe/Berlin\n", "host.yml is another");
-        let zone = world.run(&["readlink", "/etc/localtime"]).await?;
-        ensure!(
-            zone.ends_with("Europe/Berlin"),
-            "host.yml was not followed: {zone}"
-        );
-        // cloud-init made new host keys for a new server.
-        fs_err::remove_file(world.developer.home().join(".ssh/known_hosts"))?;
-        world.developer.know(world).await?;
-        world.developer.demo_app("v1", world, "").await?;
-        let push = world.developer.appliance(["push", "--version", "v1"]);
-        push.run().await?.expect_code(0)?;
-        let answer = world.https("demo.test", "/").await?.get().await?;
-        ensure!(answer.version() == Some("v1"), "{answer:?}");
-        Ok(())
-    }
-}
-
-async fn with_cloud_init(world: &World) -> anyhow::Result<()> {
+#[tokio::test]
+async fn user_data_makes_an_appliance_of_a_bare_host_or_says_why_not() -> anyhow::Result<()> {
+    let world = World::empty("cloud-init", Distro::Debian12).await?;
     world.run(&["apt-get", "update", "-qq"]).await?;
     let install = [
         "apt-get",
@@ -189,21 +114,34 @@ async fn with_cloud_init(world: &World) -> anyhow::Result<()> {
             0o644,
         )
         .await?;
-    Ok(())
-}
 
-#[tokio::test]
-async fn user_data_that_cannot_be_followed_says_why_and_leaves_no_host_half_open() -> anyhow::Result<()> {
-    let cloud = Cloud::start("cloud-refused", Distro::Debian13).await?;
-    let Cloud {
-        world,
-        receiver,
-        program,
-        ..
-    } = &cloud;
-    let (public, stranger) = (cloud.key.public(), ReleaseKey::new().await?);
-    let user_data = async |more: &[&str]| cloud.user_data(more).await;
-    let signed = cloud.signed().await?;
+    let binary = bench::binary()?;
+    let program = fs_err::read(&binary)?;
+    let (key, stranger) = (ReleaseKey::new().await?, ReleaseKey::new().await?);
+    let receiver = Receiver::start().await?;
+    let url = format!("{}/appliance", receiver.url(&world).await?);
+    receiver.serve("/appliance", program.clone());
+    receiver.serve("/appliance.sig", key.sign(&binary).await?);
+    world.developer.write("host.yml", "timezone: Europe/Berlin\n")?;
+    let (public, own) = (
+        key.public(),
+        world.developer.public_key().context("has a key")?.to_owned(),
+    );
+    let user_data = async |more: &[&str]| -> anyhow::Result<String> {
+        let given = [
+            "cloud-init",
+            "--allow-container",
+            "--key",
+            &own,
+            "--host-yml",
+            "host.yml",
+            "--url",
+            &url,
+        ];
+        let ran = world.developer.appliance([&given, more].concat()).run().await?;
+        Ok(ran.expect_code(0)?.stdout)
+    };
+    let signed = user_data(&["--release-key", &public]).await?;
 
     // Another program than was promised, and one that somebody else signed.
     let zeros = "0".repeat(64);
@@ -213,11 +151,11 @@ async fn user_data_that_cannot_be_followed_says_why_and_leaves_no_host_half_open
         (&wrong_sum, "computed checksum did NOT match"),
         (&wrong_key, "Could not verify signature"),
     ] {
-        let (fine, status) = first_boot(world, given).await?;
+        let (fine, status) = first_boot(&world, given).await?;
         ensure!(!fine && status.contains("status: error"), "{status}");
-        let said = output(world).await?;
+        let said = output(&world).await?;
         ensure!(said.contains(why), "{why:?} is not in:\n{said}");
-        not_half_open(world).await?;
+        not_half_open(&world).await?;
     }
 
     // No network in the last stage, then a disk without room: the same user-data, each time a first boot.
@@ -226,24 +164,24 @@ async fn user_data_that_cannot_be_followed_says_why_and_leaves_no_host_half_open
         Ok(())
     };
     drop_in(CUT_OFF_PATH, CUT_OFF).await?;
-    let (fine, status) = first_boot(world, &signed).await?;
+    let (fine, status) = first_boot(&world, &signed).await?;
     ensure!(!fine && status.contains("status: error"), "{status}");
     ensure!(
-        output(world).await?.contains("curl: ("),
+        output(&world).await?.contains("curl: ("),
         "{}",
-        output(world).await?
+        output(&world).await?
     );
     // No packet gets to it from outside either.
-    nothing_of_ours(world).await?;
+    nothing_of_ours(&world).await?;
     world.run(&["rm", CUT_OFF_PATH]).await?;
 
     let fstab = world.host.read("/etc/fstab").await.unwrap_or_default();
     drop_in("/etc/fstab", "tmpfs /usr/local/bin tmpfs size=1m,mode=0755 0 0\n").await?;
-    let (fine, status) = first_boot(world, &signed).await?;
+    let (fine, status) = first_boot(&world, &signed).await?;
     ensure!(!fine && status.contains("status: error"), "{status}");
-    let said = output(world).await?;
+    let said = output(&world).await?;
     ensure!(said.contains("curl: (23)"), "{said}");
-    not_half_open(world).await?;
+    not_half_open(&world).await?;
     world.host.copy_in("/etc/fstab", fstab, 0o644).await?;
 
     // A server that begins to send and then says nothing more: given up, long before anybody looks.
@@ -251,11 +189,11 @@ async fn user_data_that_cannot_be_followed_says_why_and_leaves_no_host_half_open
     let impatient = signed.replace("--speed-time 60", "--speed-time 2");
     ensure!(impatient != signed, "the limit is another: {signed}");
     let impatient = impatient.replace("--retry 5", "--retry 1");
-    let (fine, status) = first_boot(world, &impatient).await?;
+    let (fine, status) = first_boot(&world, &impatient).await?;
     ensure!(!fine && status.contains("status: error"), "{status}");
-    let said = output(world).await?;
+    let said = output(&world).await?;
     ensure!(said.contains("curl: (28)"), "{said}");
-    not_half_open(world).await?;
+    not_half_open(&world).await?;
 
     // For a server with other processors nothing is fetched at all.
     let fetched = receiver.received("/appliance").len();
@@ -264,38 +202,44 @@ async fn user_data_that_cannot_be_followed_says_why_and_leaves_no_host_half_open
         _ => "aarch64",
     };
     let sum = ["--sha256", &zeros, "--arch", other, "--release-key", &public];
-    let (fine, status) = first_boot(world, &user_data(&sum).await?).await?;
+    let (fine, status) = first_boot(&world, &user_data(&sum).await?).await?;
     ensure!(!fine && status.contains("status: error"), "{status}");
-    let said = output(world).await?;
+    let said = output(&world).await?;
     ensure!(said.contains(&format!("this program is for {other}")), "{said}");
     ensure!(receiver.received("/appliance").len() == fetched, "it was fetched");
-    not_half_open(world).await?;
+    not_half_open(&world).await?;
 
-    // And then nothing stands in its way.
-    receiver.serve("/appliance", program.clone());
-    let (fine, status) = first_boot(world, &signed).await?;
-    if !fine {
-        bail!("{status}\n{}", output(world).await?);
-    }
-    cloud.serves().await
-}
-
-#[tokio::test]
-async fn user_data_makes_an_appliance_of_a_bare_host_and_the_next_boot_goes_on_where_one_stopped()
--> anyhow::Result<()> {
-    let cloud = Cloud::start("cloud-init", Distro::Debian12).await?;
-    let (world, signed) = (&cloud.world, cloud.signed().await?);
     // A download that broke off; the next boot goes on where this one stopped, with nobody's hand on it.
-    cloud.receiver.break_off("/appliance", cloud.program.clone());
-    let (fine, status) = first_boot(world, &signed).await?;
+    receiver.break_off("/appliance", program.clone());
+    let (fine, status) = first_boot(&world, &signed).await?;
     ensure!(!fine && status.contains("status: error"), "{status}");
-    not_half_open(world).await?;
-    cloud.receiver.serve("/appliance", cloud.program.clone());
-    let (fine, status) = boot(world).await?;
+    not_half_open(&world).await?;
+    receiver.serve("/appliance", program);
+    let (fine, status) = boot(&world).await?;
     if !fine {
-        bail!("{status}\n{}", output(world).await?);
+        bail!("{status}\n{}", output(&world).await?);
     }
-    cloud.serves().await?;
+    world.ready().await?;
+    let host_yml = world.host.read("/etc/appliance/host.yml").await?;
+    ensure!(host_yml == b"timezone: Europe/Berlin\n", "host.yml is another");
+    let zone = world.run(&["readlink", "/etc/localtime"]).await?;
+    ensure!(
+        zone.ends_with("Europe/Berlin"),
+        "host.yml was not followed: {zone}"
+    );
+
+    // cloud-init made new host keys for a new server.
+    fs_err::remove_file(world.developer.home().join(".ssh/known_hosts"))?;
+    world.developer.know(&world).await?;
+    world.developer.demo_app("v1", &world, "").await?;
+    let push = world
+        .developer
+        .appliance(["push", "--version", "v1"])
+        .run()
+        .await?;
+    push.expect_code(0)?;
+    let answer = world.https("demo.test", "/").await?.get().await?;
+    ensure!(answer.version() == Some("v1"), "{answer:?}");
 
     // The same user-data on what it made: a first boot for cloud-init, and nothing to do for us.
     // A reboot moves containers to other addresses, and the proxy's routes with them.
@@ -303,16 +247,16 @@ async fn user_data_makes_an_appliance_of_a_bare_host_and_the_next_boot_goes_on_w
         let kept = picture.lines().filter(|line| !line.contains("snapshot.json"));
         kept.collect::<Vec<_>>().join("\n")
     };
-    let before = lasting(picture(world).await?);
+    let before = lasting(picture(&world).await?);
     world
         .run(&["rm", "/var/lib/appliance/bootstrap/first-boot"])
         .await?;
-    let (fine, status) = first_boot(world, &signed).await?;
-    ensure!(fine, "{status}\n{}", output(world).await?);
-    let said = output(world).await?;
+    let (fine, status) = first_boot(&world, &signed).await?;
+    ensure!(fine, "{status}\n{}", output(&world).await?);
+    let said = output(&world).await?;
     ensure!(said.lines().any(|line| line == "0 changes"), "{said}");
     world.ready().await?;
-    unchanged(&before, &lasting(picture(world).await?))?;
+    unchanged(&before, &lasting(picture(&world).await?))?;
     let answer = world.https("demo.test", "/").await?.get().await?;
     ensure!(answer.version() == Some("v1"), "{answer:?}");
     Ok(())
