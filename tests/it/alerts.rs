@@ -6,18 +6,25 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use appliance_sandbox::Distro;
+use appliance_sandbox::{Distro, SandboxError};
 use appliance_tests::World;
 use appliance_tests::http::Target;
 use appliance_tests::receiver::{Receiver, gateway};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// A real SMTP server on this machine that insists on STARTTLS, and the mailbox it fills.
+/// Who may send mail.
+const PASSWORD: &str = "s3cret of the mail server";
+
+/// A real SMTP server on this machine that insists on TLS and a password, and the mailbox it fills.
 struct Mail {
-    port: u16,
+    /// Where TLS begins with STARTTLS.
+    starttls: u16,
+    /// Where it begins at once.
+    tls: u16,
     mailbox: PathBuf,
     ca: String,
     server: tokio::process::Child,
@@ -41,23 +48,29 @@ impl Mail {
         );
         fs_err::write(&certificate, leaf.pem())?;
         fs_err::write(&key_file, key.serialize_pem())?;
-        // A port that is free now; the server wants to be told.
-        let port = std::net::TcpListener::bind("0.0.0.0:0")?.local_addr()?.port();
+        // Ports that are free now; the server wants to be told.
+        let free =
+            || -> anyhow::Result<u16> { Ok(std::net::TcpListener::bind("0.0.0.0:0")?.local_addr()?.port()) };
+        let (starttls, tls) = (free()?, free()?);
         let mailbox = directory.path().join("mail");
-        let server = tokio::process::Command::new("/usr/bin/aiosmtpd")
-            .args(["--nosetuid", "--class", "aiosmtpd.handlers.Mailbox", "--listen"])
-            .arg(format!("0.0.0.0:{port}"))
-            .arg("--tlscert")
-            .arg(&certificate)
-            .arg("--tlskey")
-            .arg(&key_file)
-            .arg(&mailbox)
+        // Debian's own Python, for which the package is.
+        let mut server = tokio::process::Command::new("/usr/bin/python3")
+            .args(["-c", include_str!("../src/smtp.py")])
+            .args([&certificate, &key_file, &mailbox])
+            .args([starttls.to_string(), tls.to_string()])
+            .args(["appliance", PASSWORD])
             .stdin(Stdio::null())
+            .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .context("cannot start aiosmtpd; run: cargo xtask test")?;
+        let mut said = String::new();
+        let stdout = server.stdout.as_mut().context("is piped")?;
+        BufReader::new(stdout).read_line(&mut said).await?;
+        ensure!(said == "listens\n", "the mail server does not start");
         Ok(Self {
-            port,
+            starttls,
+            tls,
             mailbox,
             ca: authority.pem(),
             server,
@@ -111,6 +124,34 @@ pub(crate) async fn told(
     Ok(serde_json::from_slice(&found.body)?)
 }
 
+/// Mail over TLS from the start, and what is said of a password that the server does not take.
+async fn passwords(
+    world: &World,
+    mail: &Mail,
+    address: &str,
+    secrets: &impl AsyncFn(&str) -> Result<(), SandboxError>,
+) -> anyhow::Result<()> {
+    let alone = format!(
+        "alerts: {{email: {{to: [ops@example.test], from: host@example.test, server: '{address}:{}', \
+         username: appliance, password: MAIL, encryption: tls}}}}\n",
+        mail.tls
+    );
+    settings(world, &alone).await?;
+    let test = async || world.developer.appliance(["alerts", "test"]).run().await;
+    test().await?.expect_code(0)?;
+    ensure!(mail.subjects()?.get("test") == Some(&2), "{:?}", mail.subjects()?);
+    secrets("another").await?;
+    let refused = test().await?;
+    ensure!(
+        refused.code != 0 && refused.stderr.contains("535") && !refused.stderr.contains("another"),
+        "{refused:?}"
+    );
+    secrets(PASSWORD).await?;
+    test().await?.expect_code(0)?;
+    ensure!(mail.subjects()?.get("test") == Some(&3), "{:?}", mail.subjects()?);
+    Ok(())
+}
+
 /// A certificate for the app whose end is `days` away.
 fn certificate(days: i64) -> anyhow::Result<(String, String)> {
     let mut params = CertificateParams::new(vec!["demo.test".to_owned()])?;
@@ -160,16 +201,16 @@ async fn each_alert_is_told_once_to_everybody_and_taken_back_once() -> anyhow::R
         .copy_in(trusted, mail.ca.clone().into_bytes(), 0o644)
         .await?;
     world.run(&["update-ca-certificates"]).await?;
-    let secrets = b"BOT=123:abc\n".to_vec();
-    world
-        .host
-        .copy_in("/etc/appliance/secrets", secrets, 0o600)
-        .await?;
+    let secrets = async |password: &str| {
+        let secrets = format!("BOT=123:abc\nMAIL='{password}'\n");
+        world.host.copy_in("/etc/appliance/secrets", secrets, 0o600).await
+    };
+    secrets(PASSWORD).await?;
     let alerts = format!(
         "alerts:\n  webhooks: ['{url}/hook']\n  ntfy: {url}/topic\n  telegram: {{chat: '42', token: BOT, server: '{url}'}}\n\
-         \x20 email: {{to: [ops@example.test], from: host@example.test, server: '{address}:{}'}}\n\
+         \x20 email: {{to: [ops@example.test], from: host@example.test, server: '{address}:{}', username: appliance, password: MAIL}}\n\
          \x20 ping: {url}/ping\n  interval: 1s\n  window: 40s\n",
-        mail.port
+        mail.starttls
     );
     let full = format!("{alerts}limits: {{disk_free: 99.9%}}\n");
     // The disk is the machine's, which may be fuller than a server should be.
@@ -195,6 +236,7 @@ async fn each_alert_is_told_once_to_everybody_and_taken_back_once() -> anyhow::R
         "{telegram:?}"
     );
     ensure!(mail.subjects()?.get("test") == Some(&1), "{:?}", mail.subjects()?);
+    passwords(&world, &mail, &address, &secrets).await?;
 
     // Everything goes wrong.
     settings(&world, &full).await?;
@@ -282,7 +324,7 @@ async fn each_alert_is_told_once_to_everybody_and_taken_back_once() -> anyhow::R
         );
     }
     let shown = listed.stdout + &world.run(&["journalctl", "--unit=appliance-agent"]).await?;
-    for secret in ["123:abc", "/topic", "/hook"] {
+    for secret in ["123:abc", "/topic", "/hook", PASSWORD] {
         ensure!(!shown.contains(secret), "{secret} is shown: {shown}");
     }
 
