@@ -6,7 +6,53 @@ use appliance_tests::World;
 use appliance_tests::receiver::Receiver;
 
 use crate::alerts::{settings, told};
-use crate::doctor::{found, gone};
+use crate::doctor::{Found, found, gone};
+
+/// What doctor finds on the host, its command run where the app's configuration is, and gone.
+async fn mended(world: &World, id: &str) -> anyhow::Result<Found> {
+    let found = found(world, id).await?;
+    run(world, &found.next)
+        .await
+        .with_context(|| format!("{id}: {}", found.next))?;
+    gone(world, id).await?;
+    Ok(found)
+}
+
+/// What the agent remembers of the job, as an agent of days ago would have written it down.
+async fn remembered(world: &World, field: &str, value: serde_json::Value) -> anyhow::Result<()> {
+    let file = "/var/lib/appliance/backups.json";
+    world.run(&["systemctl", "stop", "appliance-agent"]).await?;
+    let mut ledger: serde_json::Value = serde_json::from_slice(&world.host.read(file).await?)?;
+    let job = ledger.pointer_mut("/data/demo~1db").context("the job")?;
+    job[field] = value;
+    world.host.copy_in(file, ledger.to_string(), 0o600).await?;
+    world.run(&["systemctl", "start", "appliance-agent"]).await?;
+    world.ready().await
+}
+
+/// What only days bring: a backup that did not come, a drill that did not, and one that never was.
+async fn late(world: &World) -> anyhow::Result<()> {
+    let ago = |days: i64| (jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24 * days)).to_string();
+    remembered(world, "good", serde_json::json!([ago(3), 1_000])).await?;
+    let late = mended(world, "backup-late").await?;
+    ensure!(late.next == "appliance backup now db", "{}", late.next);
+    remembered(world, "drilled", serde_json::json!([ago(30), 1_000])).await?;
+    mended(world, "drill-late").await?;
+    remembered(world, "drilled", serde_json::Value::Null).await?;
+    mended(world, "backup-undrilled").await?;
+    // What the message says to make goes into the configuration, and with the next push to the host.
+    let key = found(world, "recovery-key").await?;
+    ensure!(key.next == "appliance backup keygen", "{}", key.next);
+    let made = world.developer.appliance(["backup", "keygen"]).run().await?;
+    let made = made.expect_code(0)?.stdout;
+    let line = made.lines().find(|line| line.starts_with("recovery: "));
+    let path = world.developer.app().join("config/deploy.yml");
+    let text = fs_err::read_to_string(&path)?;
+    let with_key = text.replace("ping: ", &format!("{}, ping: ", line.context("a public half")?));
+    world.developer.write("config/deploy.yml", &with_key)?;
+    run(world, "appliance push --version v1").await?;
+    gone(world, "recovery-key").await
+}
 
 /// What a message said to run, on the developer's machine.
 async fn run(world: &World, next: &str) -> anyhow::Result<()> {
@@ -87,9 +133,11 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
     .await?;
 
     let ip = world.ip().await?;
+    let receiver = Receiver::start().await?;
+    let url = receiver.url(&world).await?;
     let more = format!(
         "accessories:\n  db:\n    image: {}\n    host: {ip}\n\
-         x-appliance:\n  watch: false\n  backups:\n    db: {{kind: postgres, to: \"file:///var/backups/db\"}}\n",
+         x-appliance:\n  watch: false\n  backups:\n    db: {{kind: postgres, to: \"file:///var/backups/db\", ping: \"{url}/well\"}}\n",
         image.as_str()
     );
     world.developer.demo_app("v1", &world, &more).await?;
@@ -100,8 +148,6 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
         .await?
         .expect_code(0)?;
 
-    let receiver = Receiver::start().await?;
-    let url = receiver.url(&world).await?;
     let alerts = format!("alerts: {{webhooks: ['{url}/hook'], interval: 1s}}\n");
     settings(&world, &alerts).await?;
     found(&world, "backup-none").await?;
@@ -217,7 +263,12 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
         ensure!(begun.elapsed().as_secs() < 60, "the database does not start");
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     }
+    receiver.status("/well", 503);
     run(&world, "appliance backup now db").await?;
+    found(&world, "backup-ping").await?;
+    receiver.serve("/well", "");
+    let unheard = mended(&world, "backup-ping").await?;
+    ensure!(!unheard.message.contains("/well"), "{}", unheard.message);
     // What the undo brought back is not like the backups before: the alert stands until somebody says that it is right.
     let status = developer.appliance(["status"]).run().await?;
     ensure!(
@@ -225,7 +276,15 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
         "{}",
         status.stdout
     );
-    run(&world, "appliance backup prune db --yes").await?;
+    let odd = found(&world, "backups").await?;
+    let (look, accept) = odd
+        .next
+        .split_once(" # and if that is as it should be: ")
+        .context("two")?;
+    run(&world, look).await?;
+    ensure!(accept == "appliance backup prune db --yes", "{accept}");
+    run(&world, accept).await?;
+    gone(&world, "backups").await?;
     told(&receiver, "resolved", "backup-age", "demo/db").await?;
     gone(&world, "backup-none").await?;
     gone(&world, "backup-failed").await?;
@@ -256,6 +315,7 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
             .count();
         ensure!(count == 1, "{status}: {kind} was told {count} times");
     }
+    late(&world).await?;
     let audit = world.run(&["appliance", "audit", "--verify"]).await?;
     ensure!(!audit.is_empty());
     Ok(())
