@@ -531,6 +531,9 @@ async fn a_spool_and_a_crash(world: &World) -> anyhow::Result<()> {
     good(world, &["push", "--version", "v1"]).await?;
     good(world, &["backup", "now", "db"]).await?;
     ensure!(waiting().await? == 0);
+    // A database that is not there any more is told until somebody says that this is as it should be.
+    ensure!(problems(world).await?.contains("not like those before"));
+    good(world, &["backup", "prune", "db", "--yes"]).await?;
     let (usable, bad) = listed(world).await?;
     ensure!(
         usable.len() > before.len() && bad.is_empty(),
@@ -694,7 +697,8 @@ async fn a_host_that_was_rebuilt(world: &World) -> anyhow::Result<()> {
     world.ready().await?;
     good(world, &["push", "--version", "v1"]).await?;
     good(world, &["backup", "now", "db"]).await?;
-    ensure!(!problems(world).await?.contains("not like those before"));
+    let status = problems(world).await?;
+    ensure!(!status.contains("not like those before"), "{status}");
     let (usable, bad) = listed(world).await?;
     ensure!(usable.len() == 1 && bad.contains(&newest), "{usable:?} {bad:?}");
     let list = good(world, &["backup", "list"]).await?.stdout;

@@ -39,7 +39,7 @@ mod images;
 mod keeper;
 mod lead;
 pub mod lease;
-mod lock;
+pub mod lock;
 mod logs;
 mod maintenance;
 mod manage;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::fleet::{Host, Way};
+use crate::agent::lock::describe;
 use crate::failure::{Kind, failure};
 use crate::globals::Globals;
 use crate::ui;
@@ -107,8 +108,8 @@ impl Patience {
             let now = way.app(&host.link).await?;
             let holds = match (&now.lock, &now.changing) {
                 (Some(lock), _) => (
-                    format!("locked by {} at {}: {}", lock.by, lock.at, lock.message),
-                    "appliance lock release",
+                    format!("Deploy lock found.\n{}", describe(lock)),
+                    "appliance lock release, once its holder agrees",
                 ),
                 (None, Some(holder)) => (
                     format!(
