@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use age::x25519;
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::{DrillResult, FORMAT, Manifest};
@@ -14,6 +14,9 @@ use crate::names::{self, BackupId, MANIFEST, README, REPOSITORY, Subject};
 use crate::sign::{self, PublicKey, SignatureError, Signer};
 use crate::spool::Spool;
 use crate::store::{Store, StoreError, StoreErrorKind};
+
+/// Documents of one kind beside a backup that may come in one second.
+const SAME_SECOND: i64 = 60;
 
 /// Why a repository cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -342,8 +345,8 @@ impl Repository {
     /// # Errors
     /// When the store fails.
     pub async fn verified(&self, result: &DrillResult) -> Result<(), RepositoryError> {
-        let key = result.subject.key(&result.id, &names::verified(result.at));
-        self.put_signed(&key, result).await
+        let key = |at| result.subject.key(&result.id, &names::verified(at));
+        self.put_at(key, result.at, result).await
     }
 
     /// Has the retention keep a backup until [`Repository::release`].
@@ -351,8 +354,9 @@ impl Repository {
     /// # Errors
     /// When the store fails.
     pub async fn hold(&self, found: &Found, at: Timestamp) -> Result<(), RepositoryError> {
-        let key = found.manifest.subject.key(&found.manifest.id, &names::hold(at));
-        self.put_signed(&key, &at).await
+        let manifest = &found.manifest;
+        let key = |at| manifest.subject.key(&manifest.id, &names::hold(at));
+        self.put_at(key, at, &at).await
     }
 
     /// Lets the retention decide again. Answers with how many holds there were.
@@ -370,6 +374,27 @@ impl Repository {
             self.store.delete(key).await?;
         }
         Ok(holds.len())
+    }
+
+    /// Stores a document under the key of its second, or of the next one that is free: two may come in one second.
+    async fn put_at<T: Serialize>(
+        &self,
+        key: impl Fn(Timestamp) -> String,
+        at: Timestamp,
+        content: &T,
+    ) -> Result<(), RepositoryError> {
+        let mut stored = self.put_signed(&key(at), content).await;
+        for later in 1..=SAME_SECOND {
+            match &stored {
+                Err(RepositoryError::Store(error)) if error.kind == StoreErrorKind::Exists => {}
+                _ => break,
+            }
+            let Ok(next) = at.checked_add(SignedDuration::from_secs(later)) else {
+                break;
+            };
+            stored = self.put_signed(&key(next), content).await;
+        }
+        stored
     }
 
     async fn put_signed<T: Serialize>(&self, key: &str, content: &T) -> Result<(), RepositoryError> {
