@@ -281,12 +281,6 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
     run(&world, accept).await?;
     gone(&world, "backups").await?;
     told(&receiver, "resolved", "backup-age", "demo/db").await?;
-    receiver.status("/well", 503);
-    run(&world, "appliance backup now db").await?;
-    found(&world, "backup-ping").await?;
-    receiver.serve("/well", "");
-    let unheard = mended(&world, "backup-ping").await?;
-    ensure!(!unheard.message.contains("/well"), "{}", unheard.message);
     gone(&world, "backup-none").await?;
     gone(&world, "backup-failed").await?;
 
@@ -316,6 +310,12 @@ async fn a_database_is_backed_up_drilled_swapped_back_and_undone() -> anyhow::Re
             .count();
         ensure!(count == 1, "{status}: {kind} was told {count} times");
     }
+    receiver.status("/well", 503);
+    run(&world, "appliance backup now db").await?;
+    found(&world, "backup-ping").await?;
+    receiver.serve("/well", "");
+    let unheard = mended(&world, "backup-ping").await?;
+    ensure!(!unheard.message.contains("/well"), "{}", unheard.message);
     late(&world).await?;
     let audit = world.run(&["appliance", "audit", "--verify"]).await?;
     ensure!(!audit.is_empty());
