@@ -153,7 +153,7 @@ async fn neither_a_mistake_nor_an_outage_nor_a_kill_loses_or_repeats_an_alert() 
 
     // Each of them once: the attempts that were refused do not count.
     let all = receiver.received("/hook");
-    for (status, kind) in ["reboot", "services", "disk"]
+    for (status, kind) in ["drift", "reboot", "services", "disk"]
         .into_iter()
         .flat_map(|kind| [("firing", kind), ("resolved", kind)])
     {

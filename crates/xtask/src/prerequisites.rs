@@ -25,6 +25,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("pg_ctlcluster", "postgresql"),
     ("age", "age"),
     ("zstd", "zstd"),
+    ("aws", "awscli"),
     // The lax S3 server of the tests is a Python program.
     ("python3", "python3"),
     // For templates beyond the native subset of ERB.

@@ -159,6 +159,18 @@ impl Cluster {
         }
     }
 
+    /// A shell that finds its programs first, which connect as the owner.
+    pub fn shell(&self) -> Command {
+        let others = std::env::var_os("PATH").unwrap_or_default();
+        let places = std::iter::once(self.programs.clone()).chain(std::env::split_paths(&others));
+        let mut command = Command::new("bash");
+        command
+            .env("PATH", std::env::join_paths(places).expect("a path"))
+            .env("PGHOST", self.socket())
+            .env("PGUSER", "postgres");
+        command
+    }
+
     /// One of its programs, that connects as the owner.
     fn program(&self, name: &str) -> Command {
         let mut command = Command::new(self.programs.join(name));
