@@ -352,14 +352,14 @@ async fn shrinkage_and_undo(world: &World) -> anyhow::Result<()> {
     let manifest = world
         .run(&["find", PLACE, "-path", &format!("*{taken}/manifest.json")])
         .await?;
-    world.run(&["mv", &manifest, "/root/taken"]).await?;
+    world.run(&["mv", &manifest, "/var/tmp/taken"]).await?;
     good(world, &["backup", "now", "db"]).await?;
     let status = problems(world).await?;
     ensure!(
         status.contains("which this host did not remove") && status.contains(&taken),
         "{status}"
     );
-    world.run(&["mv", "/root/taken", &manifest]).await?;
+    world.run(&["mv", "/var/tmp/taken", &manifest]).await?;
     good(world, &["backup", "now", "db"]).await?;
     ensure!(!problems(world).await?.contains("not like those before"));
     Ok(())

@@ -10,7 +10,7 @@ use appliance_push::change::{ContainersAction, RoleName};
 
 use super::change::{done, not_deployed};
 use super::parts::Part;
-use super::{Agent, adopt, container, effects, exec, images};
+use super::{Agent, container, effects, exec, images};
 use crate::wire::End;
 use appliance_rollout::Deployment;
 
@@ -57,7 +57,8 @@ pub async fn containers(
                 // As Kamal does: visitors come when it is well, and the command says so when it is not.
                 if let Some(proxy) = &role.proxy {
                     let patience = Duration::from_secs(accepted.release.deploy_timeout.into());
-                    adopt::healthy(agent, &found.name, proxy, address, patience)
+                    agent
+                        .healthy(&found.name, proxy, address, patience)
                         .await
                         .context("it is started and gets no visitors; next: appliance app logs")?;
                 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use appliance_containers::EngineError;
 use appliance_containers::engine::{ContainerInfo, ContainerSummary, State};
@@ -128,6 +129,34 @@ impl Agent {
             );
         }
         Ok(applied.changed)
+    }
+
+    /// Asks a container's health check until it answers well, for as long as `patience`.
+    ///
+    /// # Errors
+    /// When it does not, with what it answered last.
+    pub async fn healthy(
+        &self,
+        name: &str,
+        spec: &ProxySpec,
+        address: IpAddr,
+        patience: Duration,
+    ) -> anyhow::Result<()> {
+        let upstream = [route::upstream(spec, address)];
+        let check = route::health_check(spec);
+        let probed = self.proxy.probe(&upstream, &check, patience).await?;
+        match probed
+            .upstreams
+            .iter()
+            .find_map(|upstream| upstream.failure.as_ref())
+        {
+            None => Ok(()),
+            Some(why) => anyhow::bail!(
+                "{name}: GET {} on port {}: {why}",
+                spec.healthcheck.path,
+                spec.app_port
+            ),
+        }
     }
 
     /// The secrets of a release, opened with this host's key.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::fleet::{Host, Way};
+use crate::agent::lease::Holder;
 use crate::agent::lock::describe;
 use crate::failure::{Kind, failure};
 use crate::globals::Globals;
@@ -64,10 +65,7 @@ impl Patience {
                 let Some(holder) = host.app.changing.clone() else {
                     break;
                 };
-                let who = format!(
-                    "{} is being changed by {} ({}) since {}",
-                    host.name, holder.owner, holder.verb, holder.since
-                );
+                let who = changed_by(&host.name, &holder);
                 if Instant::now() >= deadline {
                     return Err(failure(
                         Kind::Refused,
@@ -112,10 +110,7 @@ impl Patience {
                     "appliance lock release, once its holder agrees",
                 ),
                 (None, Some(holder)) => (
-                    format!(
-                        "{} is being changed by {} ({}) since {}",
-                        now.app, holder.owner, holder.verb, holder.since
-                    ),
+                    changed_by(&now.app, holder),
                     "push again when it is done; appliance status shows how far it is",
                 ),
                 (None, None) => continue,
@@ -126,6 +121,13 @@ impl Patience {
         }
         Ok(())
     }
+}
+
+fn changed_by(what: &str, holder: &Holder) -> String {
+    format!(
+        "{what} is being changed by {} ({}) since {}",
+        holder.owner, holder.verb, holder.since
+    )
 }
 
 /// Asking costs the host nothing, so that a turn begins soon after the one before.

@@ -543,32 +543,34 @@ fn apparmor(facts: &Facts) -> Item {
     )
 }
 
+/// A unit with this text, there and started.
+fn unit_of_ours(name: &str, text: &str) -> [Want; 2] {
+    let file = FileWant::ours(&format!("/etc/systemd/system/{name}"), text);
+    [
+        Want::Files {
+            files: vec![file],
+            after: vec![Handler::DaemonReload],
+        },
+        Want::Unit {
+            name: name.to_owned(),
+        },
+    ]
+}
+
 fn temporary(facts: &Facts) -> Item {
     let mut wants = Vec::new();
     if facts.tmp == Temporary::Plain || facts.tmp == Temporary::Ours {
-        wants.push(Want::Files {
-            files: vec![FileWant::ours(
-                "/etc/systemd/system/tmp.mount",
-                include_str!("../../../../systemd/tmp.mount"),
-            )],
-            after: vec![Handler::DaemonReload],
-        });
-        wants.push(Want::Unit {
-            name: "tmp.mount".to_owned(),
-        });
+        wants.extend(unit_of_ours(
+            "tmp.mount",
+            include_str!("../../../../systemd/tmp.mount"),
+        ));
     }
     if facts.tmp == Temporary::Fstab {
         // The line is theirs: what it leaves out is added after each boot's mount.
-        wants.push(Want::Files {
-            files: vec![FileWant::ours(
-                "/etc/systemd/system/appliance-tmp-flags.service",
-                include_str!("../../../../systemd/appliance-tmp-flags.service"),
-            )],
-            after: vec![Handler::DaemonReload],
-        });
-        wants.push(Want::Unit {
-            name: "appliance-tmp-flags.service".to_owned(),
-        });
+        wants.extend(unit_of_ours(
+            "appliance-tmp-flags.service",
+            include_str!("../../../../systemd/appliance-tmp-flags.service"),
+        ));
     }
     // What another unit mounts is theirs too; its flags are tightened in place, and said.
     wants.extend(["/tmp", "/dev/shm"].map(|path| Want::Mount {

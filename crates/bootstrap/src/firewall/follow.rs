@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::rules::{Mode, Rules};
-use super::{CONFIRMED, FirewallError, pending, ufw};
-use crate::host::{Host, Owner};
+use super::{FirewallError, pending, ufw};
+use crate::host::Host;
 
 /// UFW writes its two files within this time.
 const QUIET: Duration = Duration::from_secs(1);
@@ -48,10 +48,7 @@ pub fn once(host: &dyn Host) -> Result<Followed, FirewallError> {
     let changed = found.lines != rules.ufw;
     if changed {
         rules.ufw = found.lines;
-        let text = rules.render();
-        pending::check(host, &text)?;
-        host.write(Path::new(CONFIRMED), text.as_bytes(), 0o600, &Owner::root())
-            .map_err(FirewallError::Load)?;
+        super::write_confirmed(host, &rules.render())?;
         super::load(host, host.now())?;
     }
     Ok(Followed {
@@ -81,6 +78,7 @@ pub fn until_quiet(host: &dyn Host) -> Result<Followed, FirewallError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::firewall::CONFIRMED;
     use crate::memory::Memory;
 
     const V4: &str = "### tuple ### allow tcp 8080 0.0.0.0/0 any 0.0.0.0/0 in\n";

@@ -146,10 +146,15 @@ pub fn renew(host: &dyn Host, now: u64) -> Result<bool, FirewallError> {
     if rendered == text || pending::armed(host, now)?.is_some() {
         return Ok(false);
     }
-    pending::check(host, &rendered)?;
-    host.write(Path::new(CONFIRMED), rendered.as_bytes(), 0o600, &Owner::root())
-        .map_err(FirewallError::Load)?;
+    write_confirmed(host, &rendered)?;
     Ok(true)
+}
+
+/// Writes other text as the confirmed rules, once nft has looked at it; [`load`] follows.
+fn write_confirmed(host: &dyn Host, text: &str) -> Result<(), FirewallError> {
+    pending::check(host, text)?;
+    host.write(Path::new(CONFIRMED), text.as_bytes(), 0o600, &Owner::root())
+        .map_err(FirewallError::Load)
 }
 
 /// Puts back what should be in the kernel: pending rules while they are armed, else the confirmed ones.

@@ -3,11 +3,10 @@
 //! Until then both are open, since a revert moves sshd back.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use super::rules::Rules;
-use super::{CONFIRMED, FirewallError, pending};
-use crate::host::{Host, Owner};
+use super::{FirewallError, pending};
+use crate::host::Host;
 use crate::sshd;
 
 /// Takes out of the confirmed rules the SSH ports on which sshd listens no more; which they were.
@@ -31,10 +30,7 @@ pub fn close_former_ports(host: &dyn Host, now: u64) -> Result<BTreeSet<u16>, Fi
         return Ok(BTreeSet::new());
     }
     rules.ssh_ports = &rules.ssh_ports - &former;
-    let text = rules.render();
-    pending::check(host, &text)?;
-    host.write(Path::new(CONFIRMED), text.as_bytes(), 0o600, &Owner::root())
-        .map_err(FirewallError::Load)?;
+    super::write_confirmed(host, &rules.render())?;
     super::load(host, now)?;
     Ok(former)
 }
@@ -42,6 +38,7 @@ pub fn close_former_ports(host: &dyn Host, now: u64) -> Result<BTreeSet<u16>, Fi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::firewall::CONFIRMED;
     use crate::memory::Memory;
 
     fn with(ports: &[u16]) -> Memory {

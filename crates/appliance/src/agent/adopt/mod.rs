@@ -389,7 +389,7 @@ async fn routes(agent: &Arc<Agent>, plan: &Plan, visited: bool, audience: &Audie
                 .await?
                 .with_context(|| format!("{}: the container of {} is gone", app.id, role.name))?;
             let address = effects::address(&found)?;
-            healthy(agent, &found.name, spec, address, READY).await?;
+            agent.healthy(&found.name, spec, address, READY).await?;
             agent.put_route(&accepted, role, address, &secrets).await?;
         }
     }
@@ -404,36 +404,6 @@ async fn routes(agent: &Arc<Agent>, plan: &Plan, visited: bool, audience: &Audie
         agent.proxy.put_service(&service).await?;
     }
     Ok(())
-}
-
-/// Asks a container's health check until it answers well, for as long as `patience`.
-///
-/// # Errors
-/// When it does not, with what it answered last.
-pub async fn healthy(
-    agent: &Agent,
-    name: &str,
-    spec: &ProxySpec,
-    address: std::net::IpAddr,
-    patience: Duration,
-) -> anyhow::Result<()> {
-    let upstream = [route::upstream(spec, address)];
-    let probed = agent
-        .proxy
-        .probe(&upstream, &route::health_check(spec), patience)
-        .await?;
-    match probed
-        .upstreams
-        .iter()
-        .find_map(|upstream| upstream.failure.as_ref())
-    {
-        None => Ok(()),
-        Some(why) => anyhow::bail!(
-            "{name}: GET {} on port {}: {why}",
-            spec.healthcheck.path,
-            spec.app_port
-        ),
-    }
 }
 
 /// Forgets what was recorded, and lets go of the ports if kamal-proxy still has its visitors.
@@ -587,7 +557,9 @@ async fn give_back(agent: &Arc<Agent>, holder: &Holder, audience: &Audience) -> 
             };
             agent.docker.start(container).await?;
             if let (Some(spec), Some(found)) = (&role.proxy, agent.docker.inspect(container).await?) {
-                healthy(agent, &found.name, spec, effects::address(&found)?, READY).await?;
+                agent
+                    .healthy(&found.name, spec, effects::address(&found)?, READY)
+                    .await?;
             }
         }
     }

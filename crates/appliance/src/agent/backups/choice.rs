@@ -88,7 +88,7 @@ pub(super) struct Meant {
     pub left_out: Vec<Subject>,
 }
 
-/// Finds what is looked at. `recall` takes what was this host's own for its own.
+/// Finds what is looked at; what `record` knows as this host's own is taken for that, whoever its manifest names.
 ///
 /// # Errors
 /// When the one that is asked for is not there, is damaged or sealed for others; without one, when all of a subject are
